@@ -1,0 +1,43 @@
+# make demo: set up, run Table 8 small on embedded data, build the report.   make test: everything that proves it works.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SCALE ?=
+PROTOCOL ?=
+TARGETS ?=
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: demo test report lint bench mlflow clean
+
+demo: $(READY)
+	$(BIN)/python orchestrate/run.py table8 --scale smoke --cluster local
+	$(MAKE) report
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+report: $(READY)
+	$(BIN)/python -m reports $(if $(SCALE),--scale $(SCALE)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(TARGETS),--targets $(TARGETS))
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+mlflow: $(READY)
+	$(BIN)/python -m mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$${JIGCLU_STORE:-$(CURDIR)/runs}/mlflow.db --artifacts-destination $${JIGCLU_STORE:-$(CURDIR)/runs}/mlartifacts
+
+# torch and torchvision in one command: their builds must match. The constraints are what was tested.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf reports/out .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

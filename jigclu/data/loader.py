@@ -1,0 +1,125 @@
+"""Groups of indices in, batches of canvases out, in order, with unreadable files counted and stepped over."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import weakref
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from jigclu.data.datasets import CanvasDataset, Sample
+
+MOST_UNREADABLE = 0.001  # of the data set; past it the disk is the problem, not a file
+log = logging.getLogger("jigclu")
+
+
+class Batch(NamedTuple):
+    """n images of canvas side S."""
+
+    canvas: torch.Tensor  # (n, 3, S, S) uint8
+    sizes: torch.Tensor  # (n, 2) int64, [height, width] of the image in the top-left corner
+    labels: torch.Tensor  # (n,) int64
+    indices: torch.Tensor  # (n,) int64, into the data set; the substitute's own where there is one
+
+
+class DataError(RuntimeError):
+    """The data is too broken to go on: one line with the numbers."""
+
+
+class Unreadable:
+    """Distinct unreadable files of one data set, each logged once. Raises DataError past 0.1 % of the data set."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def report(self, path: str, total: int) -> None:
+        """`total`: how many images the data set has."""
+        if path in self.paths:
+            return
+        self.paths.append(path)
+        log.warning("unreadable image, left out: %s", path)
+        if len(self) > MOST_UNREADABLE * total:
+            raise DataError(f"{len(self)} of {total} images are unreadable (over 0.1 %), the first is {self.paths[0]}")
+
+
+def batches(
+    dataset: CanvasDataset, groups: list[list[int]], workers: int, unreadable: Unreadable, substitute: bool
+) -> Iterator[Batch]:
+    """One Batch for each group of indices, in order, decoded by `workers` processes (0: here).
+
+    `substitute` on (training): an unreadable image's place goes to the next readable index, so the batch keeps its
+    size whatever the worker count. Off (evaluation): it is left out, the batch is shorter. Raises DataError.
+    """
+    stream = _stream(dataset, groups, workers, unreadable, substitute)
+    _open_streams.add(stream)
+    return stream
+
+
+def _stream(
+    dataset: CanvasDataset, groups: list[list[int]], workers: int, unreadable: Unreadable, substitute: bool
+) -> Generator[Batch, None, None]:
+    loader = DataLoader(
+        _Attempts(dataset, substitute),
+        batch_sampler=groups,
+        num_workers=min(workers, len(groups)),
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # its own, so that making an iterator draws nothing from the global one
+    )
+    for batch, broken in loader:
+        for index in broken:
+            unreadable.report(str(dataset.paths[index]), len(dataset))
+        yield batch
+
+
+class _Attempts(Dataset[list[Sample]]):
+    """Every sample that was tried for an index: one, or (substitute) as many as it takes to find a readable one."""
+
+    def __init__(self, dataset: CanvasDataset, substitute: bool):
+        self.dataset = dataset
+        self.substitute = substitute
+
+    def __getitem__(self, index: int) -> list[Sample]:
+        tried = [self.dataset[index]]
+        # Past the limit there is no point in looking on: Unreadable stops the run as soon as it hears of these.
+        while self.substitute and not tried[-1].readable and len(tried) <= MOST_UNREADABLE * len(self.dataset):
+            tried.append(self.dataset[(tried[-1].index + 1) % len(self.dataset)])
+        return tried
+
+
+def _collate(group: list[list[Sample]]) -> tuple[Batch, list[int]]:
+    """The readable samples as one Batch, and the indices of the unreadable ones."""
+    samples = [tried[-1] for tried in group if tried[-1].readable]
+    batch = Batch(
+        canvas=torch.stack([s.canvas for s in samples] or [group[0][0].canvas])[: len(samples)],
+        sizes=torch.tensor([[s.height, s.width] for s in samples], dtype=torch.int64).view(-1, 2),
+        labels=torch.tensor([s.label for s in samples], dtype=torch.int64),
+        indices=torch.tensor([s.index for s in samples], dtype=torch.int64),
+    )
+    return batch, [s.index for tried in group for s in tried if not s.readable]
+
+
+def _ignore_signals(_worker: int) -> None:
+    """SLURM signals every process of a step; only the main one may act on it. (torch sets 1 thread a worker itself.)"""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+# An uncaught error keeps its frames, and so a half-read stream, until the interpreter exits; there multiprocessing
+# SIGTERMs the workers, which ignore it, and waits for ever. Closing the streams first ends the workers in order.
+_open_streams: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+    for stream in list(_open_streams):
+        stream.close()

@@ -1,0 +1,22 @@
+"""The order in which an epoch visits its images: counted, not drawn, so it knows nothing of ranks, workers or resumes."""
+
+from __future__ import annotations
+
+from jigclu import random
+
+
+def epoch_groups(
+    seed: int, epoch: int, length: int, batch: int, *, rank: int = 0, world: int = 1, drop_last: bool = True
+) -> list[list[int]]:
+    """Index groups of one rank, one a step: the rank's contiguous part of every global batch of the epoch's permutation.
+
+    Raises ValueError where the batch does not divide by the ranks or the data set is smaller than a batch.
+    """
+    if batch % world:
+        raise ValueError(f"a global batch of {batch} does not divide by {world} ranks")
+    if drop_last and length < batch:
+        raise ValueError(f"{length} images do not fill one batch of {batch}")
+    order = random.permutation(seed, random.SHUFFLE, epoch, 0, length).tolist()
+    local = batch // world
+    starts = range(0, length - batch + 1 if drop_last else length, batch)
+    return [order[start + rank * local : min(start + (rank + 1) * local, start + batch)] for start in starts]

@@ -1,0 +1,63 @@
+"""Paper §3.1, the montage: patches of the whole batch, permuted and stitched into n new images.
+
+Between ranks each patch travels once.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def stitch(patches: Tensor, permutation: Tensor, m: int = 2) -> Tensor:
+    """(m*m*N, C, h, w) patches -> (N, C, m*h, m*w) montages.
+
+    Patch id = position * N + image. Montage j shows at position q (row-major) patch permutation[q * N + j].
+    Raises ValueError where the sizes do not fit.
+    """
+    count = patches.shape[0]
+    if count % (m * m) or permutation.shape != (count,):
+        raise ValueError(
+            f"{count} patches and a permutation of {tuple(permutation.shape)} do not make {m} x {m} montages"
+        )
+    return assemble(patches[permutation], m)
+
+
+def assemble(ordered: Tensor, m: int) -> Tensor:
+    """Patches in montage order (position-major: q * N + j) -> (N, C, m*h, m*w)."""
+    count, channels, height, width = ordered.shape
+    grid = ordered.view(m, m, count // (m * m), channels, height, width)
+    return grid.permute(2, 3, 0, 4, 1, 5).reshape(count // (m * m), channels, m * height, m * width)
+
+
+def cut(montages: Tensor, m: int) -> Tensor:
+    """The inverse of `assemble`: (N, C, m*h, m*w) -> (m*m*N, C, h, w), position-major."""
+    count, channels, height, width = montages.shape
+    grid = montages.view(count, channels, m, height // m, m, width // m)
+    return grid.permute(2, 4, 0, 1, 3, 5).reshape(m * m * count, channels, height // m, width // m)
+
+
+def exchange(patches: Tensor, permutation: Tensor, m: int) -> Tensor:
+    """Montages of this rank's slice of the global batch, from patches that lie spread over all ranks.
+
+    patches: (m*m*n, C, h, w), this rank's n images, id = position * n + image; permutation: of all m*m*N patches of the
+    global batch (N = n * world, image = rank * n + local image), the same on every rank. Returns (n, C, m*h, m*w): montages
+    [rank * n, (rank + 1) * n) of `stitch` on the gathered batch. Every patch is sent to the one rank that shows it.
+    """
+    world, rank = dist.get_world_size(), dist.get_rank()
+    local = patches.shape[0] // (m * m)
+    total = local * world
+    slots = torch.arange(m * m * total).view(m * m, world, local)  # slot = q * N + j, j = owner * n + local j
+    wanted = permutation.cpu()[slots.transpose(0, 1).reshape(world, -1)]  # (to rank, its slots in order) -> patch id
+    source = (wanted % total) // local
+    here = (wanted // total) * local + wanted % local  # where that patch lies on its own rank
+    send = [here[to][source[to] == rank] for to in range(world)]
+    received = [int((source[rank] == frm).sum()) for frm in range(world)]
+    outgoing = patches[torch.cat(send).to(patches.device)].contiguous()
+    incoming = outgoing.new_empty((sum(received), *patches.shape[1:]))
+    dist.all_to_all_single(incoming, outgoing, received, [len(ids) for ids in send])
+    # What came lies sorted by source, in slot order within it: put it back into slot order.
+    order = torch.empty(len(source[rank]), dtype=torch.int64)
+    order[torch.argsort(source[rank], stable=True)] = torch.arange(len(order))
+    return assemble(incoming[order.to(patches.device)], m)

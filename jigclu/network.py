@@ -1,0 +1,95 @@
+"""Paper §3.2, the network: any ResNet, a parameter-free decouple module, an MLP to cluster and an FC to locate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+
+def decouple(features: Tensor, m: int = 2) -> Tensor:
+    """(N, C, H, W) -> (m*m*N, C): one vector a patch. Vector q * N + j is montage j, position q (row-major).
+
+    The map is enlarged bilinearly to the next multiple of m on each side ("We enlarge the feature map instead of narrowing
+    it to avoid information loss") and each of the m x m parts is averaged.
+    """
+    height, width = (-(-side // m) * m for side in features.shape[2:])
+    if (height, width) != tuple(features.shape[2:]):
+        features = F.interpolate(features, size=(height, width), mode="bilinear", align_corners=False)
+    pooled = F.adaptive_avg_pool2d(features, m)
+    return pooled.flatten(2).permute(2, 0, 1).reshape(-1, pooled.shape[1])
+
+
+class Backbone(nn.Module):
+    """A torchvision ResNet without its classifier. `dim`: channels of the last feature map."""
+
+    def __init__(self, name: str = "resnet50"):
+        super().__init__()
+        self.resnet = torchvision.models.get_model(name, weights=None)
+        self.dim: int = self.resnet.fc.in_features
+        self.resnet.fc = nn.Identity()
+
+    def maps(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, dim, ~H/32, ~W/32)."""
+        net = self.resnet
+        x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, dim), global average pool: what evaluation probes."""
+        return self.maps(images).mean(dim=(2, 3))
+
+
+class JigCluNetwork(nn.Module):
+    """montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); vector order is `montage.stitch`'s permutation order.
+
+    Heads as in the released code, where the paper gives no sizes (protocols.md §1.4, D6): Linear-ReLU-Linear of the backbone's
+    width to `dim`, no BN; one Linear to the m*m positions.
+    """
+
+    def __init__(self, backbone: str = "resnet50", m: int = 2, dim: int = 128):
+        super().__init__()
+        self.m = m
+        self.encoder = Backbone(backbone)
+        width = self.encoder.dim
+        self.clustering = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
+        self.location = nn.Linear(width, m * m)
+
+    def forward(self, montages: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = decouple(self.encoder.maps(montages), self.m)
+        return self.clustering(vectors), self.location(vectors)
+
+    def encoder_state_dict(self) -> dict[str, Tensor]:
+        """The backbone under torchvision's ResNet key names, no heads."""
+        return {key: value.detach().clone() for key, value in self.encoder.resnet.state_dict().items()}
+
+    def load_official(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load the released checkpoint's keys, with or without `module.encoder.` before them (golden g6).
+
+        The weights are taken as they are: its location logits stay column-major (TL, BL, TR, BR; protocols.md §1.1), a
+        relabelling of ours. Raises KeyError naming the first keys that are missing or left over.
+        """
+        state = {}
+        for key, value in state_dict.items():
+            key = key.removeprefix("module.").removeprefix("encoder.")
+            if key.startswith("fc_clu."):
+                state["clustering." + key.removeprefix("fc_clu.")] = value
+            elif key.startswith("fc_loc."):
+                state["location." + key.removeprefix("fc_loc.")] = value
+            else:
+                state["encoder.resnet." + key] = value
+        result = self.load_state_dict(state, strict=False)
+        if result.missing_keys or result.unexpected_keys:
+            raise KeyError(
+                f"not a released JigClu checkpoint: missing {result.missing_keys[:3]}, left over {result.unexpected_keys[:3]}"
+            )
+
+
+def load_encoder(name: str, state_dict: Mapping[str, Tensor] | None) -> Backbone:
+    """A backbone with the weights of an encoder.pt, or as initialised where there are none."""
+    backbone = Backbone(name)
+    if state_dict is not None:
+        backbone.resnet.load_state_dict(dict(state_dict))
+    return backbone

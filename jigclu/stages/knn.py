@@ -1,0 +1,42 @@
+"""Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018, as used by MoCo and DINO): the cheap monitor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jigclu.config import KnnConfig
+from jigclu.data.datasets import CanvasDataset, open_dataset
+from jigclu.stages.frozen import frozen_extractor
+from jigclu.training.features import Extractor, accuracy
+from jigclu.training.session import Session
+
+
+def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
+    """Vote of the train split's features on the val split's; metrics top1, top5 in percent."""
+    session = Session(folder, config.runtime)
+    train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+    session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
+    extractor = frozen_extractor(config, session)
+    return session.finish(evaluate(extractor, train, val, config.k, config.temperature), val_images=len(val))
+
+
+def evaluate(
+    extractor: Extractor, train: CanvasDataset, val: CanvasDataset, k: int = 20, temperature: float = 0.07
+) -> dict[str, float]:
+    """{"top1", "top5"} in percent."""
+    bank, labels = extractor.test_features(train)
+    queries, truth = extractor.test_features(val)
+    scores = [vote(chunk, bank, labels, len(train.classes), k, temperature) for chunk in queries.split(512)]
+    return accuracy(torch.cat(scores), truth)
+
+
+def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
+    """(q, dim), (n, dim), (n,) -> (q, classes): each of the k nearest by cosine votes exp(similarity / temperature)."""
+    similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
+    nearest, places = similarity.topk(min(k, len(bank)), dim=1)
+    return queries.new_zeros(len(queries), classes).scatter_add_(1, labels[places], (nearest / temperature).exp())

@@ -1,0 +1,153 @@
+"""Linear probe (paper §4.1; protocols.md §2.1): several learning rates on one frozen forward pass, each reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jigclu.config import LinearConfig
+from jigclu.data.datasets import CanvasDataset, open_dataset
+from jigclu.data.order import epoch_groups
+from jigclu.stages.frozen import frozen_extractor
+from jigclu.training.features import accuracy, random_crop
+from jigclu.training.schedules import steps
+from jigclu.training.session import Session, TrainingError
+
+log = logging.getLogger("jigclu")
+
+
+def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
+    """Train one linear classifier a learning rate on frozen features; metrics top1, top5 (percent) are those at `config.lr`.
+
+    As the protocol has it, the best epoch on the val split is reported (`last_top1` stands beside it). The val split's
+    features are computed once: the backbone is frozen and the test transform draws nothing.
+    """
+    session = Session(folder, config.runtime)
+    train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+    session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
+    probe = Probe(config, session, train, val)
+    before = fingerprint(probe.extractor.backbone)
+    for epoch in range(probe.epoch, config.epochs):
+        probe.train_epoch(epoch)
+    if fingerprint(probe.extractor.backbone) != before:
+        raise TrainingError("the frozen backbone changed during the probe")
+    return probe.finish()
+
+
+def fingerprint(backbone: nn.Module) -> list[float]:
+    return [float(value.double().sum()) for value in backbone.state_dict().values()]
+
+
+class Probe:
+    """Heads, their optimiser, the features they learn from, and the best accuracy so far of each."""
+
+    def __init__(self, config: LinearConfig, session: Session, train: CanvasDataset, val: CanvasDataset):
+        self.config, self.session, self.train, self.val = config, session, train, val
+        self.seed, self.device = session.folder.seed, session.where.device
+        self.extractor = frozen_extractor(config, session)
+        self.rates = [config.lr, *(rate for rate in config.other_lrs if rate != config.lr)]
+        self.heads = nn.ModuleList(self._head(len(train.classes)) for _ in self.rates).to(self.device)
+        self.optimizer = torch.optim.SGD(
+            [{"params": head.parameters(), "lr": rate} for head, rate in zip(self.heads, self.rates, strict=True)],
+            momentum=config.momentum, weight_decay=config.weight_decay,
+        )  # fmt: skip
+        self.best: list[dict[str, float]] = [{"top1": -1.0, "top5": -1.0, "epoch": -1} for _ in self.rates]
+        self.now: list[dict[str, float]] = []
+        self.epoch = 0
+        if session.restored:
+            self.heads.load_state_dict(session.restored["heads"])
+            self.optimizer.load_state_dict(session.restored["optimizer"])
+            self.best = session.restored["best"]
+        self.truth_features, self.truth = self.extractor.test_features(val)
+        log.info("val features: %d x %d", *self.truth_features.shape)
+        self.views = [self._view(view) for view in range(min(config.views, config.epochs))] if config.views else []
+        length = len(self.views[0][1]) if self.views else len(train)
+        self.steps_per_epoch = -(-length // config.batch_size)
+        self.epoch = session.step // self.steps_per_epoch
+        session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
+
+    def _head(self, classes: int) -> nn.Linear:
+        """Weights N(0, 0.01), bias 0 (protocols.md §2.1)."""
+        head = nn.Linear(self.extractor.backbone.dim, classes)
+        # Every learning rate starts from the same weights: what differs is the rate alone.
+        generator = torch.Generator().manual_seed(self.seed)
+        nn.init.normal_(head.weight, std=0.01, generator=generator)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def state(self) -> dict[str, Any]:
+        return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}
+
+    def _view(self, view: int) -> tuple[Tensor, Tensor]:
+        """Features and labels of the whole train split under one drawn augmentation."""
+        pairs = [
+            (
+                self.extractor(random_crop(self.config, batch.canvas, batch.sizes, batch.indices, self.seed, view)),
+                batch.labels,
+            )
+            for batch in self.extractor.batches(self.train, range(len(self.train)))
+        ]
+        return torch.cat([features for features, _ in pairs]), torch.cat([labels for _, labels in pairs]).to(
+            self.device
+        )
+
+    def _epoch_features(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(features, labels) of each batch of the epoch from batch `skip` on, in the epoch's order."""
+        size = self.config.batch_size
+        if self.views:
+            features, labels = self.views[epoch % len(self.views)]
+            for group in epoch_groups(self.seed, epoch, len(labels), size, drop_last=False)[skip:]:
+                yield features[group], labels[group]
+            return
+        groups = epoch_groups(self.seed, epoch, len(self.train), size, drop_last=False)[skip:]
+        for batch in self.extractor.batches(self.train, [index for group in groups for index in group]):
+            images = random_crop(self.config, batch.canvas, batch.sizes, batch.indices, self.seed, epoch)
+            yield self.extractor(images), batch.labels.to(self.device)
+
+    def train_epoch(self, epoch: int) -> None:
+        """From the step that the job stands at to the end of the epoch, then validate."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = steps(rate, epoch, self.config.milestones, self.config.gamma)
+        done = self.session.step % self.steps_per_epoch
+        for step, (features, labels) in enumerate(self._epoch_features(epoch, done), done):
+            losses = [F.cross_entropy(head(features), labels) for head in self.heads]
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.stack(losses).sum().backward()  # the heads share nothing: each gets its own gradient
+            self.optimizer.step()
+            # Before the tick, so that a checkpoint taken there knows the epoch's accuracy.
+            measured = self.validate(epoch) if step + 1 == self.steps_per_epoch else {}
+            self.session.tick(
+                epoch + (step + 1) / self.steps_per_epoch,
+                len(labels),
+                {"loss": losses[0].detach(), **measured},
+                due=bool(measured),
+            )
+
+    @torch.no_grad()
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Accuracies on the val split, the best of each learning rate kept."""
+        self.now = [accuracy(head(self.truth_features), self.truth) for head in self.heads]
+        for best, now in zip(self.best, self.now, strict=True):
+            if now["top1"] > best["top1"]:
+                best.update(now, epoch=epoch)
+        by_lr = {f"top1.lr{rate:g}": now["top1"] for rate, now in zip(self.rates, self.now, strict=True)}
+        return {**self.now[0], **by_lr}
+
+    def finish(self) -> dict[str, Any]:
+        if not self.now:  # gone on from a checkpoint of the very last step
+            self.now = self.best
+        by_lr = {
+            f"{rate:g}": {**best, "last_top1": now["top1"]}
+            for rate, best, now in zip(self.rates, self.best, self.now, strict=True)
+        }
+        reported = by_lr[f"{self.config.lr:g}"]
+        metrics = {name: reported[name] for name in ("top1", "top5", "last_top1")}
+        return self.session.finish(
+            metrics, by_lr=by_lr, lr=self.config.lr, val_images=len(self.truth), images=len(self.train)
+        )

@@ -1,0 +1,140 @@
+"""Unsupervised pretraining (paper §4): SGD, cosine per epoch, checkpoints at any step, encoder.pt at the end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.utils import make_grid, save_image
+
+from jigclu import methods
+from jigclu.config import KnnConfig, PretrainConfig
+from jigclu.data.datasets import CanvasDataset, open_dataset
+from jigclu.data.loader import Unreadable, batches
+from jigclu.data.order import epoch_groups
+from jigclu.network import load_encoder
+from jigclu.stages.knn import evaluate
+from jigclu.training.checkpoint import save_atomic
+from jigclu.training.distributed import distribute
+from jigclu.training.features import Extractor, loader_workers
+from jigclu.training.schedules import cosine
+from jigclu.training.session import Session
+
+log = logging.getLogger("jigclu")
+
+
+def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
+    """Train in `folder` (a job folder; its newest checkpoint is gone on from) and return result.json's content.
+
+    Writes encoder.pt (torchvision's key names, loads with weights_only) and figures/montage.png, the first batch. Raises
+    interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError on too many unreadable images.
+    """
+    session = Session(folder, config.runtime)
+    dataset = open_dataset(config.data, "train")
+    if session.where.first:
+        session.folder.update_job(data_fingerprint=dataset.fingerprint)
+    trainer = Trainer(config, session, dataset)
+    while trainer.epoch < config.epochs:
+        trainer.train_epoch()
+    return trainer.finish()
+
+
+class Trainer:
+    """The loop's state: method, network, optimiser, and the step that it stands at."""
+
+    def __init__(self, config: PretrainConfig, session: Session, dataset: CanvasDataset):
+        self.config, self.session, self.dataset = config, session, dataset
+        self.seed, self.where = session.folder.seed, session.where
+        torch.manual_seed(self.seed)
+        self.method = methods.build(config, self.seed, self.where)
+        network = self.method.network.to(self.where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if session.restored:
+            network.load_state_dict(session.restored["network"])
+        self.network = distribute(network, self.where)
+        # All parameters, biases and BN included, decay alike (protocols.md §1.7).
+        self.optimizer = torch.optim.SGD(
+            network.parameters(),
+            config.optimizer.lr,
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        if session.restored:
+            self.optimizer.load_state_dict(session.restored["optimizer"])
+        self.steps_per_epoch = len(dataset) // config.batch_size
+        self.last: dict[str, Any] = {}
+        self.unreadable = Unreadable()
+        session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
+
+    def state(self) -> dict[str, Any]:
+        return {"network": self.method.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    @property
+    def epoch(self) -> int:
+        return self.session.step // self.steps_per_epoch
+
+    def train_epoch(self) -> None:
+        """From the step that the job stands at to the end of its epoch."""
+        config, epoch = self.config, self.epoch
+        done = self.session.step % self.steps_per_epoch
+        lr = cosine(config.optimizer.lr, epoch, config.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        groups = epoch_groups(
+            self.seed, epoch, len(self.dataset), config.batch_size, rank=self.where.rank, world=self.where.world
+        )
+        workers = loader_workers(config.runtime, self.where.device)
+        self.network.train()
+        for step, batch in enumerate(
+            batches(self.dataset, groups[done:], workers, self.unreadable, substitute=True), done
+        ):
+            prepared = self.method.prepare(batch, epoch, step)
+            if self.session.step == 0 and self.where.first:
+                self.draw(prepared)
+            with torch.autocast(self.where.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                loss, self.last = self.method.loss(self.network, prepared)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            watched = self.monitor(epoch) if step + 1 == self.steps_per_epoch else {}
+            self.session.tick(
+                epoch + (step + 1) / self.steps_per_epoch,
+                config.batch_size,
+                {**self.last, "lr": lr, **watched},
+                due=bool(watched),
+            )
+
+    def draw(self, prepared: tuple[torch.Tensor, ...]) -> None:
+        """figures/montage.png: up to 16 inputs of the first batch."""
+        save_image(
+            make_grid(self.method.picture(prepared)[:16].cpu(), nrow=4, padding=4, pad_value=1),
+            self.session.folder.path / "figures" / "montage.png",
+        )
+
+    def monitor(self, epoch: int) -> dict[str, float]:
+        """The kNN accuracy of the encoder as it is, every `runtime.monitor_every` epochs. Touches no training state."""
+        every = self.config.runtime.monitor_every
+        if not every or (epoch + 1) % every or not self.where.first:
+            return {}
+        shared = self.config.model_dump(include={"data", "backbone", "image_size", "precision", "runtime"})
+        config = KnnConfig(**shared, resize=self.config.image_size * 8 // 7)  # 224 of 256, at any size
+        backbone = load_encoder(config.backbone, self.method.encoder_state_dict())
+        extractor = Extractor(backbone, config, self.where.device)
+        return {"knn_top1": evaluate(extractor, self.dataset, open_dataset(config.data, "val"))["top1"]}
+
+    def finish(self) -> dict[str, Any]:
+        metrics = {name: float(value) for name, value in self.last.items()}
+        if not self.where.first:
+            return {"metrics": metrics}
+        save_atomic(
+            self.session.folder.path / "encoder.pt",
+            {key: value.cpu() for key, value in self.method.encoder_state_dict().items()},
+        )
+        return self.session.finish(
+            metrics,
+            images=len(self.dataset),
+            steps=self.session.steps,
+            unreadable=sorted(self.unreadable.paths),
+            precision=self.config.precision,
+        )

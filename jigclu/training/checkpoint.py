@@ -1,0 +1,79 @@
+"""Checkpoints that survive a kill at any moment: written aside, renamed into place, digested, the last two kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jigclu.training.folder import write_atomic
+
+log = logging.getLogger("jigclu")
+KEEP = 2
+
+
+def save_atomic(path: Path, state: Any) -> str:
+    """torch.save, all or nothing, with `<name>.sha256` beside it; returns the digest.
+
+    The digest comes last: a file without one is not finished.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    write_atomic(path, data)
+    write_atomic(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
+    return digest
+
+
+def load_verified(path: Path) -> Any:
+    """torch.load (weights only, on the CPU) of a file that matches its digest. Raises ValueError where it does not."""
+    try:
+        wanted = path.with_name(path.name + ".sha256").read_text().split()[0]
+    except (FileNotFoundError, IndexError):
+        raise ValueError(f"{path} has no digest beside it: it was not finished") from None
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != wanted:
+        raise ValueError(f"{path} does not match its digest: it is damaged")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+class Checkpoints:
+    """`checkpoint/step-*.pt` of one job folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def paths(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"))
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self.folder / f"step-{step:09d}.pt"
+        save_atomic(path, {"step": step, **state})
+        for old in self.paths()[:-KEEP]:
+            old.unlink(missing_ok=True)
+            old.with_name(old.name + ".sha256").unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint; a damaged one is passed over with a warning. None: start from the beginning."""
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for path in reversed(self.paths()):
+            try:
+                return dict(load_verified(path))
+            except (
+                Exception
+            ) as error:  # any damage, torch's own errors included, must fall back rather than end the job
+                log.warning("%s; going back to the checkpoint before it", error)
+        return None
+
+    def clear(self) -> None:
+        """A finished job needs none."""
+        for path in self.folder.glob("step-*"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""One process or many: ranks, devices, batch norm over all ranks, gathering with gradients."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def place(device: str = "auto", threads: int | None = None) -> Place:
+    """Join the ranks of torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*), if any; choose device and CPU threads."""
+    torch.set_num_threads(threads or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0))))
+    rank, world, local = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    cuda = torch.cuda.is_available() and device != "cpu"
+    if device == "cuda" and not cuda:
+        raise RuntimeError("runtime.device is cuda, but torch sees no GPU here")
+    where = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(where)
+    if dist.is_initialized():
+        return Place(dist.get_rank(), dist.get_world_size(), where)
+    if world > 1:
+        dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
+        return Place(rank, world, where)
+    return Place(0, 1, where)
+
+
+class _SumGradient(torch.autograd.Function):
+    """All ranks' tensors stacked; the gradient of a sum over ranks, each of which computed the same loss from all."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        out = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+        dist.all_gather(out, value.contiguous())
+        return torch.stack(out)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+def gather(value: Tensor) -> Tensor:
+    """(...) -> (world, ...), with gradient.
+
+    Every rank computes the same global loss; summed over ranks here and averaged over them by DistributedDataParallel, the
+    parameters get exactly that loss's gradient (protocols.md §1.6).
+    """
+    return _SumGradient.apply(value)
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch statistics over all ranks.
+
+    torch.nn.SyncBatchNorm refuses CPU tensors, and gloo runs are how CI sees two ranks agree.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        count = _AllReduce.apply(input.new_tensor(input.numel() / input.shape[1]))
+        mean = _AllReduce.apply(input.sum(dim=(0, 2, 3))) / count
+        centred = input - mean[:, None, None]
+        variance = _AllReduce.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)  # type: ignore[union-attr, arg-type]
+            unbiased = (variance * count / (count - 1)).to(self.running_var.dtype)  # type: ignore[union-attr]
+            self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr, arg-type]
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """Every BatchNorm2d over all ranks: torch's own on GPUs, ours on CPUs. Parameters and buffers keep their names."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+    return network
+
+
+def distribute(network: nn.Module, where: Place) -> nn.Module:
+    """The network ready to train over the ranks; itself where there is one."""
+    if where.world == 1:
+        return network
+    network = synchronise_batch_norm(network, where.device)
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=[where.device] if where.device.type == "cuda" else None
+    )
+
+
+def agree(flags: int, where: Place) -> int:
+    """Bitwise OR of small flags over all ranks."""
+    if where.world == 1:
+        return flags
+    bits = torch.tensor([flags & 1, flags >> 1 & 1], device=where.device)
+    dist.all_reduce(bits, dist.ReduceOp.MAX)
+    return int(bits[0]) | int(bits[1]) << 1

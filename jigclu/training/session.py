@@ -1,0 +1,162 @@
+"""What every training stage does at a step boundary: log, report progress, save, stop when asked, refuse non-finite losses."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from jigclu.config import RuntimeConfig
+from jigclu.training import interrupt
+from jigclu.training.checkpoint import Checkpoints
+from jigclu.training.distributed import Place, agree, place
+from jigclu.training.folder import JobFolder, clock
+
+log = logging.getLogger("jigclu")
+_STOP, _SAVE = 1, 2
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and with what values."""
+
+
+class Session:
+    """One attempt at one job: `tick` after every step, `finish` once.
+
+    `state` gives what a checkpoint must hold; `restored` is what the newest whole one held (None: a fresh start).
+    """
+
+    def __init__(self, folder: str | Path, runtime: RuntimeConfig):
+        self.folder, self.runtime = JobFolder(folder), runtime
+        self.where: Place = place(runtime.device, runtime.threads)
+        if self.where.first:
+            self.folder.create()
+        self.checkpoints = Checkpoints(self.folder.path / "checkpoint")
+        self.restored = self.checkpoints.latest()
+        self.step: int = self.restored["step"] if self.restored else 0
+        self._seconds_before: float = self.restored["seconds"] if self.restored else 0.0
+        self._started = self._saved = self._printed = time.monotonic()
+        self._window: list[tuple[int, float, dict[str, Tensor | float], bool]] = []
+        self._rate_from = (time.monotonic(), 0)
+        self._images = 0
+        self.state: Callable[[], dict[str, Any]] = dict
+        if self.where.first:
+            self.folder.cut_metrics(self.step)
+            attempt = int(self.folder.status.get("attempt", 0)) + 1
+            self.folder.set_status("running", attempt=attempt, step=self.step, message="")
+            if self.step:
+                log.info("going on from step %d", self.step)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time in training over all attempts, less what was lost after the last checkpoint of each."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def begin(self, epochs: int, steps: int, state: Callable[[], dict[str, Any]]) -> None:
+        """`steps` in all, `state`: what a checkpoint holds."""
+        self.epochs, self.steps, self.state = epochs, steps, state
+        self._rate_from = (time.monotonic(), 0)
+
+    def tick(self, epoch: float, images: int, metrics: dict[str, Tensor | float], due: bool = False) -> None:
+        """A step is done. One line a step at most: every `runtime.log_every` steps, at the last one, and where `due`.
+
+        `metrics` may lie on the device, they are read only with the next line. Raises Interrupted, TrainingError.
+        """
+        self.step += 1
+        self._images += images
+        last = self.step == self.steps
+        due = due or last or self.step % self.runtime.log_every == 0
+        self._window.append((self.step, epoch, metrics, due))
+        flags = (_STOP if interrupt.requested() else 0) | (_SAVE if self._save_due() else 0)
+        flags = agree(flags, self.where)
+        if due or flags:
+            self._flush()
+        if flags and not last:
+            self.save()
+        if flags & _STOP and not last:
+            if self.where.first:
+                self.folder.set_status("interrupted", message=f"stopped at step {self.step} of {self.steps}")
+            raise interrupt.Interrupted(f"stopped at step {self.step} of {self.steps}, saved")
+
+    def save(self) -> None:
+        if self.where.first:
+            self.checkpoints.save(self.step, {**self.state(), "seconds": self.seconds})
+        self._saved = time.monotonic()
+
+    def _save_due(self) -> bool:
+        return self.where.first and time.monotonic() - self._saved >= 60 * self.runtime.checkpoint_minutes
+
+    def _flush(self) -> None:
+        """Read the window's metrics from the device, refuse non-finite ones, log the steps that are due."""
+        for step, epoch, metrics, due in self._window:
+            values = {name: float(value) for name, value in metrics.items()}
+            if not all(map(math.isfinite, values.values())):
+                told = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+                raise TrainingError(f"non-finite loss at step {step} (epoch {epoch:.2f}): {told}")
+            if self.where.first and due:
+                self._report(step, epoch, values)
+        self._window.clear()
+
+    def _report(self, step: int, epoch: float, values: dict[str, float]) -> None:
+        since, images = self._rate_from
+        now = time.monotonic()
+        rate = (self._images - images) / max(now - since, 1e-9)
+        steps_here = self.step - (self.restored["step"] if self.restored else 0)
+        left = (self.steps - step) * self._images / steps_here / max(rate, 1e-9)
+        if now - since > 60:  # a moving rate: forget what is older than a minute or so
+            self._rate_from = (now, self._images)
+        self.folder.log(step, round(epoch, 4), **values, images_per_second=round(rate, 1))
+        progress = {
+            "epoch": math.ceil(epoch), "epochs": self.epochs, "step": step, "steps": self.steps,
+            "loss": values["loss"], "images_per_second": round(rate, 1), "seconds_left": round(left),
+        }  # fmt: skip
+        self.folder.set_status("running", force=False, **progress)
+        terminal = sys.stdout.isatty()
+        if terminal or now - self._printed >= 10 or step == self.steps:
+            self._printed = now
+            line = (
+                f"epoch {math.ceil(epoch)}/{self.epochs}  step {step}/{self.steps}  loss {values['loss']:.4f}  "
+                f"{rate:.0f} images/s  {clock(left)} left"
+            )
+            begin, end = ("\r", "\x1b[K" if step < self.steps else "\x1b[K\n") if terminal else ("", "\n")
+            print(f"{begin}{line}", end=end, flush=True)
+
+    def finish(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
+        """Write result.json (rank 0), drop the checkpoints that are no longer needed."""
+        if not self.where.first:
+            return {"metrics": metrics}
+        details |= {
+            "seconds": round(self.seconds, 2),
+            "world": self.where.world,
+            "device": device_name(self.where.device),
+        }
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        }
+        result = self.folder.write_result(metrics, versions=versions, **details)
+        self.checkpoints.clear()
+        return result
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H100 80GB HBM3`, or `AMD EPYC, 2 threads`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {torch.get_num_threads()} threads"

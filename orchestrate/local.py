@@ -1,0 +1,253 @@
+"""Jobs on this machine: walk the graph, upstream first, as many at a time as there are GPUs, or one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jigclu.training.folder import JobFolder, clock, locked
+from orchestrate import mirror
+from orchestrate.clusters import job_environment, local_executor, visible_gpus
+from orchestrate.plan import Job, Plan
+from orchestrate.source import freeze
+from orchestrate.states import note_submission, say, state_of, submission, write_job
+from orchestrate.worker import run_job
+
+POLL_SECONDS, MIRROR_SECONDS, PLAIN_SECONDS = 0.5, 10.0, 30.0
+
+
+@dataclass
+class Running:
+    """A job that this orchestrator started: its submitit handle and the slot that it holds."""
+
+    job: Job
+    handle: Any
+    slot: int
+
+
+class Slots:
+    """One slot a GPU (or one in all), held by a lock, so that two orchestrators share them too."""
+
+    def __init__(self, store: Path):
+        self.gpus = visible_gpus()
+        self._folder, self._held = store / ".slots", dict[int, Any]()
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def take(self) -> int | None:
+        for slot in range(max(1, len(self.gpus))):
+            if slot in self._held:
+                continue
+            file = open(self._folder / f"{os.uname().nodename}-{self.gpus[slot] if self.gpus else 'cpu'}", "a")  # noqa: SIM115  held until given back
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            self._held[slot] = file
+            return slot
+        return None
+
+    def give_back(self, slot: int) -> None:
+        self._held.pop(slot).close()
+
+    def gpu(self, slot: int) -> int | None:
+        return self.gpus[slot] if self.gpus else None
+
+
+class Walk:
+    """One pass over a plan's graph until nothing more can run."""
+
+    def __init__(self, plan: Plan, store: Path):
+        self.plan, self.store, self.slots = plan, store, Slots(store)
+        self.tree = freeze(store)
+        self.running: dict[str, Running] = {}
+        self.settled: dict[str, str] = {}  # job id -> done | failed | skipped
+        self.elsewhere: set[str] = set()
+        self._printed = 0.0
+
+    def run(self) -> int:
+        """0: every job done; 1: some failed. KeyboardInterrupt passes through, with the children stopped and saved."""
+        with _mirroring(self.store):
+            try:
+                while len(self.settled) < len(self.plan.jobs):
+                    self._collect()
+                    self._start_ready()
+                    self._show()
+                    time.sleep(POLL_SECONDS if self.running or self.elsewhere else 0)
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+        return 1 if any(state != "done" for state in self.settled.values()) else 0
+
+    def _collect(self) -> None:
+        for job_id, running in list(self.running.items()):
+            if running.handle.done():
+                del self.running[job_id]
+                self.slots.give_back(running.slot)
+                self._settle(running.job, ran=True)
+
+    def _settle(self, job: Job, ran: bool) -> None:
+        folder = job.folder(self.store)
+        status, result = folder.status, folder.result
+        if folder.done:
+            self.settled[job.id] = "done"
+            if ran:
+                told = "  ".join(
+                    f"{name} {value:.2f}" for name, value in result["metrics"].items() if name in ("top1", "loss")
+                )
+                say(f"{_now()} done     {job.id}  {job.name}  in {clock(result.get('seconds', 0))}  {told}")
+            return
+        self.settled[job.id] = "failed"
+        if status.get("state") in ("running", "pending"):  # died without a word: killed, or out of memory
+            folder.set_status("interrupted", message="the process ended without a result")
+            status = folder.status
+        say(
+            f"{_now()} {status['state']:8s} {job.id}  {job.name}: {status.get('message', '')}  (log: {folder.path / 'logs'})"
+        )
+
+    def _start_ready(self) -> None:
+        for job in self.plan.jobs.values():
+            if job.id in self.settled or job.id in self.running:
+                continue
+            upstream = [self.settled.get(job_id) for job_id in job.upstream]
+            if any(state in ("failed", "skipped") for state in upstream):
+                self.settled[job.id] = "skipped"
+                say(f"{_now()} skipped  {job.id}  {job.name}: what it builds on failed")
+            elif all(state == "done" for state in upstream):
+                self._start(job)
+
+    def _start(self, job: Job) -> None:
+        """Start the job here, unless it is done, somebody else runs it, or no slot is free."""
+        folder = job.folder(self.store)
+        with locked(self.store / ".submit.lock"):
+            state = state_of(folder)
+            if state == "done":
+                return self._settle(job, ran=job.id in self.elsewhere)
+            if state in ("running", "submitted") or _controller_lives(folder):
+                if job.id not in self.elsewhere:
+                    say(f"{_now()} waits    {job.id}  {job.name}: it runs already, started by another orchestrator")
+                self.elsewhere.add(job.id)
+                return
+            if job.id in self.elsewhere and state == "failed":
+                self.elsewhere.discard(job.id)
+                return self._settle(job, ran=False)
+            slot = self.slots.take()
+            if slot is None:
+                return
+            self.elsewhere.discard(job.id)
+            write_job(self.plan, job, self.store)
+            handle = self._submit(job, folder, slot)
+            note_submission(
+                folder, cluster="local", pid=int(handle.job_id), host=os.uname().nodename, submitted=time.time()
+            )
+        self.running[job.id] = Running(job, handle, slot)
+        say(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
+
+    def _submit(self, job: Job, folder: JobFolder, slot: int) -> Any:
+        """submitit starts a controller that outlives us. It must not see the terminal's Ctrl-C, which would have it kill
+        its job after a second: ignored signals are inherited, and the worker sets its own handlers."""
+        keep = (
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if threading.current_thread() is threading.main_thread()
+            else None
+        )
+        before = dict(os.environ)
+        os.environ.update(job_environment(self.tree))
+        try:
+            return local_executor(folder.path / "logs", self.slots.gpu(slot)).submit(run_job, str(folder.path))
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            if keep is not None:
+                signal.signal(signal.SIGINT, keep)
+
+    def _stop(self) -> None:
+        """Ask the children to save and stop; a second Ctrl-C ends them at once. Either way the next run goes on from there."""
+        say(f"\n{_now()} stopping: {len(self.running)} running job(s) save at the next step (Ctrl-C again: at once)")
+        for running in self.running.values():
+            running.handle._process.send_signal(signal.SIGTERM)
+        try:
+            for running in self.running.values():
+                running.handle._process.wait()
+        except KeyboardInterrupt:
+            for running in self.running.values():
+                with contextlib.suppress(ProcessLookupError, KeyError):
+                    os.kill(int(running.job.folder(self.store).status["pid"]), signal.SIGKILL)
+                running.handle._process.kill()
+
+    def _show(self) -> None:
+        """On a terminal one line that moves; elsewhere a plain line now and then."""
+        terminal, now = sys.stdout.isatty(), time.monotonic()
+        if not self.running or now - self._printed < (POLL_SECONDS if terminal else PLAIN_SECONDS):
+            return
+        self._printed = now
+        done = sum(state == "done" for state in self.settled.values())
+        parts = [f"{done}/{len(self.plan.jobs)} jobs done"]
+        for running in self.running.values():
+            parts.append(f"{running.job.stage} {running.job.label}: {progress(running.job.folder(self.store).status)}")
+        line = "  |  ".join(parts)
+        if terminal:
+            print(f"\r{line[: os.get_terminal_size().columns - 1]}\x1b[K", end="", flush=True)
+        else:
+            say(f"{_now()} {line}")
+
+
+def progress(status: dict[str, Any]) -> str:
+    """`epoch 3/30  loss 24.13  512 images/s  04:12 left`."""
+    if not status.get("steps"):
+        return str(status.get("message") or status.get("state", "new"))
+    return (
+        f"epoch {status['epoch']}/{status['epochs']}  loss {status['loss']:.3f}  "
+        f"{status['images_per_second']:.0f} images/s  {clock(status['seconds_left'])} left"
+    )
+
+
+def _now() -> str:
+    return ("\r\x1b[K" if sys.stdout.isatty() else "") + time.strftime("%H:%M:%S")
+
+
+def _controller_lives(folder: JobFolder) -> bool:
+    """Whether the submitit controller that was last started for the job is still there (it may not have reached the lock yet)."""
+    asked = submission(folder)
+    if asked.get("cluster") != "local" or asked.get("host") != os.uname().nodename:
+        return False
+    try:
+        return b"submitit" in Path(f"/proc/{asked['pid']}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _mirroring(store: Path) -> Iterator[None]:
+    """Keep MLflow up to date from a side thread while jobs run; its troubles are told once and end nothing."""
+    stop, told = threading.Event(), list[str]()
+
+    def once(final: bool = False) -> None:
+        try:
+            mirror.sync(store, wait_for_lock=final)
+        except mirror.MirrorError as error:
+            if not told:
+                say(f"{_now()} warning: {error}")
+            told.append(str(error))
+
+    def loop() -> None:
+        while not stop.wait(MIRROR_SECONDS):
+            once()
+
+    thread = threading.Thread(target=loop, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        once(final=True)

@@ -1,0 +1,50 @@
+"""Before anything is submitted: data there, store writable, tracking reachable. (The config was checked by planning.)"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from jigclu.config import ConfigError, DataConfig
+from jigclu.data.catalog import check
+from jigclu.patches import patch_size
+from orchestrate import tracking
+from orchestrate.plan import Job
+
+
+def preflight(jobs: list[Job], store: Path) -> None:
+    """Raises ConfigError, one line, at the first thing that would make the jobs fail."""
+    _writable(store)
+    seen: set[DataConfig] = set()
+    for job in jobs:
+        config: Any = job.config
+        if config.data not in seen:
+            seen.add(config.data)
+            check(config.data)
+        _fits(job)
+    tracking.prepare(store)
+
+
+def _writable(store: Path) -> None:
+    try:
+        store.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = store / f".write-{uuid.uuid4().hex}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"the store {store} is not writable ({error.strerror}); set JIGCLU_STORE to a folder that is"
+        ) from None
+    free = os.statvfs(store)
+    if free.f_bavail * free.f_frsize < 1 << 30:
+        raise ConfigError(f"the store {store} has less than 1 GiB free; set JIGCLU_STORE to a folder with more")
+
+
+def _fits(job: Job) -> None:
+    config: Any = job.config
+    if job.stage == "pretrain" and (patch := patch_size(config.image_size, config.method.m)) < 8:
+        raise ConfigError(
+            f"{job.name}: image_size {config.image_size} leaves patches of {patch} pixels; 8 is the least"
+        )

@@ -1,0 +1,171 @@
+"""Run experiments of the paper: `python orchestrate/run.py table8`. See --help, --list and --dry-run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file, from a clone that nobody installed
+
+from jigclu.config import ConfigError
+from jigclu.training.folder import clock
+from orchestrate import clusters, estimate, experiments
+from orchestrate.plan import Job, Plan, make_plan, parse_sets
+from orchestrate.source import STAGE_MODULES, stage_digest
+from orchestrate.states import say, stale, state_of, write_job
+
+EPILOG = """examples:
+  python orchestrate/run.py table8                        as printed, on SLURM where sbatch is found, else here
+  python orchestrate/run.py table8 --scale mini --dry-run what it would run, what is cached, what it costs
+  python orchestrate/run.py m --scale smoke --set pretrain.epochs=2
+environment: JIGCLU_STORE (job folders, default runs/), JIGCLU_DATA (data sets, default data/), MLFLOW_TRACKING_URI"""
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
+        prog="run.py",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="by name (table8), by topic (m), or all")
+    command.add_argument("--scale", default="paper", help="paper (default), small, mini or smoke")
+    command.add_argument(
+        "--protocol", default="official", help="official (default: the released code) or paper (the printed words)"
+    )
+    command.add_argument(
+        "--cluster", help="local, slurm, or a YAML file; default: slurm where sbatch is found, else local"
+    )
+    command.add_argument("--seeds", type=int, default=1, metavar="N", help="run every cell with seeds 0 ... N-1")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a config value; may be repeated"
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="print the graph, what is cached and the cost; start nothing"
+    )
+    command.add_argument(
+        "--wait",
+        action=argparse.BooleanOptionalAction,
+        help="follow the jobs to the end (default: locally yes, on SLURM no)",
+    )
+    command.add_argument("--list", action="store_true", help="list the experiments")
+    return command
+
+
+def main(words: list[str] | None = None) -> int:
+    """Exit code: 0 done or submitted, 1 a job failed, 2 a user's mistake (one line says which), 130 interrupted."""
+    args = parser().parse_args(words)
+    try:
+        return _main(args, words if words is not None else sys.argv[1:])
+    except ConfigError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("run.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _main(args: argparse.Namespace, words: list[str]) -> int:
+    if args.list:
+        return _list()
+    if not args.experiments:
+        raise ConfigError(f"which experiment? valid: {', '.join([*experiments.every(), 'all'])} (--list tells more)")
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds}: at least 1")
+    found = experiments.find(args.experiments)
+    plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set))
+    cluster = clusters.load(args.cluster)
+    store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
+    states = {job.id: state_of(job.folder(store)) for job in plan.jobs.values()}
+    if args.dry_run:
+        return _dry_run(plan, store, states, cluster)
+    if all(state == "done" for state in states.values()):
+        return _all_cached(plan, store)
+    from orchestrate.preflight import preflight
+
+    preflight([job for job in plan.jobs.values() if states[job.id] != "done"], store)
+    for job in plan.jobs.values():
+        write_job(plan, job, store)
+    if cluster.kind == "slurm":
+        from orchestrate import slurm
+
+        slurm.submit(plan, store, cluster)
+        return slurm.wait(plan, store) if args.wait else 0
+    if args.wait is False:
+        return _detach(words, store)
+    from orchestrate.local import Walk
+
+    return Walk(plan, store).run()
+
+
+def _list() -> int:
+    for name, experiment in experiments.every().items():
+        say(
+            f"{name:10s} {experiment.topic:14s} {len(experiment.cells):3d} cells  {experiment.title}  ({experiment.source})"
+        )
+    say(
+        f"scales: {', '.join(experiments.overlays('scales'))}   protocols: {', '.join(experiments.overlays('protocols'))}"
+    )
+    return 0
+
+
+def _all_cached(plan: Plan, store: Path) -> int:
+    """Nothing to start: note who asks, bring MLflow up to date (free where it is), print the results."""
+    from orchestrate import mirror
+
+    for job in plan.jobs.values():
+        write_job(plan, job, store)
+    try:
+        mirror.sync(store, wait_for_lock=False)
+    except mirror.MirrorError as error:
+        say(f"warning: {error}")
+    say(f"all {len(plan.jobs)} jobs are done already; `make report` lays them beside the paper")
+    return 0
+
+
+def _dry_run(plan: Plan, store: Path, states: dict[str, str], cluster: clusters.Cluster) -> int:
+    device = "GPU" if cluster.kind == "slurm" or clusters.visible_gpus() or plan.scale == "paper" else "CPU"
+    digests = {stage: stage_digest(stage) for stage in STAGE_MODULES}
+    cost = {job.id: estimate.hours(job, device) for job in plan.jobs.values()}
+
+    def line(job: Job, depth: int) -> None:
+        state = "stale" if stale(job, job.folder(store), digests) else states[job.id]
+        cells = ", ".join(sorted(use.cell for use in job.uses)) or "shared"
+        say(f"{'  ' * depth}{job.id}  {state:11s} {clock(3600 * cost[job.id]):>9s} {device}  {job.name}  [{cells}]")
+        for below in plan.downstream(job.id):
+            line(below, depth + 1)
+
+    for job in plan.jobs.values():
+        if not job.upstream:
+            line(job, 0)
+    left = {job_id: hours for job_id, hours in cost.items() if states[job_id] != "done"}
+    naive = sum(cost[job.id] * job.asked for job in plan.jobs.values())
+    cached = len(plan.jobs) - len(left)
+    say(f"jobs: {plan.naive} naive, {len(plan.jobs)} unique, {cached} cached, {len(left)} to run on {cluster.name}")
+    hours = f"{naive:.2f} naive, {sum(cost.values()):.2f} unique, {sum(left.values()):.2f} to run"
+    say(f"estimated {device}-hours: {hours} (rates: orchestrate/estimate.py)")
+    return 0
+
+
+def _detach(words: list[str], store: Path) -> int:
+    """The same command with --wait, in a session of its own; it goes on when this terminal closes."""
+    log = store / "orchestrator.log"
+    with open(log, "a") as file:
+        words = [word for word in words if word != "--no-wait"]
+        child = subprocess.Popen(
+            [sys.executable, __file__, *words, "--wait"],
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    say(f"running in the background as process {child.pid}; its log: {log}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

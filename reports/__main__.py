@@ -1,0 +1,148 @@
+"""`python -m reports`: mirror what is new, then MLflow -> tables, figures and one page. Starts no job."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jigclu.config import ConfigError, nearest
+from orchestrate import experiments
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from reports.cells import Table
+
+START = "python orchestrate/run.py table8 --scale mini"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m reports", description="Tables, figures and one page from MLflow.")
+    parser.add_argument("--scale", nargs="+", metavar="S", help="only these scales (default: every one that has runs)")
+    parser.add_argument("--protocol", metavar="P", help="only this protocol (default: every one that has runs)")
+    parser.add_argument("--targets", nargs="+", metavar="T", help="experiments by name or topic (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("reports/out"), help="folder to write (default: %(default)s)")
+    store = Path(os.environ.get("JIGCLU_STORE", "runs"))
+    parser.add_argument("--store", type=Path, default=store, help="folder of the job folders (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def check(scales: list[str], protocols: list[str]) -> None:
+    """ConfigError, naming the valid ones, for a scale or protocol that has no overlay."""
+    for kind, names in (("scales", scales), ("protocols", protocols)):
+        for name in names:
+            if name not in experiments.overlays(kind):
+                raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, experiments.overlays(kind))}")
+
+
+def report(
+    client: MlflowClient | None,
+    out: Path,
+    scales: list[str] | None = None,
+    protocol: str | None = None,
+    targets: list[str] | None = None,
+) -> list[Table]:
+    """Write everything under `out`, put changed tables into MLflow; the tables that were shown, in the page's order.
+
+    `client`: None where there is no MLflow yet. `scales`: None for every one that has runs, the fullest first.
+    """
+    # Not at the top of the file: --help and a slip of the keyboard are answered at once.
+    from reports import cells, page, read, tables
+
+    ledger = experiments.find(targets or ["all"])
+    frames = read.load(client, experiments.overlays("scales"))
+    shown_scales = scales or cells.fullest_first(frames) or (["paper"] if targets else [])
+    shown = cells.assemble(client, frames, ledger, shown_scales, protocol, named=bool(targets))
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for table in shown:
+        files = render_table(table)
+        svg = files.pop(f"{table.stem}.svg")
+        for name, data in files.items():
+            (out / name).write_bytes(data)
+        upload(client, table, files)
+        drawn.append(page.draw(client, table, svg))
+    absent = {
+        scale: [one for one in ledger if not any(t.scale == scale and t.experiment.name == one.name for t in shown)]
+        for scale in shown_scales
+    }
+    (out / "results.json").write_text(tables.results_json(shown, page.overview(shown)), encoding="utf-8")
+    (out / "index.html").write_text(page.render(drawn, absent), encoding="utf-8")
+    return shown
+
+
+def render_table(table: Table) -> dict[str, bytes]:
+    """File name -> bytes: .md, .csv, .tex, .png, .pdf, and the .svg for the page."""
+    from reports import figures, tables
+
+    texts = {"md": tables.markdown(table), "csv": tables.csv(table), "tex": tables.latex(table)}
+    files = {kind: text.encode() for kind, text in texts.items()} | figures.bars(table)
+    return {f"{table.stem}.{kind}": data for kind, data in files.items()}
+
+
+def upload(client: MlflowClient | None, table: Table, files: dict[str, bytes]) -> bool:
+    """Put the files beside the table's run, where their bytes changed since the last time. Whether it did."""
+    parts = [name.encode() + hashlib.sha256(files[name]).digest() for name in sorted(files)]
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
+    if client is None or table.run_id is None or digest == table.digest:
+        return False
+    from mlflow.exceptions import MlflowException
+
+    from orchestrate.tracking import one_line
+    from reports.read import DIGEST_TAG
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        try:
+            client.log_artifacts(table.run_id, folder)
+            client.set_tag(table.run_id, DIGEST_TAG, digest)  # last: a broken upload is tried again
+        except (MlflowException, OSError) as error:
+            print(f"warning: {table.stem} did not reach MLflow: {one_line(error)}", file=sys.stderr)
+            return False
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    try:
+        experiments.find(args.targets or ["all"])
+        check(args.scale or [], [args.protocol] if args.protocol else [])
+        return _run(args)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    from orchestrate import mirror
+    from orchestrate.tracking import one_line
+
+    try:
+        mirror.sync(args.store)
+    except mirror.MirrorError as error:
+        print(f"warning: {error}; showing what MLflow has", file=sys.stderr)
+    from reports import read, tables
+
+    client = read.connect(mirror.tracking_uri(args.store))
+    if client is None:
+        shown = report(None, args.out, args.scale, args.protocol, args.targets)
+    else:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            shown = report(client, args.out, args.scale, args.protocol, args.targets)
+        except MlflowException as error:
+            raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
+    print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")
+    print(args.out / "index.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

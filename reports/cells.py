@@ -1,0 +1,267 @@
+"""Frames and the ledger -> tables of cells. The ledger says what there should be, MLflow what there is."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from jigclu.config import ConfigError
+from orchestrate.experiments import Cell, Experiment
+from reports.read import TABLE_KEY, Frames, artifact_json, finite
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SCALE_ORDER = ("paper", "small", "mini", "smoke")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as MLflow knows it. `seconds`: wall time of the job; `finished`: unix seconds."""
+
+    job: str
+    run_id: str
+    name: str
+    stage: str
+    seed: str
+    state: str
+    message: str
+    commit: str
+    command: str
+    device: str
+    seconds: float | None
+    finished: float | None
+    upstream: tuple[str, ...]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    uri: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell: what the paper prints and what we measured.
+
+    `half_width`: of the binomial 95 % interval, one seed only. `chains`: the jobs of each seed, upstream first.
+    """
+
+    cell: Cell
+    reference: bool
+    state: str
+    message: str
+    verdict: str
+    value: float | None
+    std: float | None
+    n: int
+    half_width: float | None
+    values: tuple[float | None, ...]
+    seeds: tuple[Any, ...]
+    commits: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    chains: tuple[tuple[Job, ...], ...]
+
+    @property
+    def difference(self) -> float | None:
+        printed = self.cell.printed
+        return None if self.value is None or printed is None else self.value - printed
+
+
+@dataclass(frozen=True)
+class Table:
+    """One experiment at one scale under one protocol (and variant: the --set overrides)."""
+
+    experiment: Experiment
+    scale: str
+    protocol: str
+    variant: str
+    results: tuple[Result, ...]
+    run_id: str  # of the parent run in MLflow; "" where there is none
+    digest: str  # of what was last uploaded to it
+
+    @property
+    def stem(self) -> str:
+        """File name without ending. A variant that is no plain word carries a digest, so that no two share a file."""
+        plain = f"{self.experiment.name}-{self.scale}-{self.protocol}"
+        if not self.variant:
+            return plain
+        slug = re.sub(r"[^A-Za-z0-9.=]+", "_", self.variant)[:60]
+        return f"{plain}-{slug}-{hashlib.sha256(self.variant.encode()).hexdigest()[:6]}"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the absolute numbers may be held against the printed ones."""
+        return self.scale == "paper" and not self.variant
+
+    @property
+    def command(self) -> str:
+        """The command that computes what is missing."""
+        words = ["python", "orchestrate/run.py", self.experiment.name, "--scale", self.scale]
+        if self.protocol != "official":
+            words += ["--protocol", self.protocol]
+        if self.variant:
+            # A value is JSON and may have spaces in it: what begins a word is its dotted key.
+            words += [word for one in re.split(r" (?=\w+\.[\w.]+=)", self.variant) for word in ("--set", one)]
+        return shlex.join(words)
+
+    @property
+    def rows(self) -> list[str]:
+        return list(dict.fromkeys(result.cell.row for result in self.results))
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(result.cell.column for result in self.results))
+
+    @property
+    def grid(self) -> dict[tuple[str, str], Result]:
+        return {(result.cell.row, result.cell.column): result for result in self.results}
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every job behind the table once, upstream before what builds on it."""
+        return unique_jobs([self])
+
+    @property
+    def done(self) -> int:
+        return sum(result.value is not None for result in self.results)
+
+
+def unique_jobs(tables: Iterable[Table]) -> list[Job]:
+    """Every job behind the tables once: two tables that need the same job share it."""
+    chains = (chain for table in tables for result in table.results for chain in result.chains)
+    return list({job.job: job for chain in chains for job in chain}.values())
+
+
+def fullest_first(frames: Frames) -> list[str]:
+    """The scales that have runs, most filled cells first; among equals the larger scale."""
+    found = set(frames.cells["scale"]) | set(frames.tables["scale"])
+    filled = frames.cells[frames.cells["value"].map(finite).notna()]["scale"].value_counts()
+
+    def rank(scale: str) -> tuple[int, int, str]:
+        place = SCALE_ORDER.index(scale) if scale in SCALE_ORDER else len(SCALE_ORDER)
+        return -int(filled.get(scale, 0)), place, scale
+
+    return sorted(found, key=rank)
+
+
+def assemble(
+    client: MlflowClient | None,
+    frames: Frames,
+    ledger: list[Experiment],
+    scales: list[str],
+    protocol: str | None = None,
+    named: bool = False,
+) -> list[Table]:
+    """Tables of the ledger's experiments at the scales, in that order; every protocol and variant that has runs.
+
+    `named`: the user named these experiments, so one without any run is shown as well, every cell "not run".
+    """
+    jobs = _Jobs(client, frames)
+    found = pd.concat([frames.tables[TABLE_KEY], frames.cells[TABLE_KEY]]).drop_duplicates()
+    tables = []
+    for scale in scales:
+        for experiment in ledger:
+            mine = found[(found["scale"] == scale) & (found["table"] == experiment.name)]
+            keys = sorted({(str(one.protocol), str(one.variant)) for one in mine.itertuples()})
+            keys = [key for key in keys if protocol is None or key[0] == protocol]
+            if not keys and named:
+                keys = [(protocol or "official", "")]
+            tables += [_table(frames, jobs, experiment, scale, *key) for key in keys]
+    return tables
+
+
+def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, protocol: str, variant: str) -> Table:
+    key = (experiment.name, scale, protocol, variant)
+    records = {row["cell"]: row for row in _where(frames.cells, key)}
+    parent = next(iter(_where(frames.tables, key)), {"run_id": "", "digest": ""})
+    references = {cell.key for cell in experiment.references}
+    results = tuple(
+        _result(cell, cell.key in references, records.get(cell.key), jobs, experiment.unit)
+        for cell in experiment.all_cells
+    )
+    table = Table(experiment, scale, protocol, variant, results, parent["run_id"], parent["digest"])
+    if len(table.grid) < len(results):
+        raise ConfigError(f"{experiment.name}.yaml: two cells stand at the same row and column")
+    return table
+
+
+def _where(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
+    wanted = (frame[TABLE_KEY] == list(key)).all(axis=1)
+    return [{str(name): value for name, value in row.items()} for row in frame[wanted].to_dict("records")]
+
+
+def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _Jobs, unit: str) -> Result:
+    if record is None:
+        return Result(cell, reference, "not run", "", "", None, None, 0, None, (), (), (), (), ())
+    chains = tuple(tuple(jobs.chain(job)) for job in record["jobs"])
+    own = tuple(chain[-1] for chain in chains if chain)
+    value, n = finite(record["value"]), int(finite(record["n"]) or 0)
+    state, message = record["state"], record["message"]
+    failed = [job for chain in chains for job in chain if job.state == "failed"]
+    if value is None and failed:  # a failed pretraining leaves the job on top of it pending for ever
+        state, message = "failed", message or f"{failed[0].name}: {failed[0].message or 'no message'}"
+    return Result(
+        cell,
+        reference,
+        state,
+        message,
+        record["verdict"],
+        value,
+        finite(record["std"]),
+        n,
+        _half_width(value, own[0].metrics.get("result.val_images"), unit) if own and n == 1 else None,
+        tuple(record["values"]),
+        tuple(record["seeds"]),
+        tuple(record["commits"]) or tuple(sorted({job.commit for job in own if job.commit})),
+        own,
+        chains,
+    )
+
+
+def _half_width(value: float | None, images: float | None, unit: str) -> float | None:
+    """Of the 95 % interval of a percentage measured on `images` images (normal approximation), in percentage points."""
+    if value is None or not finite(images) or not unit.startswith("%") or not 0 <= value <= 100:
+        return None
+    share = value / 100
+    return 100 * 1.959964 * math.sqrt(share * (1 - share) / float(images or 1))
+
+
+class _Jobs:
+    """Jobs by id. What the mirror did not put into tags is read from the artifacts, of shown jobs only, once."""
+
+    def __init__(self, client: MlflowClient | None, frames: Frames):
+        self.client = client
+        self.rows = {str(row["job"]): row for row in frames.jobs.to_dict("records")}
+        self.known: dict[str, Job] = {}
+
+    def chain(self, job_id: str) -> Iterator[Job]:
+        """The job's upstream, then the job itself; nothing for a job that is not mirrored."""
+        job = self.known.get(job_id) or self._read(job_id)
+        if job is None:
+            return
+        self.known[job_id] = job
+        for upstream in job.upstream:
+            yield from self.chain(upstream)
+        yield job
+
+    def _read(self, job_id: str) -> Job | None:
+        row = self.rows.get(job_id)
+        if row is None:
+            return None
+        fields: dict[str, Any] = {str(name): value for name, value in row.items()}
+        fields |= {"upstream": tuple(row["upstream"]), **{name: finite(row[name]) for name in ("seconds", "finished")}}
+        job = Job(**fields)
+        if not job.command:
+            values = artifact_json(self.client, job.run_id, job.uri, "job.json")
+            upstream = job.upstream or tuple(map(str, values.get("upstream", ())))
+            job = replace(job, command=str(values.get("command", "")), upstream=upstream)
+        if job.state == "done" and (not job.device or job.seconds is None):
+            values = artifact_json(self.client, job.run_id, job.uri, "result.json")
+            seconds = job.seconds if job.seconds is not None else finite(values.get("seconds"))
+            job = replace(job, device=job.device or str(values.get("device", "")), seconds=seconds)
+        return job

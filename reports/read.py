@@ -1,0 +1,215 @@
+"""MLflow -> pandas frames: one paged search an MLflow experiment. And the artifacts and curves of single runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import pandas as pd
+
+from orchestrate.tracking import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PAGE = 1000
+HUGE = 1e300  # MLflow stores an infinity as 1.797e308
+TABLE_KEY = ["table", "scale", "protocol", "variant"]
+TABLE_COLUMNS = [*TABLE_KEY, "run_id", "digest"]
+CELL_COLUMNS = [
+    *(*TABLE_KEY, "cell", "run_id", "state", "message", "verdict", "jobs", "commits"),
+    *("values", "seeds", "value", "std", "n"),
+]
+JOB_COLUMNS = [
+    *("job", "run_id", "name", "stage", "seed", "state", "message", "commit", "command", "device"),
+    *("seconds", "finished", "upstream", "params", "metrics", "uri"),
+]
+DIGEST_TAG = "jigclu.report_digest"
+STATUS_STATES = {
+    "SCHEDULED": "pending",
+    "RUNNING": "running",
+    "KILLED": "interrupted",
+    "FINISHED": "done",
+    "FAILED": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """`jobs`: a row a job; `cells`: a row a cell's run; `tables`: a row a parent run. Columns: the lists above."""
+
+    jobs: pd.DataFrame
+    cells: pd.DataFrame
+    tables: pd.DataFrame
+
+
+def connect(uri: str) -> MlflowClient | None:
+    """A client; None where `uri` names a sqlite file that is not there, for opening it would spend 6 s on making it."""
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not Path(path).exists():
+        return None
+    for name, value in ENVIRONMENT.items():  # read when mlflow is imported
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def finite(number: Any) -> float | None:
+    """A float; None where there is none, or it is NaN or infinite."""
+    if number is None or not math.isfinite(number) or abs(number) > HUGE:
+        return None
+    return float(number)
+
+
+def load(client: MlflowClient | None, scales: list[str]) -> Frames:
+    """Every job, cell and table run of the scales. MLflow experiments and tags that are not ours are left out."""
+    jobs: list[dict[str, Any]] = []
+    cells: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = []
+    for scale in scales if client else ():
+        jobs += [_job(run) for run in _runs(client, f"jigclu-{scale}") if "jigclu.job" in run.data.tags]
+        for run in _runs(client, f"jigclu-{scale}-tables"):
+            if "jigclu.cell" in run.data.tags:
+                cells.append(_cell(run, scale))
+            elif "jigclu.table" in run.data.tags:
+                tables.append(_table(run, scale))
+    return Frames(
+        # Newest first comes out of the search: of two mirrors of one thing, the newer counts.
+        pd.DataFrame(jobs, columns=JOB_COLUMNS).drop_duplicates("job"),
+        pd.DataFrame(cells, columns=CELL_COLUMNS).drop_duplicates([*TABLE_KEY, "cell"]),
+        pd.DataFrame(tables, columns=TABLE_COLUMNS).drop_duplicates(TABLE_KEY),
+    )
+
+
+def _runs(client: MlflowClient | None, name: str) -> Iterator[Run]:
+    experiment = client.get_experiment_by_name(name) if client else None
+    if client is None or experiment is None or experiment.lifecycle_stage != "active":
+        return
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment.experiment_id], max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _job(run: Run) -> dict[str, Any]:
+    tags, params = run.data.tags, run.data.params
+    seconds = tags.get("jigclu.seconds") or run.data.metrics.get("result.seconds")
+    return {
+        "job": tags["jigclu.job"],
+        "run_id": run.info.run_id,
+        "name": run.info.run_name or tags["jigclu.job"],
+        "stage": tags.get("jigclu.stage", ""),
+        "seed": tags.get("jigclu.seed", ""),
+        "state": tags.get("jigclu.state") or STATUS_STATES.get(run.info.status, ""),
+        "message": tags.get("jigclu.message") or _said(tags.get("mlflow.note.content", "")),
+        "commit": tags.get("mlflow.source.git.commit", ""),
+        "command": tags.get("jigclu.command", ""),
+        "device": tags.get("jigclu.device", ""),
+        "seconds": finite(float(seconds)) if seconds else None,
+        "finished": run.info.end_time / 1000 if run.info.end_time else None,
+        "upstream": re.findall(r"\b[0-9a-f]{12}\b", params.get("upstream", "")),
+        "params": params,
+        "metrics": run.data.metrics,
+        "uri": run.info.artifact_uri or "",
+    }
+
+
+def _said(note: str) -> str:
+    """The message in a job's description, `**name**: failed`, message, the rest: for runs without the tag."""
+    match = re.match(r"\*\*.*\*\*: (?:failed|interrupted)\n\n(?!Fills |Builds |Folder: )(.+)", note)
+    return match[1] if match else ""
+
+
+def _list(text: str) -> list[Any]:
+    """A tag's list: JSON, or words between commas."""
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError:
+        parsed = [word.strip() for word in text.split(",") if word.strip()]
+    return parsed if isinstance(parsed, list) else [parsed]
+
+
+def _cell(run: Run, scale: str) -> dict[str, Any]:
+    tags, metrics = run.data.tags, run.data.metrics
+    values = _list(tags.get("jigclu.values", ""))
+    return {
+        **_key(tags, scale),
+        "cell": tags["jigclu.cell"],
+        "run_id": run.info.run_id,
+        "state": tags.get("jigclu.state", "not run"),
+        "message": tags.get("jigclu.message", ""),
+        "verdict": tags.get("jigclu.verdict", ""),
+        "jobs": [word.strip() for word in tags.get("jigclu.jobs", "").split(",") if word.strip()],
+        "commits": [word.strip() for word in tags.get("jigclu.commit", "").split(",") if word.strip()],
+        "values": [finite(value) if isinstance(value, int | float) else None for value in values],
+        "seeds": _list(tags.get("jigclu.seeds", "")),
+        **{name: metrics.get(name) for name in ("value", "std", "n")},
+    }
+
+
+def _table(run: Run, scale: str) -> dict[str, Any]:
+    return {
+        **_key(run.data.tags, scale),
+        "run_id": run.info.run_id,
+        "digest": run.data.tags.get(DIGEST_TAG, ""),
+    }
+
+
+def _key(tags: dict[str, str], scale: str) -> dict[str, str]:
+    return {
+        "table": tags.get("jigclu.table", ""),
+        "scale": tags.get("jigclu.scale", scale),
+        "protocol": tags.get("jigclu.protocol", ""),
+        "variant": tags.get("jigclu.variant", ""),
+    }
+
+
+def artifact(client: MlflowClient | None, run_id: str, uri: str, path: str) -> bytes | None:
+    """An artifact's bytes; None where it is missing or the artifact store does not answer."""
+    parts = urlparse(uri)
+    if parts.scheme in ("", "file"):
+        local = Path(unquote(parts.path)) / path
+        return local.read_bytes() if local.is_file() else None
+    if client is None:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+        except (MlflowException, OSError):
+            return None
+
+
+def artifact_json(client: MlflowClient | None, run_id: str, uri: str, path: str) -> dict[str, Any]:
+    """An artifact's JSON object; {} where it is missing or torn."""
+    try:
+        values = json.loads(artifact(client, run_id, uri, path) or b"{}")
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def history(client: MlflowClient | None, run_id: str, metric: str, points: int = 300) -> list[tuple[int, float]]:
+    """(step, value) of a metric in step order, thinned to about `points` by averaging neighbours; NaN left out."""
+    measured = client.get_metric_history(run_id, metric) if client else []
+    pairs = sorted((one.step, float(one.value)) for one in measured if finite(one.value) is not None)
+    width = max(1, math.ceil(len(pairs) / points))
+    groups = [pairs[start : start + width] for start in range(0, len(pairs), width)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

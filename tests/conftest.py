@@ -1,0 +1,46 @@
+"""Where tests find real data and golden numbers, and stores of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from jigclu.training import interrupt
+
+
+def _folder(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        pytest.skip(f"no {what} at {path}: set JIGCLU_DATA to a data root that has it")
+    return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The data root with real images."""
+    return (
+        _folder(Path(os.environ.get("JIGCLU_DATA", "data")), "real data")
+        if "JIGCLU_DATA" in os.environ
+        else pytest.skip("JIGCLU_DATA is not set: no real data")
+    )
+
+
+@pytest.fixture(scope="session")
+def imagenette(data_root: Path) -> Path:
+    _folder(data_root / "imagenette", "Imagenette")
+    return data_root
+
+
+@pytest.fixture(scope="session")
+def golden(data_root: Path) -> Path:
+    """Numbers made with the released code, beside the data root."""
+    return _folder(data_root.parent / "golden", "golden numbers")
+
+
+@pytest.fixture(autouse=True)
+def _calm() -> None:
+    """One thread, so that timing noise of small products goes; no stop request left over from another test."""
+    torch.set_num_threads(1)
+    interrupt.clear()

@@ -1,0 +1,307 @@
+"""The report, from real job folders over the real mirror and a real MLflow store."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.image import imsave
+
+from jigclu.training.folder import JobFolder
+from orchestrate import experiments, mirror
+from orchestrate.experiments import Cell, Experiment
+from reports import __main__ as command
+from reports import cells, read, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+NASTY = r"100% of #1 & $x_1^2$ ~ {a\b} | <c> § · é"
+FAILURE = "loss is NaN at step 310 | epoch 3 <b>"
+
+
+def add_job(store: Path, job_id: str, use: dict[str, str] | None = None, state: str = "done", **more: Any) -> JobFolder:
+    """A job folder as the orchestrator and a stage leave it. `more`: fields of job.json, `metrics`, `message`."""
+    stage = "linear" if use else "pretrain"
+    folder = JobFolder(store / stage / job_id).create()
+    metrics, message = more.pop("metrics", {}), more.pop("message", "")
+    config = {"backbone": "resnet18", "data": {"name": "imagenette"}, "epochs": 3}
+    job = {"id": job_id, "stage": stage, "seed": 0, "scale": "mini", "protocol": "official", "commit": "c0ffee" * 6}
+    job |= {"name": f"{stage} resnet18 imagenette {job_id} seed 0", "config": config, "upstream": [], "uses": []}
+    job |= {"command": f"python orchestrate/run.py table8 --only {job_id}", "uses": [use] if use else []}
+    folder.update_job(**job | more)
+    folder.set_status(state, message=message)
+    if state == "done":
+        folder.write_result(metrics, seconds=90.0, device="a CPU, 2 threads")
+    return folder
+
+
+def use(cell: str, scale: str = "mini", protocol: str = "official", variant: str = "") -> dict[str, str]:
+    place = {"scale": scale, "protocol": protocol, "variant": variant}
+    return {"experiment": "table8", "cell": cell, "metric": "top1", **place}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of table8 at scale mini, two cells at smoke, a variant, and runs of somebody else in the same MLflow."""
+    store = tmp_path_factory.mktemp("report") / "runs"
+    for seed, top1 in enumerate((60.0, 63.0)):
+        folder = add_job(
+            store, f"aaaaaaaaaa0{seed}", name=f"pretrain m=2 seed {seed}", seed=seed, metrics={"loss": 3.5}
+        )
+        for step in range(40):
+            folder.log(step, step / 10, loss=math.nan if step == 20 else 6 - step / 20)
+        imsave(folder.path / "figures" / "montage.png", [[[0.1 * seed, 0.5, 0.2]] * 8] * 8)
+        upstream: dict[str, Any] = {"upstream": [f"aaaaaaaaaa0{seed}"], "seed": seed}
+        add_job(store, f"bbbbbbbbbb0{seed}", use("m=2"), metrics={"top1": top1}, **upstream)
+    add_job(store, "bbbbbbbbbb30", use("m=3"), metrics={"top1": math.nan})
+    add_job(store, "aaaaaaaaaa40", state="failed", name="pretrain m=4 seed 0", message=FAILURE)
+    add_job(store, "bbbbbbbbbb40", use("m=4"), state="pending", upstream=["aaaaaaaaaa40"])
+    add_job(store, "cccccccccc00", use("random", "smoke"), scale="smoke", metrics={"top1": 50.0, "val_images": 400})
+    variant = use("m=2", "smoke", "paper", "linear.milestones=[1, 2] linear.epochs=3")
+    add_job(store, "cccccccccc01", variant, scale="smoke", state="running")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        mirror.sync(store)
+        client = read.connect(mirror.tracking_uri(store))
+    assert client is not None
+    client.create_run(client.create_experiment("somebody-else"), run_name="theirs")
+    ours = client.get_experiment_by_name("jigclu-mini-tables")
+    assert ours is not None
+    client.create_run(ours.experiment_id, tags={"jigclu.table": "table99", "jigclu.cell": "x"})
+    client.create_run(ours.experiment_id, run_name="no tags of ours")
+    return store
+
+
+@pytest.fixture(autouse=True)
+def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def run(store: Path, out: Path, *arguments: str) -> dict[str, Any]:
+    """`python -m reports` in this process; results.json, read strictly."""
+    assert command.main(["--store", str(store), "--out", str(out), *arguments]) == 0
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return dict(json.loads((out / "results.json").read_text(), parse_constant=refuse))
+
+
+def by_cell(results: dict[str, Any], scale: str = "mini", protocol: str = "official") -> dict[str, dict[str, Any]]:
+    return {one["cell"]: one for one in results["cells"] if (one["scale"], one["protocol"]) == (scale, protocol)}
+
+
+@pytest.fixture(scope="module")
+def out(store: Path) -> Path:
+    """What a report without flags wrote."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        run(store, store.parent / "out")
+    return store.parent / "out"
+
+
+def uploaded(store: Path) -> dict[str, int]:
+    files = (store / "mlartifacts" / "jigclu-mini-tables").rglob("table8-*")
+    return {path.name: path.stat().st_mtime_ns for path in files}
+
+
+def test_second_report_is_byte_equal_and_adds_nothing_to_mlflow(store: Path, out: Path, tmp_path: Path) -> None:
+    before = uploaded(store)
+    assert set(before) == {f"table8-mini-official.{kind}" for kind in ("md", "csv", "tex", "png", "pdf")}
+    run(store, tmp_path)
+    assert uploaded(store) == before
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in out.iterdir()}
+    for path in out.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_table_is_uploaded_again_when_its_bytes_changed(store: Path, out: Path) -> None:
+    client = read.connect(mirror.tracking_uri(store))
+    frames = read.load(client, ["mini"])
+    table = cells.assemble(client, frames, experiments.find(["table8"]), ["mini"])[0]
+    files = command.render_table(table)
+    files.pop(f"{table.stem}.svg")
+    assert not command.upload(client, table, files)
+    assert command.upload(client, replace(table, digest="of older bytes"), files)
+
+
+def test_half_a_table_is_shown_with_what_is_missing_and_why(out: Path) -> None:
+    text = (out / "table8-mini-official.md").read_text()
+    assert "| m | 2 | 3 | 4 | random init (ours only) |" in text
+    assert "| Accuracy (%) | 61.5 ± 2.1 (n=2) | NaN | failed | not run |" in text
+    assert "| printed | 80.9 | 74.7 | 70.1 | |" in text.replace("  |", " |")
+    assert "−19.4" in text
+    assert "Not run: random. To run: python orchestrate/run.py table8 --scale mini\n" in text
+    assert FAILURE in text
+    page = (out / "index.html").read_text()
+    assert "loss is NaN at step 310 | epoch 3 &lt;b&gt;" in page and "<b>" not in page
+    assert "not comparable to the printed ones" in page
+    for shown in (
+        "bbbbbbbbbb00",
+        "aaaaaaaaaa00",
+        "--only bbbbbbbbbb00",
+        "a CPU, 2 threads",
+        "1 min 30 s",
+        "data:image/png",
+    ):
+        assert shown in page
+
+
+def test_results_json_has_every_cell_of_every_shown_table(store: Path, out: Path) -> None:
+    results = json.loads((out / "results.json").read_text())
+    ledger = experiments.find(["table8"])[0]
+    shown = list(dict.fromkeys((one["scale"], one["protocol"], one["variant"]) for one in results["cells"]))
+    variant = "linear.milestones=[1, 2] linear.epochs=3"
+    assert shown == [("mini", "official", ""), ("smoke", "official", ""), ("smoke", "paper", variant)]
+    assert [one["cell"] for one in results["cells"]] == [cell.key for cell in ledger.all_cells] * 3
+    cell = by_cell(results)["m=2"]
+    assert (cell["value"], cell["n"], cell["seeds"], cell["values"]) == (61.5, 2, [0, 1], [60.0, 63.0])
+    assert cell["std"] == pytest.approx(4.5**0.5) and cell["difference"] == pytest.approx(61.5 - 80.9)
+    assert cell["jobs"] == ["bbbbbbbbbb00", "bbbbbbbbbb01"] and cell["commit"] == "c0ffee" * 6
+    assert cell["command"].split(" && ")[1] == "python orchestrate/run.py table8 --only bbbbbbbbbb01"
+    states = {key: (one["state"], one["value"]) for key, one in by_cell(results).items() if key != "m=2"}
+    assert states == {"m=3": ("done", None), "m=4": ("failed", None), "random": ("not run", None)}
+    assert by_cell(results)["random"]["reference"] and not cell["reference"] and not cell["comparable"]
+    assert results["run"]["jobs"] == {"done": 6, "failed": 1, "pending": 1, "running": 1}
+    with open(out / "table8-mini-official.csv", newline="") as file:
+        assert [line["cell"] for line in csv.DictReader(file)] == [cell.key for cell in ledger.all_cells]
+
+
+def test_one_seed_has_the_binomial_interval_of_its_validation_set(out: Path) -> None:
+    cell = by_cell(json.loads((out / "results.json").read_text()), "smoke")["random"]
+    assert cell["half_width_95"] == pytest.approx(4.9, abs=0.01)  # 1.96 * sqrt(0.5 * 0.5 / 400)
+    assert "random ±4.9" in (out / "table8-smoke-official.md").read_text()
+
+
+def test_variant_names_its_overrides_in_the_command(out: Path) -> None:
+    texts = [path.read_text() for path in out.glob("table8-smoke-paper-*.md")]
+    assert len(texts) == 1
+    assert "--protocol paper --set 'linear.milestones=[1, 2]' --set linear.epochs=3" in texts[0]
+
+
+def test_fullest_scale_comes_first_and_the_larger_of_equals() -> None:
+    filled = {"smoke": 1, "mini": 3, "paper": 1}
+    rows = [{"scale": scale, "value": 50.0} for scale, count in filled.items() for _ in range(count)]
+    rows += [{"scale": "smoke", "value": math.nan}] * 5
+    cells_frame = pd.DataFrame(rows, columns=read.CELL_COLUMNS)
+    frames = read.Frames(pd.DataFrame(columns=read.JOB_COLUMNS), cells_frame, pd.DataFrame(columns=read.TABLE_COLUMNS))
+    assert cells.fullest_first(frames) == ["mini", "paper", "smoke"]
+
+
+def test_flags_choose_scales_in_the_order_given(store: Path, tmp_path: Path) -> None:
+    results = run(store, tmp_path, "--scale", "smoke", "mini", "--protocol", "official", "--targets", "m")
+    assert results["run"]["scales"] == ["smoke", "mini"] and results["run"]["protocols"] == ["official"]
+
+
+def test_no_run_at_all_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "runs", tmp_path / "out")["cells"] == []
+    assert "python orchestrate/run.py table8 --scale mini" in (tmp_path / "out" / "index.html").read_text()
+    assert "No runs yet" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+def test_named_experiment_without_runs_is_shown_cell_by_cell(tmp_path: Path) -> None:
+    results = run(tmp_path / "runs", tmp_path / "out", "--scale", "mini", "--targets", "table8")
+    assert {one["state"] for one in results["cells"]} == {"not run"} and len(results["cells"]) == 4
+    assert (tmp_path / "out" / "table8-mini-official.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_missing_artifacts_leave_the_numbers(store: Path, tmp_path: Path) -> None:
+    folder, aside = store / "mlartifacts" / "jigclu-mini", store / "aside"
+    folder.rename(aside)
+    try:
+        assert by_cell(run(store, tmp_path))["m=2"]["value"] == 61.5
+    finally:
+        aside.rename(folder)
+    assert "data:image/png" not in (tmp_path / "index.html").read_text()
+
+
+def test_unreachable_server_is_one_line(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert command.main(["--store", str(store), "--out", str(tmp_path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["warning", "error"]
+
+
+def test_unknown_names_are_answered_with_the_valid_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, word, right in (
+        ("--scale", "minni", "mini"),
+        ("--protocol", "papr", "paper"),
+        ("--targets", "tabel8", "table8"),
+    ):
+        assert command.main([flag, word]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"did you mean {right}?" in error
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.targets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.targets += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")
+        ]
+
+
+def test_page_needs_no_network(out: Path) -> None:
+    text = (out / "index.html").read_text()
+    links = _Links()
+    links.feed(text)
+    assert {"svg", "img", "details", "style"} <= links.tags and not links.tags & {"script", "link", "iframe", "object"}
+    assert {link for link in links.targets if not link.startswith(("#", "data:"))} == {"results.json"}
+    assert "@import" not in text and not [part for part in text.split("url(")[1:] if not part.startswith("#")]
+
+
+def nasty_table() -> cells.Table:
+    cell = Cell(key="a", row=NASTY, column="b", report="linear.top1", printed=1.25)
+    places: dict[str, Any] = {"title": NASTY, "source": "§1", "topic": "t", "unit": "% top-1"}
+    experiment = Experiment(name="table0", recipe={"linear": {}}, cells=(cell,), **places)
+    result = cells.Result(cell, False, "failed", f"{NASTY} \N{SNOWMAN}", "", None, None, 0, None, (), (), (), (), ())
+    return cells.Table(experiment, "paper", "official", "", (result,), "", "")
+
+
+def test_latex_escapes_what_latex_would_read() -> None:
+    wanted = r"100\% of \#1 \& \$x\_1\textasciicircum{}2\$ \textasciitilde{} \{a\textbackslash{}b\} \textbar{} "
+    assert tables.escape(NASTY) == wanted + r"\textless{}c\textgreater{} \S{} \textperiodcentered{} é"
+    assert "☃" not in tables.latex(nasty_table())
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles_on_its_own(out: Path, tmp_path: Path) -> None:
+    shutil.copy(out / "table8-mini-official.tex", tmp_path / "half.tex")
+    (tmp_path / "nasty.tex").write_text(tables.latex(nasty_table()), encoding="utf-8")
+    for name in ("half.tex", "nasty.tex"):
+        words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+        assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_markdown_keeps_a_nasty_name_in_its_cell() -> None:
+    text = tables.markdown(nasty_table())
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.replace(r"\|", "").count("|") for line in lines} == {3}
+
+
+def test_reports_never_imports_torch(store: Path, tmp_path: Path) -> None:
+    code = "import sys; from reports.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    words = [sys.executable, "-c", code, "--store", str(store), "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-2:] == [str(tmp_path / "index.html"), "False"]
+    assert done.stderr == ""
