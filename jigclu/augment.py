@@ -125,12 +125,11 @@ def resize_weights(
     out = torch.arange(target, device=start.device, dtype=torch.float32)[None, :, None]
     if flip is not None:
         out = torch.where(flip[:, None, None], target - 1 - out, out)
-    pixel = torch.arange(source, device=start.device, dtype=torch.float32)[None, None, :] - start
+    place = torch.arange(source, device=start.device, dtype=torch.float32)[None, None, :]
+    pixel = place - start
     weights = (1 - ((pixel + 0.5 - (out + 0.5) * scale) / support).abs()).clamp(min=0)
-    if limit is None:
-        weights = weights * ((pixel >= 0) & (pixel < length))
-    else:
-        weights = weights * (pixel + start < limit.float()[:, None, None])
+    seen = (pixel >= 0) & (pixel < length) if limit is None else place < limit.float()[:, None, None]
+    weights = weights * seen
     return weights / weights.sum(dim=2, keepdim=True)
 
 

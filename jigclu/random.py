@@ -51,7 +51,7 @@ def uniforms(seed: int, purpose: int, epoch: int, indices: Tensor, patches: int,
 def permutation(seed: int, purpose: int, epoch: int, step: int, length: int) -> Tensor:
     """A random permutation of `length`, int64, the same on every rank and device.
 
-    Sorted by 64 random bits: ties are out of reach, and a stable sort would settle them.
+    Sorted by 63 random bits: ties are out of reach, and a stable sort would settle them.
     """
     first, second, _, _ = philox(
         (torch.arange(length), torch.tensor(step), torch.tensor(epoch), torch.tensor(0)),

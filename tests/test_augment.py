@@ -92,8 +92,8 @@ def test_crop_and_resize_is_pil(canvases: tuple[Tensor, Tensor], size: int) -> N
     ours = augment.crop_resize(images, crop, size, flip)
     cut = by_pil(images.repeat(len(crops), 1, 1, 1), lambda image, i: pil_crop(image, crop[i].tolist(), size))
     theirs = torch.where(flip[:, None, None, None], cut.flip(3), cut)
-    assert psnr(ours, theirs).min() >= 50
-    assert (ours - theirs).abs().max() <= 1.25 * LEVEL
+    assert psnr(ours, theirs).min() >= 54
+    assert (ours - theirs).abs().max() <= 1.05 * LEVEL
     unflipped = augment.crop_resize(images, crop, size)
     torch.testing.assert_close(unflipped, torch.where(flip[:, None, None, None], ours.flip(3), ours), rtol=0, atol=1e-5)
 

@@ -140,8 +140,6 @@ class Probe:
         return {**self.now[0], **by_lr}
 
     def finish(self) -> dict[str, Any]:
-        if not self.now:  # gone on from a checkpoint of the very last step
-            self.now = self.best
         by_lr = {
             f"{rate:g}": {**best, "last_top1": now["top1"]}
             for rate, best, now in zip(self.rates, self.best, self.now, strict=True)

@@ -34,7 +34,8 @@ def centre_crop(canvas: Tensor, sizes: Tensor, resize: int, size: int) -> Tensor
     shorter = sizes.min(dim=1).values
     axes = []
     for extent in (sizes[:, 0], sizes[:, 1]):
-        resized = resize * extent // shorter  # torchvision truncates the longer side; in integers, floats would lose a pixel
+        # torchvision truncates the longer side; in integers, for floats would lose a pixel here and there.
+        resized = resize * extent // shorter
         step = extent.double() / resized
         start = ((resized - size) / 2).round() * step
         axes.append(augment.resize_weights(start, size * step, side, size, limit=extent))
