@@ -84,7 +84,7 @@ def _one_step(out: Path, m: int) -> None:
     state = {
         "losses": torch.tensor([float(value) for value in logged.values()]),
         **{f"grad {name}": p.grad for name, p in method.network.named_parameters()},
-        **{name: b for name, b in method.network.named_buffers()},
+        **dict(method.network.named_buffers()),
     }
     torch.save(state, out / f"{where.world}-{where.rank}.pt")
 
@@ -103,7 +103,8 @@ def test_two_ranks_have_the_losses_and_gradients_of_one(tmp_path: Path, m: int) 
 
 
 def _train(out: Path) -> None:
-    pretrain.run(config(), out)
+    # A small rate: at the real one, batch norm over 8 images blows rounding up a thousandfold within five steps.
+    pretrain.run(config(optimizer={"lr": 1e-4}), out)
 
 
 def test_two_ranks_train_to_the_weights_of_one(tmp_path: Path) -> None:
@@ -111,15 +112,18 @@ def test_two_ranks_train_to_the_weights_of_one(tmp_path: Path) -> None:
     for name in ("one", "two"):
         folders[name] = JobFolder(tmp_path / "pretrain" / name).create()
         folders[name].update_job(seed=3)
+    torch.manual_seed(3)
+    torch.save(methods.build(config(), 3, place("cpu", 1)).encoder_state_dict(), folders["one"].path / "start.pt")
     on_ranks(2, _train, folders["two"].path)
     _train(folders["one"].path)
     one, two = (torch.load(folder.path / "encoder.pt", weights_only=True) for folder in folders.values())
-    # Five steps of float32 with sums in another order.
+    start = torch.load(folders["one"].path / "start.pt", weights_only=True)
     for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=5e-3, atol=5e-4, msg=name)
+        moved = (value.double() - start[name]).norm()
+        assert (value.double() - two[name]).norm() <= 0.02 * moved + 1e-6, name
     assert folders["two"].result["world"] == 2
     losses = [[line["loss"] for line in folder.metrics()] for folder in folders.values()]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_falls_back_with_a_warning(
         with pytest.raises(interrupt.Interrupted):
             train(job, checkpoint_minutes=10)
         interrupt.clear()
-    older, newest = Checkpoints(job.path / "checkpoint").paths()
+    _, newest = Checkpoints(job.path / "checkpoint").paths()
     newest.write_bytes(newest.read_bytes()[:-1000])
     train(job, checkpoint_minutes=10)
     assert "damaged" in caplog.text and newest.name in caplog.text
