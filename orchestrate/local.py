@@ -76,6 +76,8 @@ class Walk:
 
     def run(self) -> int:
         """0: every job done; 1: some failed. KeyboardInterrupt passes through, with the children stopped and saved."""
+        # `kill` stops a walk as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with _mirroring(self.store):
             try:
                 while len(self.settled) < len(self.plan.jobs):
@@ -121,7 +123,7 @@ class Walk:
             upstream = [self.settled.get(job_id) for job_id in job.upstream]
             if any(state in ("failed", "skipped") for state in upstream):
                 self.settled[job.id] = "skipped"
-                say(f"{_now()} skipped  {job.id}  {job.name}: what it builds on failed")
+                say(f"{_now()} skipped  {job.id}  {job.name}: what it builds on did not finish")
             elif all(state == "done" for state in upstream):
                 self._start(job)
 
@@ -140,10 +142,12 @@ class Walk:
             if job.id in self.elsewhere and state == "failed":
                 self.elsewhere.discard(job.id)
                 return self._settle(job, ran=False)
-            slot = self.slots.take()
+            self.elsewhere.discard(job.id)
+            # A job whose orchestrator was killed holds no slot any more, but it runs.
+            free = max(1, len(self.slots.gpus)) - len(self.running) - len(self.elsewhere)
+            slot = self.slots.take() if free > 0 else None
             if slot is None:
                 return
-            self.elsewhere.discard(job.id)
             write_job(self.plan, job, self.store)
             handle = self._submit(job, folder, slot)
             note_submission(

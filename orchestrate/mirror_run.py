@@ -76,7 +76,7 @@ def wanted_run(folder: Path) -> Wanted:
     job, status, result = files.job, files.status, files.result
     state = state_of(status, result)
     finished = int(1000 * float(result.get("finished", 0)))
-    values = {**result.get("metrics", {}), "seconds": result.get("seconds")}
+    values = {**result.get("metrics", {}), **{key: result.get(key) for key in ("seconds", "val_images")}}
     points = [
         (metric_name(f"result.{name}"), known, finished, 0)
         for name, value in sorted(values.items())
@@ -89,7 +89,7 @@ def wanted_run(folder: Path) -> Wanted:
         experiment=f"jigclu-{job.get('scale', 'paper')}",
         start=_start(folder, result),
         source=f"{job.get('source_digest', '')} {job.get('data_fingerprint', '')}",
-        tags=_tags(folder, job, status, state),
+        tags=_tags(folder, job, status, result, state),
         params={**_flat(job.get("config", {})), **({"upstream": upstream} if upstream else {})},
         points=points,
         status=(RUN_STATUS.get(state, "RUNNING"), end),
@@ -104,7 +104,9 @@ def _start(folder: Path, result: dict[str, Any]) -> int:
     return int(1000 * first.get("time", (folder / "job.json").stat().st_mtime))
 
 
-def _tags(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str) -> dict[str, str]:
+def _tags(
+    folder: Path, job: dict[str, Any], status: dict[str, Any], result: dict[str, Any], state: str
+) -> dict[str, str]:
     return {
         "jigclu.job": folder.name,
         "jigclu.stage": str(job.get("stage", "")),
@@ -113,6 +115,12 @@ def _tags(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str)
         "jigclu.protocol": str(job.get("protocol", "")),
         "jigclu.scale": str(job.get("scale", "")),
         "jigclu.state": state,
+        "jigclu.message": str(status.get("message") or ""),
+        "jigclu.command": str(job.get("command", "")),
+        "jigclu.device": str(result.get("device", "")),
+        "jigclu.versions": " ".join(
+            f"{name}={version}" for name, version in sorted(result.get("versions", {}).items())
+        ),
         "jigclu.slurm_job_id": str(status.get("slurm_job_id") or ""),
         "mlflow.source.git.commit": str(job.get("commit", "")),
         "mlflow.note.content": _note(folder, job, status, state),

@@ -57,7 +57,7 @@ def report(
     ledger = experiments.find(targets or ["all"])
     frames = read.load(client, experiments.overlays("scales"))
     shown_scales = scales or cells.fullest_first(frames) or (["paper"] if targets else [])
-    shown = cells.assemble(client, frames, ledger, shown_scales, protocol, named=bool(targets))
+    shown = cells.assemble(frames, ledger, shown_scales, protocol, named=bool(targets))
     out.mkdir(parents=True, exist_ok=True)
     drawn = []
     for table in shown:

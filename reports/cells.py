@@ -7,17 +7,17 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from jigclu.config import ConfigError
 from orchestrate.experiments import Cell, Experiment
-from reports.read import TABLE_KEY, Frames, artifact_json, finite
+from reports.read import TABLE_KEY, Frames, finite
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    pass
 
 SCALE_ORDER = ("paper", "small", "mini", "smoke")
 
@@ -36,6 +36,7 @@ class Job:
     commit: str
     command: str
     device: str
+    versions: str
     seconds: float | None
     finished: float | None
     upstream: tuple[str, ...]
@@ -150,7 +151,6 @@ def fullest_first(frames: Frames) -> list[str]:
 
 
 def assemble(
-    client: MlflowClient | None,
     frames: Frames,
     ledger: list[Experiment],
     scales: list[str],
@@ -161,7 +161,7 @@ def assemble(
 
     `named`: the user named these experiments, so one without any run is shown as well, every cell "not run".
     """
-    jobs = _Jobs(client, frames)
+    jobs = _Jobs(frames)
     found = pd.concat([frames.tables[TABLE_KEY], frames.cells[TABLE_KEY]]).drop_duplicates()
     tables = []
     for scale in scales:
@@ -232,10 +232,9 @@ def _half_width(value: float | None, images: float | None, unit: str) -> float |
 
 
 class _Jobs:
-    """Jobs by id. What the mirror did not put into tags is read from the artifacts, of shown jobs only, once."""
+    """Jobs by id, made of their frame's rows as they are asked for."""
 
-    def __init__(self, client: MlflowClient | None, frames: Frames):
-        self.client = client
+    def __init__(self, frames: Frames):
         self.rows = {str(row["job"]): row for row in frames.jobs.to_dict("records")}
         self.known: dict[str, Job] = {}
 
@@ -255,13 +254,4 @@ class _Jobs:
             return None
         fields: dict[str, Any] = {str(name): value for name, value in row.items()}
         fields |= {"upstream": tuple(row["upstream"]), **{name: finite(row[name]) for name in ("seconds", "finished")}}
-        job = Job(**fields)
-        if not job.command:
-            values = artifact_json(self.client, job.run_id, job.uri, "job.json")
-            upstream = job.upstream or tuple(map(str, values.get("upstream", ())))
-            job = replace(job, command=str(values.get("command", "")), upstream=upstream)
-        if job.state == "done" and (not job.device or job.seconds is None):
-            values = artifact_json(self.client, job.run_id, job.uri, "result.json")
-            seconds = job.seconds if job.seconds is not None else finite(values.get("seconds"))
-            job = replace(job, device=job.device or str(values.get("device", "")), seconds=seconds)
-        return job
+        return Job(**fields)

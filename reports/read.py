@@ -31,7 +31,7 @@ CELL_COLUMNS = [
     *("values", "seeds", "value", "std", "n"),
 ]
 JOB_COLUMNS = [
-    *("job", "run_id", "name", "stage", "seed", "state", "message", "commit", "command", "device"),
+    *("job", "run_id", "name", "stage", "seed", "state", "message", "commit", "command", "device", "versions"),
     *("seconds", "finished", "upstream", "params", "metrics", "uri"),
 ]
 DIGEST_TAG = "jigclu.report_digest"
@@ -109,7 +109,7 @@ def _runs(client: MlflowClient | None, name: str) -> Iterator[Run]:
 
 def _job(run: Run) -> dict[str, Any]:
     tags, params = run.data.tags, run.data.params
-    seconds = tags.get("jigclu.seconds") or run.data.metrics.get("result.seconds")
+    seconds = run.data.metrics.get("result.seconds")
     return {
         "job": tags["jigclu.job"],
         "run_id": run.info.run_id,
@@ -117,10 +117,11 @@ def _job(run: Run) -> dict[str, Any]:
         "stage": tags.get("jigclu.stage", ""),
         "seed": tags.get("jigclu.seed", ""),
         "state": tags.get("jigclu.state") or STATUS_STATES.get(run.info.status, ""),
-        "message": tags.get("jigclu.message") or _said(tags.get("mlflow.note.content", "")),
+        "message": tags.get("jigclu.message", ""),
         "commit": tags.get("mlflow.source.git.commit", ""),
         "command": tags.get("jigclu.command", ""),
         "device": tags.get("jigclu.device", ""),
+        "versions": tags.get("jigclu.versions", ""),
         "seconds": finite(float(seconds)) if seconds else None,
         "finished": run.info.end_time / 1000 if run.info.end_time else None,
         "upstream": re.findall(r"\b[0-9a-f]{12}\b", params.get("upstream", "")),
@@ -128,12 +129,6 @@ def _job(run: Run) -> dict[str, Any]:
         "metrics": run.data.metrics,
         "uri": run.info.artifact_uri or "",
     }
-
-
-def _said(note: str) -> str:
-    """The message in a job's description, `**name**: failed`, message, the rest: for runs without the tag."""
-    match = re.match(r"\*\*.*\*\*: (?:failed|interrupted)\n\n(?!Fills |Builds |Folder: )(.+)", note)
-    return match[1] if match else ""
 
 
 def _list(text: str) -> list[Any]:
@@ -195,15 +190,6 @@ def artifact(client: MlflowClient | None, run_id: str, uri: str, path: str) -> b
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
         except (MlflowException, OSError):
             return None
-
-
-def artifact_json(client: MlflowClient | None, run_id: str, uri: str, path: str) -> dict[str, Any]:
-    """An artifact's JSON object; {} where it is missing or torn."""
-    try:
-        values = json.loads(artifact(client, run_id, uri, path) or b"{}")
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def history(client: MlflowClient | None, run_id: str, metric: str, points: int = 300) -> list[tuple[int, float]]:

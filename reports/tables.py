@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -175,7 +176,12 @@ def commands(table: Table, result: Result) -> list[str]:
 
 
 def record(table: Table, result: Result) -> dict[str, Any]:
-    """Everything known of a cell, as plain JSON values: a line of results.json."""
+    """Everything known of a cell, as plain JSON values: a line of results.json.
+
+    `hardware`, `versions`, `seconds` (wall, of all the jobs behind the cell) and `date` say where the number comes from.
+    """
+    chain = {job.job: job for jobs in result.chains for job in jobs}.values()
+    finished = [job.finished for job in chain if job.finished]
     return {
         "experiment": table.experiment.name,
         "cell": result.cell.key,
@@ -202,6 +208,10 @@ def record(table: Table, result: Result) -> dict[str, Any]:
         "runs": [job.run_id for job in result.jobs],
         "commit": ",".join(result.commits),
         "command": " && ".join(commands(table, result)),
+        "hardware": "; ".join(sorted({job.device for job in chain if job.device})),
+        "versions": "; ".join(sorted({job.versions for job in chain if job.versions})),
+        "seconds": round(sum(job.seconds or 0 for job in chain)),
+        "date": f"{datetime.fromtimestamp(max(finished), UTC):%Y-%m-%d}" if finished else "",
     }
 
 
