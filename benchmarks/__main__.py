@@ -115,7 +115,7 @@ def main() -> None:
     )
     for name, (median, low, high) in rows.items():
         print(
-            f"{name:48s} {config.batch_size / median:9.1f} images/s   {1e3 * median:8.1f} ms  [{1e3 * low:.1f}, {1e3 * high:.1f}]"
+            f"{name:48s} {config.batch_size / median:9.1f} images/s  {1e3 * median:8.1f} ms [{1e3 * low:.1f}, {1e3 * high:.1f}]"
         )
     ratios = {
         "full step / bare backbone": rows[names[0]][0] / rows[names[1]][0],
