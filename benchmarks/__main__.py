@@ -129,10 +129,9 @@ def main() -> None:
         )
         path.parent.mkdir(exist_ok=True)
         measured = {name: dict(zip(("median_s", "low_s", "high_s"), row, strict=True)) for name, row in rows.items()}
-        path.write_text(json.dumps({
-            "device": device_name(where.device), "python": platform.python_version(), "torch": torch.__version__,
-            "date": f"{datetime.now(UTC):%Y-%m-%d}", "n": args.rounds, "batch": config.batch_size, "rows": measured, "ratios": ratios,
-        }, indent=1) + "\n")  # fmt: skip
+        about = {"device": device_name(where.device), "python": platform.python_version(), "torch": torch.__version__}
+        about |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "n": args.rounds, "batch": config.batch_size}
+        path.write_text(json.dumps({**about, "rows": measured, "ratios": ratios}, indent=1) + "\n")
         print(path.relative_to(Path.cwd()))
 
 
