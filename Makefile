@@ -6,7 +6,6 @@ READY := $(VENV)/.ready
 SCALE ?=
 PROTOCOL ?=
 TARGETS ?=
-export PYTHONPATH := $(CURDIR)
 
 .PHONY: demo test report lint bench mlflow clean
 

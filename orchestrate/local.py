@@ -84,7 +84,7 @@ class Walk:
                     self._collect()
                     self._start_ready()
                     self._show()
-                    time.sleep(POLL_SECONDS if self.running or self.elsewhere else 0)
+                    time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
                 self._stop()
                 raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from jigclu.training import interrupt
+from orchestrate import mirror
 
 
 def _folder(path: Path, what: str) -> Path:
@@ -44,3 +46,27 @@ def _calm() -> None:
     """One thread, so that timing noise of small products goes; no stop request left over from another test."""
     torch.set_num_threads(1)
     interrupt.clear()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty migrated database: making one takes seconds, copying it none."""
+    store = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        mirror.prepare(store)
+    return store / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store whose database is there and known to be migrated."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = tmp_path / "runs"
+    store.mkdir()
+    shutil.copy(template, store / "mlflow.db")
+    made = next(template.parent.glob(".mirror/*/prepared"))
+    marker = store / ".mirror" / mirror.cursor_folder(store).name / "prepared"
+    marker.parent.mkdir(parents=True)
+    shutil.copy(made, marker)
+    return store

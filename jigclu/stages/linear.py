@@ -146,6 +146,6 @@ class Probe:
         }
         reported = by_lr[f"{self.config.lr:g}"]
         metrics = {name: reported[name] for name in ("top1", "top5", "last_top1")}
-        return self.session.finish(
-            metrics, by_lr=by_lr, lr=self.config.lr, val_images=len(self.truth), images=len(self.train)
-        )
+        unreadable = sorted(path for counted in self.extractor.unreadable.values() for path in counted.paths)
+        counts = {"val_images": len(self.truth), "images": len(self.train), "unreadable": unreadable}
+        return self.session.finish(metrics, by_lr=by_lr, lr=self.config.lr, **counts)

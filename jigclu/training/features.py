@@ -58,6 +58,7 @@ class Extractor:
 
     def __init__(self, backbone: Backbone, config: EvaluationConfig, device: torch.device):
         self.config, self.device = config, device
+        self.unreadable: dict[str, Unreadable] = {}  # by data fingerprint: counted over all passes, logged once
         backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.backbone: Backbone = backbone.eval().requires_grad_(False)
 
@@ -80,7 +81,8 @@ class Extractor:
         size = self.config.batch_size
         groups = [list(order[start : start + size]) for start in range(0, len(order), size)]
         workers = loader_workers(self.config.runtime, self.device)
-        for batch in batches(dataset, groups, workers, Unreadable(), substitute=False):
+        unreadable = self.unreadable.setdefault(dataset.fingerprint, Unreadable())
+        for batch in batches(dataset, groups, workers, unreadable, substitute=False):
             yield batch._replace(canvas=batch.canvas.to(self.device, non_blocking=True))
 
 
