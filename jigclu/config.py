@@ -9,13 +9,21 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 DatasetName = Literal["scenes", "imagenette", "imagenet100", "imagenet1k"]
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
-Range = tuple[float, float]
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < values[0] <= values[1]:
+        raise ValueError(f"two positive numbers, the smaller first, are expected, not {values}")
+    return values
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 
 # Declared versions stand in the job id; raise one when the bytes behind the name change on purpose.
 DATASET_VERSIONS: dict[str, str] = {
@@ -33,13 +41,14 @@ class Strict(BaseModel):
 class DataConfig(Strict):
     """A data set by name and declared version.
 
-    `canvas`: side in pixels of the square uint8 canvas that an image is decoded to (its longer side is scaled down to
-    fit, its aspect kept). `train_images`/`val_images`: use only so many, class-balanced; for `scenes` how many are drawn.
+    `canvas`: side in pixels of the square uint8 canvas that an image is decoded to. A longer image is scaled down to fit,
+    its aspect kept; the released code crops from the original (protocols.md §1.1), and ImageNet's usual 500 pixels stay
+    as they are. `train_images`/`val_images`: use only so many, class-balanced; for `scenes` how many are drawn.
     """
 
     name: DatasetName = "imagenet100"
     version: str = ""
-    canvas: Positive = 384
+    canvas: Positive = 512
     train_images: Positive | None = None
     val_images: Positive | None = None
 

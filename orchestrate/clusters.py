@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,10 +60,18 @@ def load(word: str | None) -> Cluster:
 
 
 def visible_gpus() -> list[int]:
-    """Indices of this machine's GPUs that CUDA_VISIBLE_DEVICES leaves, without importing torch."""
+    """Indices of this machine's GPUs that CUDA_VISIBLE_DEVICES leaves, without importing torch.
+
+    ConfigError for GPUs named otherwise (UUIDs, MIG slices): submitit's local executor takes indices.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [int(word) for word in visible.split(",") if word.strip().isdigit()]
+        words = [word.strip() for word in visible.split(",") if word.strip()]
+        if odd := [word for word in words if not word.lstrip("-").isdigit()]:
+            raise ConfigError(
+                f"CUDA_VISIBLE_DEVICES names {odd[0]!r}; name GPUs by index, as nvidia-smi -L numbers them"
+            )
+        return [int(word) for word in words if int(word) >= 0]
     if not shutil.which("nvidia-smi"):
         return []
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
@@ -74,27 +83,40 @@ def job_environment(tree: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
 
 
+def sbatch_flags(cluster: Cluster, tasks: int, after: list[str]) -> dict[str, Any]:
+    """sbatch's options by their long names: the cluster's own `options` win, `false` there leaves one of ours out."""
+    flags: dict[str, Any] = {
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "gpus_per_node": tasks if cluster.gpus else None,
+        "cpus_per_task": cluster.cpus_per_task,
+        "mem": f"{round(cluster.mem_gb * 1024)}M" if cluster.mem_gb else None,
+        "requeue": True,  # a site may have JobRequeue=0
+        **{key.replace("-", "_"): value for key, value in cluster.options.items()},
+    }
+    if after:
+        flags |= {"dependency": "afterok:" + ":".join(after), "kill_on_invalid_dep": "yes"}
+    return {key: value for key, value in flags.items() if value is not None and value is not False}
+
+
 def slurm_executor(cluster: Cluster, logs: Path, name: str, tree: Path, gpus: int, after: list[str]) -> Any:
-    """A submitit executor for one job: one task a GPU, upstream by afterok, hung jobs cancelled by SLURM itself."""
+    """A submitit executor for one job on one node: one task a GPU; it starts when the jobs `after` have ended well."""
     import submitit
 
-    executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=1_000_000)
-    extra: dict[str, Any] = dict(cluster.options)
-    for key in ("account", "qos", "constraint"):
-        if value := getattr(cluster, key):
-            extra[key] = value
-    if after:
-        extra |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+    executor = submitit.SlurmExecutor(folder=logs)
     tasks = max(1, gpus) if cluster.gpus else 1
-    limits: dict[str, Any] = {"gpus_per_node": tasks} if cluster.gpus else {}
-    if cluster.mem_gb:
-        limits["mem"] = f"{int(cluster.mem_gb)}G"
-    if cluster.partition:
-        limits["partition"] = cluster.partition
-    exports = [f"export {key}='{value}'" for key, value in job_environment(tree).items()]
+    flags = sbatch_flags(cluster, tasks, after)
+    # srun takes no --cpus-per-task from sbatch since SLURM 22.05; a rank that dies must not leave the others waiting for it.
+    step = ["--kill-on-bad-exit=1"]
+    if "cpus_per_task" in flags:
+        step.append(f"--cpus-per-task={flags['cpus_per_task']}")
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in job_environment(tree).items()]
     executor.update_parameters(
-        job_name=name, nodes=1, ntasks_per_node=tasks, cpus_per_task=cluster.cpus_per_task, time=cluster.minutes,
-        setup=[*cluster.setup, *exports], additional_parameters=extra, **limits,
+        job_name=name, time=cluster.minutes, nodes=1, ntasks_per_node=tasks, srun_args=step,
+        wckey=None,  # submitit's own default, wckey "submitit", is refused where wckeys are tracked
+        setup=[*cluster.setup, *exports], additional_parameters=flags,
     )  # fmt: skip
     return executor
 

@@ -1,8 +1,8 @@
 """What a job costs before it has run: images through the backbone over a stated rate.
 
 GPU: ResNet-50 at 224 px trains 938 images/s on one A100 80 GB in TF32, the published rate of NVIDIA's own recipe (protocols.md §5).
-CPU: 75 images/s are 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: ResNet-18, 64 px, 535 images/s). Other
-backbones and sizes by their multiply-adds; a forward pass alone is a third of a training step.
+CPU: 18 images/s are 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 137 images/s of ResNet-18 at 128 px,
+augmentation included). Other backbones and sizes by their multiply-adds; a forward pass alone is a third of a training step.
 """
 
 from __future__ import annotations

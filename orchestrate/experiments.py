@@ -82,7 +82,9 @@ class Experiment(_Strict):
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. ConfigError (one line, with the place) where it is not one."""
     try:
-        values = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

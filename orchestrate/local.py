@@ -19,7 +19,7 @@ from orchestrate import mirror
 from orchestrate.clusters import job_environment, local_executor, visible_gpus
 from orchestrate.plan import Job, Plan
 from orchestrate.source import freeze
-from orchestrate.states import note_submission, say, state_of, submission, write_job
+from orchestrate.states import note_submission, running_now, say, state_of, submission
 from orchestrate.worker import run_job
 
 POLL_SECONDS, MIRROR_SECONDS, PLAIN_SECONDS = 0.5, 10.0, 30.0
@@ -108,6 +108,9 @@ class Walk:
                 )
                 say(f"{_now()} done     {job.id}  {job.name}  in {clock(result.get('seconds', 0))}  {told}")
             return
+        if running_now(folder):  # only submitit's controller died
+            self.elsewhere.add(job.id)
+            return
         self.settled[job.id] = "failed"
         if status.get("state") in ("running", "pending"):  # died without a word: killed, or out of memory
             folder.set_status("interrupted", message="the process ended without a result")
@@ -148,12 +151,11 @@ class Walk:
             slot = self.slots.take() if free > 0 else None
             if slot is None:
                 return
-            write_job(self.plan, job, self.store)
             handle = self._submit(job, folder, slot)
+            self.running[job.id] = Running(job, handle, slot)  # at once: a Ctrl-C from here on must find it
             note_submission(
                 folder, cluster="local", pid=int(handle.job_id), host=os.uname().nodename, submitted=time.time()
             )
-        self.running[job.id] = Running(job, handle, slot)
         say(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
 
     def _submit(self, job: Job, folder: JobFolder, slot: int) -> Any:
@@ -184,9 +186,9 @@ class Walk:
                 running.handle._process.wait()
         except KeyboardInterrupt:
             for running in self.running.values():
-                with contextlib.suppress(ProcessLookupError, KeyError):
-                    os.kill(int(running.job.folder(self.store).status["pid"]), signal.SIGKILL)
-                running.handle._process.kill()
+                for pid in (*_children(running.handle._process.pid), running.handle._process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     def _show(self) -> None:
         """On a terminal one line that moves; elsewhere a plain line now and then."""
@@ -228,6 +230,13 @@ def _controller_lives(folder: JobFolder) -> bool:
         return b"submitit" in Path(f"/proc/{asked['pid']}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that a process has started and not yet seen end."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 @contextlib.contextmanager

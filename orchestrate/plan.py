@@ -17,7 +17,7 @@ from jigclu.config import STAGES, ConfigError, Strict, identity, nearest, parse
 from jigclu.training.folder import JobFolder
 from orchestrate.experiments import Cell, Experiment, Overlay, overlay
 
-# A stage's encoder comes from the stage before it in this order, where the recipe has one.
+# The stage whose encoder the others look at, where the recipe has it.
 ENCODER_STAGE = "pretrain"
 
 
@@ -124,7 +124,10 @@ def parse_sets(words: Iterable[str]) -> Overlay:
             raise ConfigError(
                 f"--set {word!r}: unknown stage {key.split('.', 1)[0]!r}; {nearest(key.split('.', 1)[0], list(STAGES))}"
             )
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {word!r}: not a YAML value: {getattr(error, 'problem', error)}") from None
     return settings
 
 
@@ -139,36 +142,48 @@ def resolve(
     """The stages of one cell's recipe with their schemas filled; None for a stage that the cell takes out.
 
     Schema defaults <- recipe <- scale <- protocol <- cell <- --set. A scale may also say which data set and backbone stand
-    in for the recipe's (`datasets`, `backbones`).
+    in for the recipe's (`datasets`, `backbones`). An evaluation looks at the data and backbone of the pretraining, as
+    resolved, unless its own layers say otherwise.
     """
-    recipe = deepcopy(experiment.recipe)
-    chosen = recipe.get(ENCODER_STAGE, {})
-    for stage in recipe:  # evaluation looks at what was pretrained, unless the recipe says otherwise
-        recipe[stage] = merge({key: chosen[key] for key in ("data", "backbone") if key in chosen}, recipe[stage])
-        data, backbone = recipe[stage].get("data", {}), recipe[stage].get("backbone")
-        stand_in = scale.get("datasets", {}).get(data.get("name"))
-        recipe[stage] = merge(recipe[stage], {"data": stand_in} if stand_in else {})
-        if backbone in scale.get("backbones", {}):
-            recipe[stage]["backbone"] = scale["backbones"][backbone]
-    layers = [{stage: scale.get(stage, {}) for stage in recipe}, {stage: protocol.get(stage, {}) for stage in recipe}]
-    for layer in (
-        *layers,
-        undot(cell.set),
-        undot({key: value for key, value in settings.items() if key.split(".")[0] in recipe}),
-    ):
-        if ENCODER_STAGE in recipe and recipe[ENCODER_STAGE] is None:
-            layer = {stage: values for stage, values in layer.items() if stage != ENCODER_STAGE}
-        recipe = merge(recipe, layer)
-    return {stage: None if values is None else parse(stage, values) for stage, values in recipe.items()}
+    cell_layer = undot(cell.set)
+    layers = (scale, protocol, cell_layer, undot(settings))
+
+    def laid(stage: str) -> Overlay:
+        values = _stand_in(experiment.recipe[stage], scale)
+        for layer in layers:
+            values = merge(values, layer.get(stage) or {})
+        return values
+
+    encoder = laid(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
+    shared: Overlay = {key: encoder[key] for key in ("data", "backbone") if key in encoder}
+    taken_out = {stage for stage, values in cell_layer.items() if values is None}
+    return {
+        stage: None
+        if stage in taken_out
+        else parse(stage, encoder if stage == ENCODER_STAGE else merge(shared, laid(stage)))
+        for stage in experiment.recipe
+    }
+
+
+def _stand_in(recipe: Overlay, scale: Overlay) -> Overlay:
+    """The recipe with the scale's data set and backbone in place of its own."""
+    data = scale.get("datasets", {}).get(recipe.get("data", {}).get("name"))
+    backbone = scale.get("backbones", {}).get(recipe.get("backbone"))
+    return merge(recipe, {**({"data": data} if data else {}), **({"backbone": backbone} if backbone else {})})
 
 
 def _check_sets(settings: Overlay, experiments: list[Experiment]) -> None:
+    """A setting must reach a stage, and must not be what tells an experiment's cells apart."""
     stages = sorted({stage for experiment in experiments for stage in experiment.recipe})
     for key in settings:
         stage = key.split(".")[0]
         if stage not in stages:
             named = ", ".join(experiment.name for experiment in experiments)
             raise ConfigError(f"--set {key}: no stage {stage!r} in {named}; {nearest(stage, stages)}")
+        for experiment in experiments:
+            own = {name for cell in experiment.all_cells for name, value in cell.set.items() if value is not None}
+            if any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in own):
+                raise ConfigError(f"--set {key}: this is what the cells of {experiment.name} differ in")
 
 
 def make_plan(
@@ -194,9 +209,13 @@ def _add_chain(plan: Plan, experiment: Experiment, cell: Cell, stages: dict[str,
     encoder: Any = stages.get(ENCODER_STAGE)
     label = f"m={encoder.method.m}" if encoder else "random init"
     for stage in dict.fromkeys((ENCODER_STAGE, cell.stage)):
-        config = stages.get(stage)
+        config: Any = stages.get(stage)
         if config is None:
             continue
+        if encoder and config.backbone != encoder.backbone:
+            raise ConfigError(
+                f"{experiment.name} {cell.key}: {stage} evaluates a {config.backbone}, but {encoder.backbone} is pretrained"
+            )
         job = Job(stage, config, upstream, seed, label, plan.scale, plan.protocol)
         job = plan.jobs.setdefault(job.id, job)
         job.asked += 1

@@ -11,6 +11,7 @@ from jigclu.config import ConfigError, DataConfig
 from jigclu.data.catalog import check
 from jigclu.patches import patch_size
 from orchestrate import tracking
+from orchestrate.estimate import images
 from orchestrate.plan import Job
 
 
@@ -48,3 +49,5 @@ def _fits(job: Job) -> None:
         raise ConfigError(
             f"{job.name}: image_size {config.image_size} leaves patches of {patch} pixels; 8 is the least"
         )
+    if job.stage == "pretrain" and (count := images(config.data, "train")) < config.batch_size:
+        raise ConfigError(f"{job.name}: {count} images do not fill one batch of {config.batch_size}")

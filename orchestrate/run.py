@@ -15,7 +15,7 @@ from jigclu.training.folder import clock
 from orchestrate import clusters, estimate, experiments
 from orchestrate.plan import Job, Plan, make_plan, parse_sets
 from orchestrate.source import STAGE_MODULES, stage_digest
-from orchestrate.states import say, stale, state_of, write_job
+from orchestrate.states import say, stale, state_of, write_jobs
 
 EPILOG = """examples:
   python orchestrate/run.py table8                        as printed, on SLURM where sbatch is found, else here
@@ -80,7 +80,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set))
     cluster = clusters.load(args.cluster)
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
-    states = {job.id: state_of(job.folder(store)) for job in plan.jobs.values()}
+    states = _states(plan, store)
     if args.dry_run:
         return _dry_run(plan, store, states, cluster)
     if all(state == "done" for state in states.values()):
@@ -88,8 +88,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     from orchestrate.preflight import preflight
 
     preflight([job for job in plan.jobs.values() if states[job.id] != "done"], store)
-    for job in plan.jobs.values():
-        write_job(plan, job, store)
+    write_jobs(plan, store)
     if cluster.kind == "slurm":
         from orchestrate import slurm
 
@@ -100,6 +99,15 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     from orchestrate.local import Walk
 
     return Walk(plan, store).run()
+
+
+def _states(plan: Plan, store: Path) -> dict[str, str]:
+    try:
+        return {job.id: state_of(job.folder(store)) for job in plan.jobs.values()}
+    except OSError as error:  # a file in the way, somebody else's folder
+        raise ConfigError(
+            f"the store {store} cannot be read ({error.strerror}); set JIGCLU_STORE to a folder that can"
+        ) from None
 
 
 def _list() -> int:
@@ -117,8 +125,7 @@ def _all_cached(plan: Plan, store: Path) -> int:
     """Nothing to start: note who asks, bring MLflow up to date (free where it is), print the results."""
     from orchestrate import mirror
 
-    for job in plan.jobs.values():
-        write_job(plan, job, store)
+    write_jobs(plan, store)
     try:
         mirror.sync(store, wait_for_lock=False)
     except mirror.MirrorError as error:

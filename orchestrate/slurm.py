@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import io
+import os
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError
-from jigclu.training.folder import locked
+from jigclu.training.folder import JobFolder, locked
 from orchestrate.clusters import Cluster, slurm_executor
 from orchestrate.experiments import overlay
-from orchestrate.local import progress
+from orchestrate.local import _mirroring, progress
 from orchestrate.plan import Job, Plan
 from orchestrate.source import freeze
-from orchestrate.states import note_submission, say, state_of, submission, write_job
+from orchestrate.states import note_submission, queue, say, state_of, submission
 from orchestrate.worker import run_job
+
+ELSEWHERE = ""  # in place of a SLURM id: the job runs, but SLURM does not know it
 
 
 def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
     """Submit what is neither done nor in the queue; returns SLURM ids by job id. ConfigError carries sbatch's own message."""
     tree = freeze(store)
     ids: dict[str, str] = {}
+    count: Counter[str] = Counter()
     with locked(store / ".submit.lock"):
         for job in plan.jobs.values():
             folder = job.folder(store)
             state = state_of(folder)
             if state == "done":
-                continue
-            if state in ("running", "submitted"):
-                ids[job.id] = str(submission(folder).get("slurm_id", ""))
-                continue
-            ids[job.id] = _submit_one(plan, job, store, cluster, tree, [ids[up] for up in job.upstream if ids.get(up)])
-            say(f"submitted {ids[job.id]:>8s}  {job.id}  {job.name}")
+                count["done already"] += 1
+            elif state in ("running", "submitted"):
+                ids[job.id] = _slurm_id(folder)
+                count["in the queue already" if ids[job.id] else "running here, without SLURM"] += 1
+            elif any(ids.get(up) == ELSEWHERE for up in job.upstream):
+                ids[job.id] = ELSEWHERE
+                count["left out: upstream runs here, without SLURM"] += 1
+            else:
+                after = [ids[up] for up in job.upstream if up in ids]
+                ids[job.id] = _submit_one(plan, job, store, cluster, tree, after)
+                count["submitted"] += 1
+                say(f"submitted {ids[job.id]:>8s}  {job.id}  {job.name}")
+    say("jobs: " + ", ".join(f"{number} {what}" for what, number in count.items()))
     return ids
 
 
+def _slurm_id(folder: JobFolder) -> str:
+    asked = submission(folder)
+    return ELSEWHERE if asked.get("cluster") == "local" else str(asked.get("slurm_id") or ELSEWHERE)
+
+
 def _submit_one(plan: Plan, job: Job, store: Path, cluster: Cluster, tree: Path, after: list[str]) -> str:
-    folder = write_job(plan, job, store)
+    folder = job.folder(store)
     # The marker comes before sbatch, the id after: a crash between them leaves a name to look up, never a second job.
     name = f"jigclu:{sorted(job.experiments)[0]}:{job.stage}:{job.label.replace(' ', '-')}:{job.id[:6]}"
     if found := _find(name, submission(folder)):
@@ -45,9 +64,10 @@ def _submit_one(plan: Plan, job: Job, store: Path, cluster: Cluster, tree: Path,
         return found
     note_submission(folder, cluster=cluster.name, slurm_name=name, slurm_id=None, submitted=time.time())
     gpus = int(overlay("scales", plan.scale).get("gpus", {}).get(job.stage, 1))
-    executor = slurm_executor(cluster, folder.path / "logs", name, tree, gpus, after)
     try:
-        handle: Any = executor.submit(run_job, str(folder.path))
+        executor = slurm_executor(cluster, folder.path / "logs", name, tree, gpus, after)
+        with _outside_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words as well
+            handle: Any = executor.submit(run_job, str(folder.path))
     except Exception as error:  # submitit's FailedJobError and what lies under it
         raise ConfigError(f"sbatch refused {job.name}: {_sbatch_message(error)}") from None
     note_submission(folder, slurm_id=handle.job_id)
@@ -58,32 +78,56 @@ def _find(name: str, marker: dict[str, Any]) -> str | None:
     """The SLURM id of a job that was asked for by that name, where its id was not noted."""
     if marker.get("slurm_name") != name or marker.get("slurm_id"):
         return None
-    asked = subprocess.run(["squeue", "-h", "--me", "-n", name, "-o", "%i"], capture_output=True, text=True, timeout=60)
-    return asked.stdout.split()[0] if asked.stdout.split() else None
+    try:
+        return next((slurm_id for slurm_id, known in queue().items() if known == name), None)
+    except OSError as error:
+        raise ConfigError(f"SLURM does not answer, so nothing is submitted: {error}") from None
+
+
+@contextlib.contextmanager
+def _outside_any_job() -> Iterator[None]:
+    """Run from within a SLURM job, an orchestrator must not hand that job's variables down to those that it submits."""
+    before = dict(os.environ)
+    if "SLURM_JOB_ID" in before:
+        for key in before:
+            if key.startswith(("SLURM_", "SRUN_", "SUBMITIT_")) and key != "SLURM_CONF":
+                del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _sbatch_message(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        stderr = getattr(cause, "stderr", None)
-        if stderr:
-            return " ".join((stderr.decode() if isinstance(stderr, bytes) else str(stderr)).split())
-        cause = cause.__cause__ or cause.__context__
-    lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
-    return " ".join(lines) or " ".join(str(error).split())[:300]
+    """sbatch's own words in one line, from the CalledProcessError under submitit's error."""
+    said = str(getattr(error.__cause__, "stderr", None) or error)
+    lines = (line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines())
+    return "; ".join(line for line in lines if line)
 
 
 def wait(plan: Plan, store: Path, poll_seconds: float = 5.0) -> int:
     """Follow the plan's jobs until none can go on. 0: all done; 1: some failed. Ctrl-C leaves them to SLURM."""
     told: dict[str, str] = {}
-    while True:
-        states = {job.id: state_of(job.folder(store)) for job in plan.jobs.values()}
-        for job in plan.jobs.values():
-            state = states[job.id]
-            if told.get(job.id) != state:
-                told[job.id] = state
-                more = progress(job.folder(store).status) if state == "running" else ""
-                say(f"{time.strftime('%H:%M:%S')} {state:11s} {job.id}  {job.name}  {more}")
-        if not any(state in ("submitted", "running") for state in states.values()):
-            return 0 if all(state == "done" for state in states.values()) else 1
-        time.sleep(poll_seconds)
+    with _mirroring(store):
+        while True:
+            states = {job.id: _followed(job.folder(store)) for job in plan.jobs.values()}
+            for job in plan.jobs.values():
+                state = states[job.id]
+                if told.get(job.id) != state:
+                    told[job.id] = state
+                    status = job.folder(store).status
+                    more = progress(status) if state == "running" else status.get("message", "")
+                    say(f"{time.strftime('%H:%M:%S')} {state:11s} {job.id}  {job.name}  {more}".rstrip())
+            if not any(state in ("submitted", "running") for state in states.values()):
+                return 0 if all(state == "done" for state in states.values()) else 1
+            time.sleep(poll_seconds)
+
+
+def _followed(folder: JobFolder) -> str:
+    """state_of; a job that died without a word (cancelled, killed, out of memory) is written down as interrupted."""
+    state = state_of(folder)
+    if state == "interrupted" and folder.status.get("state") == "running":
+        slurm_id = _slurm_id(folder)
+        folder.set_status("interrupted", slurm_job_id=slurm_id, message=f"SLURM job {slurm_id} ended without a result")
+    return state

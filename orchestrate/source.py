@@ -9,8 +9,12 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from jigclu.training.folder import read_json, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
+COMMIT = "COMMIT.json"  # in a frozen tree: the commit that its bytes are
 PACKAGES = ("jigclu", "orchestrate", "detection", "experiments")  # what a job may need of the project
 STAGE_MODULES = {"pretrain": "jigclu.stages.pretrain", "linear": "jigclu.stages.linear", "knn": "jigclu.stages.knn"}
 
@@ -94,4 +98,14 @@ def freeze(store: Path) -> Path:
             os.replace(aside, tree)
         except OSError:  # another orchestrator was quicker with the same bytes
             shutil.rmtree(aside)
+    sha, dirty = commit()
+    known = read_json(tree / COMMIT)
+    if not known or (known["dirty"] and not dirty):  # the same bytes, committed since
+        write_json(tree / COMMIT, {"commit": sha, "dirty": dirty})
     return tree
+
+
+def provenance(stage: str, root: Path) -> dict[str, Any]:
+    """What a job run from `root` is made by: commit, dirty (the tree differed from it) and source_digest."""
+    made_by = read_json(root / COMMIT) or dict(zip(("commit", "dirty"), commit(), strict=True))
+    return {**made_by, "source_digest": stage_digest(stage, root)}

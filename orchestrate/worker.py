@@ -15,21 +15,25 @@ from jigclu.config import ConfigError, parse
 from jigclu.training import interrupt
 from jigclu.training.folder import JobFolder, locked
 from orchestrate.mirror import SideMirror
-from orchestrate.source import STAGE_MODULES, stage_digest
+from orchestrate.source import STAGE_MODULES, provenance
 
 
 def run_job(folder: str) -> None:
     """Run the stage that job.json names. A finished job returns at once, one that is running elsewhere is left alone.
 
-    A stop signal ends in state `interrupted`, requeued where SLURM asked; an error ends in state `failed` with its line.
+    A stop signal ends in state `interrupted`, requeued where SLURM sent it; an error ends in state `failed` with its line.
+    On SLURM the exit code is 0 only where the job is done: jobs that wait for it go by that.
     """
     job = JobFolder(folder)
     if job.done:
         return
     rank = _join_ranks()
-    with locked(job.path / ".run.lock", wait=False) if rank == 0 else locked(job.path / f".run.{rank}.lock") as mine:
+    # Ranks past the first keep one another out of nothing; whoever only asks whether the job runs holds the lock for a moment.
+    with locked(job.path / f".run{rank or ''}.lock", wait=False, patience=3) as mine:
         if not mine:
-            print(f"{job.id} is running elsewhere: nothing to do here")
+            print(f"{job.id} is running elsewhere: nothing to do here", flush=True)
+            if _on_slurm():
+                raise SystemExit(1)
             return
         _run(job, rank)
 
@@ -39,7 +43,7 @@ def _join_ranks() -> int:
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     return int(os.environ.get("RANK", 0))
 
 
@@ -56,7 +60,10 @@ def _run(job: JobFolder, rank: int) -> None:
     mirror = SideMirror(job.path)
     if rank == 0:
         root = Path(__file__).resolve().parent.parent
-        job.update_job(source_digest=stage_digest(values["stage"], root))
+        made_by = provenance(values["stage"], root)
+        sources = values.get("sources", [])  # of every attempt whose code differed from the one before
+        sources = sources if made_by["source_digest"] in sources[-1:] else [*sources, made_by["source_digest"]]
+        job.update_job(**made_by, sources=sources)
         (job.path / "source").unlink(missing_ok=True)
         (job.path / "source").symlink_to(os.path.relpath(root, job.path))
         job.set_status("running", started=time.time(), message="starting")
@@ -66,8 +73,9 @@ def _run(job: JobFolder, rank: int) -> None:
         stage.run(parse(values["stage"], values["config"]), job.path)
     except interrupt.Interrupted as stopped:
         print(stopped, flush=True)
-        if rank == 0:
-            _requeue()
+        if rank == 0 and _on_slurm():
+            _requeue(os.environ["SLURM_JOB_ID"])
+            raise SystemExit(1) from None
     except Exception as error:
         if rank == 0:
             name = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
@@ -78,7 +86,26 @@ def _run(job: JobFolder, rank: int) -> None:
         mirror.stop()
 
 
-def _requeue() -> None:
-    """Ask SLURM to start this job again; locally the next run goes on with it."""
-    if slurm_id := os.environ.get("SLURM_JOB_ID"):
-        subprocess.run(["scontrol", "requeue", slurm_id], check=False, timeout=60)
+def _on_slurm() -> bool:
+    """Not SLURM_JOB_ID: an orchestrator in somebody's salloc starts local jobs, and that allocation is not theirs to requeue."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def _requeue(slurm_id: str) -> None:
+    """Have SLURM start this job again, unless someone has cancelled it.
+
+    The time limit's and preemption's warnings come to a running job; scancel's signal comes to one that is ending, and
+    `scontrol requeue` would bring that one back.
+    """
+
+    def scontrol(*words: str) -> str:
+        return subprocess.run(
+            ["scontrol", *words, slurm_id], check=True, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    try:
+        if "JobState=RUNNING" in scontrol("show", "job"):
+            scontrol("requeue")
+            print("requeued", flush=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"not requeued: {' '.join(str(getattr(error, 'stderr', None) or error).split())}", flush=True)

@@ -8,16 +8,13 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from jigclu.config import ConfigError
 from orchestrate.experiments import Cell, Experiment
 from reports.read import TABLE_KEY, Frames, finite
-
-if TYPE_CHECKING:
-    pass
 
 SCALE_ORDER = ("paper", "small", "mini", "smoke")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jigclu.config import KnnConfig
 from jigclu.data.datasets import CanvasDataset, open_dataset
-from jigclu.stages.frozen import frozen_extractor
+from jigclu.stages.frozen import alone, frozen_extractor
 from jigclu.training.features import Extractor, accuracy
 from jigclu.training.session import Session
 
@@ -19,6 +19,7 @@ from jigclu.training.session import Session
 def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
     """Vote of the train split's features on the val split's; metrics top1, top5 in percent."""
     session = Session(folder, config.runtime)
+    alone(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     extractor = frozen_extractor(config, session)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jigclu.config import LinearConfig
 from jigclu.data.datasets import CanvasDataset, open_dataset
 from jigclu.data.order import epoch_groups
-from jigclu.stages.frozen import frozen_extractor
+from jigclu.stages.frozen import alone, frozen_extractor
 from jigclu.training.features import accuracy, random_crop
 from jigclu.training.schedules import steps
 from jigclu.training.session import Session, TrainingError
@@ -29,6 +29,7 @@ def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
     features are computed once: the backbone is frozen and the test transform draws nothing.
     """
     session = Session(folder, config.runtime)
+    alone(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     probe = Probe(config, session, train, val)

@@ -62,7 +62,7 @@ class Trainer:
         )
         if session.restored:
             self.optimizer.load_state_dict(session.restored["optimizer"])
-        self.steps_per_epoch = len(dataset) // config.batch_size
+        self.steps_per_epoch = len(epoch_groups(self.seed, 0, len(dataset), config.batch_size))
         self.last: dict[str, Any] = {}
         self.unreadable = Unreadable()
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)

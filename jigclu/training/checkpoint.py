@@ -61,19 +61,34 @@ class Checkpoints:
         return path
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint; a damaged one is passed over with a warning. None: start from the beginning."""
+        """The newest whole checkpoint; None: start from the beginning.
+
+        A damaged one is set aside with a warning and the one before it taken. Raises ValueError where all are damaged:
+        starting anew would throw the work away. An error of the disk passes through for the same reason.
+        """
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        damaged: list[Path] = []
+        found: dict[str, Any] | None = None
         for path in reversed(self.paths()):
+            if not path.with_name(path.name + ".sha256").exists():
+                path.unlink()  # killed before it was finished: the one before it is the newest
+                continue
             try:
-                return dict(load_verified(path))
-            except (
-                Exception
-            ) as error:  # any damage, torch's own errors included, must fall back rather than end the job
+                found = dict(load_verified(path))
+                break
+            except ValueError as error:
                 log.warning("%s; going back to the checkpoint before it", error)
-        return None
+                damaged.append(path)
+        if damaged and found is None:
+            raise ValueError(
+                f"every checkpoint in {self.folder} is damaged; remove the folder to start from the beginning"
+            )
+        for path in damaged:
+            path.rename(path.with_name(f"damaged-{path.name}"))
+        return found
 
     def clear(self) -> None:
         """A finished job needs none."""
-        for path in self.folder.glob("step-*"):
+        for path in self.folder.glob("*step-*"):
             path.unlink(missing_ok=True)

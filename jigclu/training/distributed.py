@@ -92,17 +92,21 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        count = _AllReduce.apply(input.new_tensor(input.numel() / input.shape[1]))
-        mean = _AllReduce.apply(input.sum(dim=(0, 2, 3))) / count
-        centred = input - mean[:, None, None]
+        x = input if input.dtype == torch.float64 else input.float()  # bfloat16 would round the very count
+        count = _AllReduce.apply(x.new_tensor(x.numel() / x.shape[1]))
+        mean = _AllReduce.apply(x.sum(dim=(0, 2, 3))) / count
+        centred = x - mean[:, None, None]
         variance = _AllReduce.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        running = (self.running_mean, self.running_var, self.num_batches_tracked)
+        assert (
+            running[0] is not None and running[1] is not None and running[2] is not None and self.momentum is not None
+        )
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)  # type: ignore[union-attr, arg-type]
-            unbiased = (variance * count / (count - 1)).to(self.running_var.dtype)  # type: ignore[union-attr]
-            self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr, arg-type]
+            running[2].add_(1)
+            running[0].lerp_(mean.to(running[0].dtype), self.momentum)
+            running[1].lerp_((variance * count / (count - 1)).to(running[1].dtype), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
 def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:

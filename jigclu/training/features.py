@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -54,10 +54,16 @@ def random_crop(config: LinearConfig, canvas: Tensor, sizes: Tensor, indices: Te
 
 
 class Extractor:
-    """A frozen backbone in eval mode, on its device and in its precision."""
+    """A frozen backbone in eval mode, on its device and in its precision. `tell` hears how far a pass has come."""
 
-    def __init__(self, backbone: Backbone, config: EvaluationConfig, device: torch.device):
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: EvaluationConfig,
+        device: torch.device,
+        tell: Callable[[str], None] = log.debug,
+    ):
+        self.config, self.device, self.tell = config, device, tell
         self.unreadable: dict[str, Unreadable] = {}  # by data fingerprint: counted over all passes, logged once
         backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.backbone: Backbone = backbone.eval().requires_grad_(False)
@@ -82,7 +88,8 @@ class Extractor:
         groups = [list(order[start : start + size]) for start in range(0, len(order), size)]
         workers = loader_workers(self.config.runtime, self.device)
         unreadable = self.unreadable.setdefault(dataset.fingerprint, Unreadable())
-        for batch in batches(dataset, groups, workers, unreadable, substitute=False):
+        for step, batch in enumerate(batches(dataset, groups, workers, unreadable, substitute=False)):
+            self.tell(f"features: {step * size} of {len(order)} images")
             yield batch._replace(canvas=batch.canvas.to(self.device, non_blocking=True))
 
 

@@ -15,7 +15,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on `path` (made if absent); yields False at once where `wait` is off and another holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def locked(path: Path, wait: bool = True, patience: float = 0.0) -> Iterator[bool]:
+    """Hold an exclusive lock on `path` (made if absent).
+
+    With `wait` off, yields False where another still holds it after `patience` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    deadline = time.monotonic() + patience
     with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(0.05)
         yield True
 
 
@@ -110,10 +118,21 @@ class JobFolder:
     def seed(self) -> int:
         return int(self.job.get("seed", 0))
 
-    def update_job(self, **fields: Any) -> None:
-        """Merge fields into job.json under a lock: the orchestrator adds experiments while the stage adds its fingerprint."""
+    def edit_job(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
+        """Replace job.json by `change` of it, read and written under one lock; whether that changed anything.
+
+        The orchestrator adds experiments while the stage adds its fingerprint.
+        """
         with locked(self.path / ".job.lock"):
-            write_json(self.path / "job.json", {**self.job, **fields})
+            before = self.job
+            after = change(before)
+            if after != before:
+                write_json(self.path / "job.json", after)
+        return after != before
+
+    def update_job(self, **fields: Any) -> None:
+        """Merge fields into job.json."""
+        self.edit_job(lambda job: {**job, **fields})
 
     def upstream_encoder(self) -> Path | None:
         """encoder.pt of the pretraining that this job builds on; None: the backbone starts from random weights."""
@@ -136,7 +155,7 @@ class JobFolder:
         now = time.time()
         if not force and now - self._last_write < 2:
             return
-        base = self._last_status or self.status
+        base = self.status if force else self._last_status or self.status
         self._last_status = {
             **base,
             "state": state,
@@ -159,6 +178,12 @@ class JobFolder:
         line = json.dumps({"step": step, "epoch": epoch, "time": time.time(), **metrics})
         with open(self.metrics_path, "a") as file:
             file.write(line + "\n")
+
+    def sync_metrics(self) -> None:
+        """What was logged is on the disk."""
+        if self.metrics_path.exists():
+            with open(self.metrics_path, "a") as file:
+                os.fsync(file.fileno())
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Every whole line; a torn last line (a kill in mid-write) is left out."""

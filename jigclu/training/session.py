@@ -89,6 +89,7 @@ class Session:
 
     def save(self) -> None:
         if self.where.first:
+            self.folder.sync_metrics()  # a checkpoint's curve must not be less safe than the checkpoint
             self.checkpoints.save(self.step, {**self.state(), "seconds": self.seconds})
         self._saved = time.monotonic()
 
