@@ -36,8 +36,8 @@ def table8(**settings: Any) -> list[str]:
     return ["table8", "--scale", "smoke", "--cluster", "local", *sets]
 
 
-# Every cell at m = 2: one pretraining, its probe, and the random backbone's.
-ONE_CHAIN = table8(pretrain__method__m=2)
+PRETRAIN, PROBE = "pretrain resnet18 scenes m=2 seed 0", "linear resnet18 scenes m=2 seed 0"
+RANDOM = "linear resnet18 scenes random init seed 0"
 
 
 def environment(store: Path, **more: str) -> dict[str, str]:
@@ -99,12 +99,20 @@ def whole_table(template: Path) -> tuple[Path, subprocess.CompletedProcess[str]]
     return store, run(store, table8())
 
 
-def borrow(whole: Path, store: Path, *names: str) -> None:
-    """The finished jobs of these names, which an orchestrator then need not run."""
-    chosen = [job for job in jobs(whole) if job.job["name"] in names]
-    assert len(chosen) == len(names)
-    for job in chosen:
-        shutil.copytree(job.path, store / job.path.relative_to(whole), symlinks=True)
+def borrow(whole: Path, store: Path, *, but: Iterable[str]) -> None:
+    """The finished jobs of the whole table, so that an orchestrator has only those left to run whose names are in `but`."""
+    left = set(but)
+    for job in jobs(whole):
+        if job.job["name"] in left:
+            left.remove(job.job["name"])
+        else:
+            shutil.copytree(job.path, store / job.path.relative_to(whole), symlinks=True)
+    assert not left, left
+
+
+def named(store: Path, name: str) -> JobFolder:
+    (job,) = [job for job in jobs(store) if job.job["name"] == name]
+    return job
 
 
 def jobs(store: Path, stage: str = "*") -> list[JobFolder]:

@@ -101,12 +101,16 @@ def test_however_a_config_is_come_by_its_id_is_the_same() -> None:
 
 # -- which jobs there are ---------------------------------------------------------------------------------------------
 def test_a_shared_job_appears_once_and_counts_as_often_as_it_is_asked_for() -> None:
-    made = plan("pretrain.method.m=2")  # three cells of one meaning, and the random backbone
-    assert sorted((job.stage, job.label, job.asked) for job in made.jobs.values()) == [
-        ("linear", "m=2", 3), ("linear", "random init", 1), ("pretrain", "m=2", 3),
-    ]  # fmt: skip
-    assert {use.cell for use in job_of(made, "linear", "m=2").uses} == {"m=2", "m=3", "m=4"}
-    assert made.naive == 7
+    (found,) = experiments.find(["table8"])
+    made = make_plan([found, found.model_copy(update={"name": "table99"})], "paper", "official")
+    assert made.jobs.keys() == plan().jobs.keys()
+    assert [job.asked for job in made.jobs.values()] == [2] * 7 and made.naive == 14
+    assert {frozenset(job.experiments) for job in made.jobs.values()} == {frozenset({"table8", "table99"})}
+    uses = {(use.experiment, use.cell) for use in job_of(made, "linear", "m=3").uses}
+    assert uses == {("table8", "m=3"), ("table99", "m=3")}
+    assert [one.name for one in experiments.find(["table8", "m", "table8"])] == [
+        "table8"
+    ]  # one experiment by three words is one
 
 
 def test_upstream_comes_first_and_the_random_cell_has_none() -> None:
@@ -149,12 +153,12 @@ def test_a_later_layer_wins_and_leaves_the_rest() -> None:
             leaf[last] = 10 + number
         return tree
 
-    cell = Cell(key="a", row="r", column="c", report="pretrain.loss", printed=1, set={"pretrain.optimizer.lr": 13, "pretrain.method.dim": 13})  # fmt: skip
+    asked = {"pretrain.optimizer.lr": 13, "pretrain.method.dim": 13}
+    cell = Cell(key="a", row="r", column="c", report="pretrain.loss", printed=1, set=asked)
     recipe = {"pretrain": {"backbone": "resnet34", **layer(0)}}
     made = Experiment(name="x", title="x", source="x", topic="x", unit="x", recipe=recipe, cells=(cell,))
-    config: Any = resolve(
-        made, cell, {"pretrain": layer(1)}, {"pretrain": layer(2)}, {"pretrain.method.dim": 14}
-    )["pretrain"]  # fmt: skip
+    stages = resolve(made, cell, {"pretrain": layer(1)}, {"pretrain": layer(2)}, {"pretrain.method.dim": 14})
+    config: Any = stages["pretrain"]
     assert (config.batch_size, config.epochs, config.image_size) == (10, 11, 12)
     assert (config.optimizer.lr, config.method.dim) == (13, 14)
     assert (config.backbone, config.optimizer.momentum, config.method.m) == ("resnet34", 0.9, 2)
@@ -254,6 +258,8 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "nested key": (["m", "--set", "pretrain.method.dims=3"], ["pretrain.method.dims", "temperature", "did you mean dim?"]),
     "type": (["m", "--set", "pretrain.epochs=ten"], ["pretrain.epochs", "integer", "'ten'"]),
     "choice": (["m", "--set", "linear.backbone=vgg"], ["linear.backbone", "'resnet18'", "'resnet152'", "'vgg'"]),
+    "what the cells are": (["m", "--set", "pretrain.method.m=2"], ["pretrain.method.m", "cells of table8 differ"]),
+    "two backbones": (["m", "--set", "linear.backbone=resnet34"], ["linear", "resnet34", "resnet50", "pretrained"]),
     "range": (["m", "--set", "pretrain.method.m=9"], ["pretrain.method.m", "8", "9"]),
 }  # fmt: skip
 

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 from orchestrated import (
-    ONE_CHAIN,
+    PRETRAIN,
+    PROBE,
+    RANDOM,
     ROOT,
     borrow,
     cpu_seconds,
     jobs,
+    named,
     prepared_store,
     refused,
     run,
@@ -148,34 +151,35 @@ def test_a_second_run_starts_nothing_changes_nothing_and_is_quick(whole: tuple[P
 # -- two at once ------------------------------------------------------------------------------------------------------
 def test_two_orchestrators_at_once_run_every_job_once(whole: tuple[Path, Done], tmp_path: Path, template: Path) -> None:
     store = prepared_store(tmp_path / "runs", template)
-    borrow(whole[0], store, "linear resnet18 scenes random init seed 0")
-    both = [start(store, ONE_CHAIN) for _ in range(2)]
+    borrow(whole[0], store, but=[PRETRAIN, PROBE])
+    both = [start(store, table8()) for _ in range(2)]
     told = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n".join(told)
-    assert [(job.status["state"], job.status["attempt"]) for job in jobs(store)] == [("done", 1)] * 3
-    for job in jobs(store):
-        assert sum(f" start    {job.id}" in text for text in told) == (0 if "random" in job.job["name"] else 1)
+    assert [(job.status["state"], job.status["attempt"]) for job in jobs(store)] == [("done", 1)] * 7
+    for job in (named(store, PRETRAIN), named(store, PROBE)):
+        assert sum(text.count(f" start    {job.id}") for text in told) == 1, "\n".join(told)
         assert len(list((job.path / "logs").glob("*_submitted.pkl"))) == 1
 
 
 # -- a job that fails -------------------------------------------------------------------------------------------------
-def test_a_failed_job_is_named_spares_the_others_and_is_tried_again(tmp_path: Path, template: Path) -> None:
+def test_a_failed_job_is_named_spares_the_others_and_is_tried_again(
+    whole: tuple[Path, Done], tmp_path: Path, template: Path
+) -> None:
     store = prepared_store(tmp_path / "runs", template)
-    words = [*ONE_CHAIN, "--set", "pretrain.optimizer.lr=1e20"]
-    done = run(store, words)
+    borrow(whole[0], store, but=[PRETRAIN, PROBE, RANDOM])
+    done = run(store, table8(pretrain__runtime__device="cuda"))  # and there is none
     assert done.returncode == 1, done.stdout + done.stderr
-    (pretrain,) = jobs(store, "pretrain")
-    probe, random = sorted(jobs(store, "linear"), key=lambda job: "random" in job.job["name"])
-    assert pretrain.status["state"] == "failed"
-    assert re.search(r"non-finite loss at step \d+ .*loss", pretrain.status["message"])
-    assert pretrain.status["message"] in done.stdout and str(pretrain.path / "logs") in done.stdout
-    assert re.search(f"skipped  {probe.id}  {probe.job['name']}", done.stdout)
-    assert not (probe.path / "metrics.jsonl").exists()
-    assert (random.status["state"], random.done) == ("done", True)
-    again = run(store, words)
-    assert again.returncode == 1
-    assert (pretrain.status["state"], pretrain.status["attempt"]) == ("failed", 2)
-    assert random.status["attempt"] == 1
+    pretrain, probe, random = (named(store, name) for name in (PRETRAIN, PROBE, RANDOM))
+    message = "RuntimeError: runtime.device is cuda, but torch sees no GPU here"
+    assert (pretrain.status["state"], pretrain.status["message"]) == ("failed", message)
+    assert f" failed   {pretrain.id}  {PRETRAIN}: {message}  (log: {pretrain.path / 'logs'})" in done.stdout
+    assert f" skipped  {probe.id}  {PROBE}: what it builds on did not finish" in done.stdout
+    assert probe.status["state"] == "pending" and not probe.metrics_path.exists()
+    assert random.done and f" done     {random.id}" in done.stdout
+    again = run(store, table8())
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert pretrain.done and probe.done and random.status["attempt"] == 1
+    assert (pretrain.status["state"], pretrain.status["message"]) == ("done", "")
 
 
 # -- refused before anything starts -----------------------------------------------------------------------------------
@@ -212,6 +216,11 @@ def test_a_store_that_cannot_be_used_is_told(name: str, told: list[str], tmp_pat
     assert (tmp_path / "file").read_text() == "in the way" and not (tmp_path / "disk").exists()
 
 
+def test_fewer_images_than_a_batch_are_told(tmp_path: Path) -> None:
+    refused(tmp_path / "runs", table8(pretrain__data__train_images=9), "9 images", "batch of 10")
+    assert nothing_started(tmp_path / "runs")
+
+
 def test_a_tracking_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
     server = "http://127.0.0.1:9"
     words = ["table8", "--scale", "smoke", "--cluster", "local"]
@@ -222,6 +231,6 @@ def test_a_tracking_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
 
 
 def test_patches_too_small_to_see_are_told(tmp_path: Path) -> None:
-    words = [*ONE_CHAIN, "--set", "pretrain.image_size=8"]
+    words = table8(pretrain__image_size=8)
     refused(tmp_path / "runs", words, "image_size 8", "patches of", "8 is the least")
     assert nothing_started(tmp_path / "runs")

@@ -56,7 +56,7 @@ def test_frozen_code_stays_as_it_was(tree: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     frozen = freeze(store)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in frozen.rglob("*") if path.is_file()}
-    assert before and {path.relative_to(frozen).parts[0] for path in before} <= set(source.PACKAGES)
+    assert {path.relative_to(frozen).parts[0] for path in before} >= {"jigclu", "orchestrate", "experiments"}
     assert freeze(store) == frozen
     (tree / "jigclu" / "losses.py").write_text("raise SystemExit('edited while a job runs')\n")
     newer = freeze(store)

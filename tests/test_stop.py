@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from orchestrated import ONE_CHAIN, borrow, jobs, prepared_store, run, start, whole_table
+from orchestrated import PRETRAIN, borrow, jobs, named, prepared_store, run, start, table8, whole_table
 
 from jigclu.training.folder import JobFolder, locked
 from orchestrate.states import running_now, state_of, submission
 from orchestrate.worker import run_job
+
+TABLE = table8()
 
 
 @pytest.fixture
@@ -28,23 +30,18 @@ def undisturbed(template: Path) -> Path:
 
 @pytest.fixture
 def store(undisturbed: Path, tmp_path: Path, template: Path) -> Iterator[Path]:
-    """A store in which only the pretraining is still to be done: the probes are borrowed."""
+    """A store in which only one pretraining is still to be done: everything else is borrowed."""
     store = prepared_store(tmp_path / "runs", template)
-    borrow(undisturbed, store, *(f"linear resnet18 scenes {label} seed 0" for label in ("m=2", "random init")))
+    borrow(undisturbed, store, but=[PRETRAIN])
     yield store
-    for job in jobs(store, "pretrain"):  # only where a test failed: its orchestrator then ends too
+    for job in jobs(store):  # only where a test failed: its orchestrator then ends too
         if running_now(job):
             os.kill(job.status["pid"], signal.SIGKILL)
 
 
-def the_pretraining(store: Path) -> JobFolder:
-    (job,) = [job for job in jobs(store, "pretrain") if job.job["config"]["method"]["m"] == 2]
-    return job
-
-
 def logged(store: Path) -> int:
     """Steps that the pretraining has logged."""
-    return sum(len(list(job.metrics())) for job in jobs(store, "pretrain"))
+    return sum(len(list(job.metrics())) for job in jobs(store) if job.job["name"] == PRETRAIN)
 
 
 def wait_for(what: Callable[[], object], lives: Callable[[], bool] = lambda: True) -> None:
@@ -62,7 +59,7 @@ def alive(pid: int) -> bool:
 
 
 def assert_as_if_undisturbed(store: Path, undisturbed: Path) -> None:
-    ours, theirs = the_pretraining(store), the_pretraining(undisturbed)
+    ours, theirs = named(store, PRETRAIN), named(undisturbed, PRETRAIN)
     assert ours.id == theirs.id and ours.done
     weights, wanted = (torch.load(job.path / "encoder.pt", weights_only=True) for job in (ours, theirs))
     assert weights.keys() == wanted.keys() and all(torch.equal(weights[name], wanted[name]) for name in wanted)
@@ -72,7 +69,7 @@ def assert_as_if_undisturbed(store: Path, undisturbed: Path) -> None:
 
 def start_until_it_trains(store: Path) -> subprocess.Popen[str]:
     """An orchestrator whose pretraining has made two more steps."""
-    before, orchestrator = logged(store), start(store, ONE_CHAIN)
+    before, orchestrator = logged(store), start(store, TABLE)
     wait_for(lambda: logged(store) > before + 1, lambda: orchestrator.poll() is None)
     return orchestrator
 
@@ -94,11 +91,11 @@ def test_stopped_orchestrators_end_their_children_and_the_next_goes_on_bit_equal
             os.killpg(orchestrator.pid, signal.SIGINT)
         else:  # `kill` to the orchestrator alone
             orchestrator.send_signal(signal.SIGTERM)
-        job = the_pretraining(store)
+        job = named(store, PRETRAIN)
         assert_stopped(orchestrator, job)
         assert (job.status["state"], job.status["attempt"]) == ("interrupted", attempt)
         assert re.fullmatch(r"stopped at step \d+ of 20", job.status["message"])
-    done = run(store, ONE_CHAIN)
+    done = run(store, TABLE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f" resume   {job.id}" in done.stdout and f" start    {job.id}" not in done.stdout
     assert (job.status["state"], job.status["attempt"]) == ("done", 3)
@@ -107,7 +104,7 @@ def test_stopped_orchestrators_end_their_children_and_the_next_goes_on_bit_equal
 
 def test_a_second_ctrl_c_ends_what_does_not_answer(store: Path) -> None:
     orchestrator = start_until_it_trains(store)
-    job = the_pretraining(store)
+    job = named(store, PRETRAIN)
     os.kill(job.status["pid"], signal.SIGSTOP)  # hangs, as far as anyone can tell
     os.killpg(orchestrator.pid, signal.SIGINT)
     assert orchestrator.stdout
@@ -118,7 +115,7 @@ def test_a_second_ctrl_c_ends_what_does_not_answer(store: Path) -> None:
 
 
 def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(store: Path, undisturbed: Path) -> None:
-    background = run(store, [*ONE_CHAIN, "--no-wait"])
+    background = run(store, [*TABLE, "--no-wait"])
     assert background.returncode == 0, background.stderr
     told = re.fullmatch(r"running in the background as process (\d+); its log: (.+)\n", background.stdout)
     assert told, background.stdout
@@ -126,10 +123,10 @@ def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(st
     wait_for(lambda: logged(store), lambda: alive(orchestrator))
     os.kill(orchestrator, signal.SIGKILL)
     wait_for(lambda: not alive(orchestrator))
-    job = the_pretraining(store)
+    job = named(store, PRETRAIN)
     assert running_now(job) and alive(job.status["pid"])
     os.kill(job.status["pid"], signal.SIGSTOP)  # so that it is not done before the next run has looked
-    following = start(store, ONE_CHAIN)
+    following = start(store, TABLE)
     assert following.stdout
     wait_for(lambda: f" waits    {job.id}" in following.stdout.readline(), lambda: following.poll() is None)
     os.kill(job.status["pid"], signal.SIGCONT)
@@ -141,20 +138,20 @@ def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(st
 
 
 def test_a_job_that_was_killed_itself_goes_on_with_the_next_run(store: Path, undisturbed: Path) -> None:
-    orchestrator = start(store, [*ONE_CHAIN, "--set", "pretrain.runtime.checkpoint_minutes=1e-9"])
+    orchestrator = start(store, [*TABLE, "--set", "pretrain.runtime.checkpoint_minutes=1e-9"])
     wait_for(lambda: logged(store) > 1, lambda: orchestrator.poll() is None)
-    job = the_pretraining(store)
+    job = named(store, PRETRAIN)
     os.kill(job.status["pid"], signal.SIGKILL)
     told = orchestrator.communicate()[0]
     assert orchestrator.returncode == 1, told
     assert "the process ended without a result" in told and state_of(job) == "interrupted"
-    done = run(store, ONE_CHAIN)
+    done = run(store, TABLE)
     assert done.returncode == 0 and f" resume   {job.id}" in done.stdout, done.stdout + done.stderr
     assert_as_if_undisturbed(store, undisturbed)
 
 
 def test_the_worker_returns_at_once_from_a_finished_job(undisturbed: Path) -> None:
-    job = the_pretraining(undisturbed)
+    job = named(undisturbed, PRETRAIN)
     before = {path: path.lstat().st_mtime_ns for path in job.path.rglob("*")}
     run_job(str(job.path))
     assert {path: path.lstat().st_mtime_ns for path in job.path.rglob("*")} == before
@@ -163,8 +160,8 @@ def test_the_worker_returns_at_once_from_a_finished_job(undisturbed: Path) -> No
 def test_the_worker_leaves_a_job_alone_that_runs_elsewhere(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = JobFolder(tmp_path / "pretrain" / the_pretraining(undisturbed).id).create()
-    shutil.copy(the_pretraining(undisturbed).path / "job.json", job.path)
+    job = JobFolder(tmp_path / "pretrain" / named(undisturbed, PRETRAIN).id).create()
+    shutil.copy(named(undisturbed, PRETRAIN).path / "job.json", job.path)
     with locked(job.path / ".run.lock"):
         assert state_of(job) == "running"
         run_job(str(job.path))
