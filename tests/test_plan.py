@@ -260,7 +260,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "choice": (["m", "--set", "linear.backbone=vgg"], ["linear.backbone", "'resnet18'", "'resnet152'", "'vgg'"]),
     "what the cells are": (["m", "--set", "pretrain.method.m=2"], ["pretrain.method.m", "cells of table8 differ"]),
     "two backbones": (["m", "--set", "linear.backbone=resnet34"], ["linear", "resnet34", "resnet50", "pretrained"]),
-    "range": (["m", "--set", "pretrain.method.m=9"], ["pretrain.method.m", "8", "9"]),
+    "range": (["m", "--set", "pretrain.method.extend=2"], ["pretrain.method.extend", "0.5", "got 2"]),
 }  # fmt: skip
 
 

@@ -67,9 +67,9 @@ def assert_as_if_undisturbed(store: Path, undisturbed: Path) -> None:
     assert curves[0] == curves[1] and len(curves[0]) == 20
 
 
-def start_until_it_trains(store: Path) -> subprocess.Popen[str]:
+def start_until_it_trains(store: Path, words: list[str] = TABLE) -> subprocess.Popen[str]:
     """An orchestrator whose pretraining has made two more steps."""
-    before, orchestrator = logged(store), start(store, TABLE)
+    before, orchestrator = logged(store), start(store, words)
     wait_for(lambda: logged(store) > before + 1, lambda: orchestrator.poll() is None)
     return orchestrator
 
@@ -102,8 +102,10 @@ def test_stopped_orchestrators_end_their_children_and_the_next_goes_on_bit_equal
     assert_as_if_undisturbed(store, undisturbed)
 
 
-def test_a_second_ctrl_c_ends_what_does_not_answer(store: Path) -> None:
-    orchestrator = start_until_it_trains(store)
+def test_a_second_ctrl_c_ends_what_does_not_answer_and_the_next_run_goes_on_bit_equal(
+    store: Path, undisturbed: Path
+) -> None:
+    orchestrator = start_until_it_trains(store, table8(pretrain__runtime__checkpoint_minutes=1e-9))
     job = named(store, PRETRAIN)
     os.kill(job.status["pid"], signal.SIGSTOP)  # hangs, as far as anyone can tell
     os.killpg(orchestrator.pid, signal.SIGINT)
@@ -112,6 +114,9 @@ def test_a_second_ctrl_c_ends_what_does_not_answer(store: Path) -> None:
     os.killpg(orchestrator.pid, signal.SIGINT)
     assert_stopped(orchestrator, job)
     assert state_of(job) == "interrupted"
+    done = run(store, TABLE)
+    assert done.returncode == 0 and f" resume   {job.id}" in done.stdout, done.stdout + done.stderr
+    assert_as_if_undisturbed(store, undisturbed)
 
 
 def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(store: Path, undisturbed: Path) -> None:
@@ -137,17 +142,14 @@ def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(st
     assert_as_if_undisturbed(store, undisturbed)
 
 
-def test_a_job_that_was_killed_itself_goes_on_with_the_next_run(store: Path, undisturbed: Path) -> None:
-    orchestrator = start(store, [*TABLE, "--set", "pretrain.runtime.checkpoint_minutes=1e-9"])
-    wait_for(lambda: logged(store) > 1, lambda: orchestrator.poll() is None)
+def test_a_job_that_was_killed_itself_is_told_and_can_go_on(store: Path) -> None:
+    orchestrator = start_until_it_trains(store)
     job = named(store, PRETRAIN)
     os.kill(job.status["pid"], signal.SIGKILL)
     told = orchestrator.communicate()[0]
     assert orchestrator.returncode == 1, told
-    assert "the process ended without a result" in told and state_of(job) == "interrupted"
-    done = run(store, TABLE)
-    assert done.returncode == 0 and f" resume   {job.id}" in done.stdout, done.stdout + done.stderr
-    assert_as_if_undisturbed(store, undisturbed)
+    assert f"interrupted {job.id}  {PRETRAIN}: the process ended without a result" in told
+    assert state_of(job) == job.status["state"] == "interrupted"
 
 
 def test_the_worker_returns_at_once_from_a_finished_job(undisturbed: Path) -> None:
