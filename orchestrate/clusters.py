@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from orchestrate.experiments import read_yaml
 
 ROOT = Path(__file__).parent / "clusters"
 NO_LIMIT = 60 * 24 * 365  # minutes; submitit's local executor wants a number
+# A warning that comes before Python can heed it must not end the job: SLURM requeues what it preempts only if it still runs.
+PATIENT = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
 
 
 class Cluster(BaseModel):
@@ -105,7 +108,7 @@ def slurm_executor(cluster: Cluster, logs: Path, name: str, tree: Path, gpus: in
     """A submitit executor for one job on one node: one task a GPU; it starts when the jobs `after` have ended well."""
     import submitit
 
-    executor = submitit.SlurmExecutor(folder=logs)
+    executor = submitit.SlurmExecutor(folder=logs, python=PATIENT + shlex.quote(sys.executable))
     tasks = max(1, gpus) if cluster.gpus else 1
     flags = sbatch_flags(cluster, tasks, after)
     # srun takes no --cpus-per-task from sbatch since SLURM 22.05; a rank that dies must not leave the others waiting for it.

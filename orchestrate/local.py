@@ -178,10 +178,12 @@ class Walk:
 
     def _stop(self) -> None:
         """Ask the children to save and stop; a second Ctrl-C ends them at once. Either way the next run goes on from there."""
-        say(f"\n{_now()} stopping: {len(self.running)} running job(s) save at the next step (Ctrl-C again: at once)")
-        for running in self.running.values():
-            running.handle._process.send_signal(signal.SIGTERM)
         try:
+            say(
+                f"\n{_now()} stopping: {len(self.running)} running job(s) save at the next step (Ctrl-C again: at once)"
+            )
+            for running in self.running.values():
+                running.handle._process.send_signal(signal.SIGTERM)
             for running in self.running.values():
                 running.handle._process.wait()
         except KeyboardInterrupt:

@@ -57,12 +57,12 @@ def _slurm_id(folder: JobFolder) -> str:
 
 def _submit_one(plan: Plan, job: Job, store: Path, cluster: Cluster, tree: Path, after: list[str]) -> str:
     folder = job.folder(store)
-    # The marker comes before sbatch, the id after: a crash between them leaves a name to look up, never a second job.
-    name = f"jigclu:{sorted(job.experiments)[0]}:{job.stage}:{job.label.replace(' ', '-')}:{job.id[:6]}"
-    if found := _find(name, submission(folder)):
+    # The marker comes before sbatch, the id after: a crash between them leaves a job to look for, never a second one.
+    if found := _find(folder):
         note_submission(folder, slurm_id=found)
         return found
-    note_submission(folder, cluster=cluster.name, slurm_name=name, slurm_id=None, submitted=time.time())
+    note_submission(folder, cluster="slurm", site=cluster.name, slurm_id=None, submitted=time.time())
+    name = f"jigclu:{sorted(job.experiments)[0]}:{job.stage}:{job.label.replace(' ', '-')}:{job.id[:6]}"
     gpus = int(overlay("scales", plan.scale).get("gpus", {}).get(job.stage, 1))
     try:
         executor = slurm_executor(cluster, folder.path / "logs", name, tree, gpus, after)
@@ -74,12 +74,13 @@ def _submit_one(plan: Plan, job: Job, store: Path, cluster: Cluster, tree: Path,
     return str(handle.job_id)
 
 
-def _find(name: str, marker: dict[str, Any]) -> str | None:
-    """The SLURM id of a job that was asked for by that name, where its id was not noted."""
-    if marker.get("slurm_name") != name or marker.get("slurm_id"):
+def _find(folder: JobFolder) -> str | None:
+    """The SLURM id of the folder's job where it was asked for and the id was not noted: its sbatch file lies in the folder."""
+    marker = submission(folder)
+    if marker.get("cluster") != "slurm" or marker.get("slurm_id"):
         return None
     try:
-        return next((slurm_id for slurm_id, known in queue().items() if known == name), None)
+        return next((slurm_id for slurm_id, script in queue().items() if folder.path in Path(script).parents), None)
     except OSError as error:
         raise ConfigError(f"SLURM does not answer, so nothing is submitted: {error}") from None
 
@@ -118,6 +119,9 @@ def wait(plan: Plan, store: Path, poll_seconds: float = 5.0) -> int:
                     told[job.id] = state
                     status = job.folder(store).status
                     more = progress(status) if state == "running" else status.get("message", "")
+                    more = (
+                        "not in the queue: cancelled, or what it builds on did not finish" if state == "new" else more
+                    )
                     say(f"{time.strftime('%H:%M:%S')} {state:11s} {job.id}  {job.name}  {more}".rstrip())
             if not any(state in ("submitted", "running") for state in states.values()):
                 return 0 if all(state == "done" for state in states.values()) else 1

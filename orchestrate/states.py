@@ -42,20 +42,20 @@ def note_submission(folder: JobFolder, **fields: Any) -> None:
 
 
 def queue() -> dict[str, str]:
-    """SLURM's jobs of this user that wait, run or are ending: id -> name. OSError where SLURM does not answer.
+    """SLURM's jobs of this user that wait, run or are ending: id -> their sbatch file. OSError where SLURM does not answer.
 
     Without those whose upstream failed: SLURM ends them unstarted.
     """
     try:
         asked = subprocess.run(
-            ["squeue", "--noheader", "--me", "--format=%i|%r|%j"], capture_output=True, text=True, timeout=60
+            ["squeue", "--noheader", "--me", "--format=%i|%r|%o"], capture_output=True, text=True, timeout=60
         )
     except subprocess.TimeoutExpired as error:
         raise OSError(str(error)) from None
     if asked.returncode:
         raise OSError(" ".join(asked.stderr.split()))
     rows = [line.split("|", 2) for line in asked.stdout.splitlines()]
-    return {slurm_id: name for slurm_id, reason, name in rows if reason != "DependencyNeverSatisfied"}
+    return {slurm_id: script for slurm_id, reason, script in rows if reason != "DependencyNeverSatisfied"}
 
 
 def in_queue(slurm_id: str) -> bool:

@@ -24,6 +24,7 @@ def run_job(folder: str) -> None:
     A stop signal ends in state `interrupted`, requeued where SLURM sent it; an error ends in state `failed` with its line.
     On SLURM the exit code is 0 only where the job is done: jobs that wait for it go by that.
     """
+    interrupt.install()  # after submitit's own handlers, which save in the handler and on rank 0 alone
     job = JobFolder(folder)
     if job.done:
         return
@@ -55,7 +56,6 @@ def _run(job: JobFolder, rank: int) -> None:
         datefmt="%H:%M:%S",
         force=True,
     )
-    interrupt.install()  # after submitit's own handlers, which save in the handler and on rank 0 alone
     values = job.job
     mirror = SideMirror(job.path)
     if rank == 0:

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -19,8 +20,8 @@ from orchestrate.tracking import digest
 ROOT = Path(__file__).resolve().parent.parent
 # 20 steps a pretraining, 4 a probe. One thread: tests share the machine; every step logged: tests stop at a step.
 TINY: dict[str, Any] = {
-    "pretrain.data.train_images": 50, "pretrain.data.val_images": 20, "pretrain.data.canvas": 32,
-    "pretrain.image_size": 32, "pretrain.batch_size": 10, "pretrain.epochs": 4, "pretrain.precision": "float32",
+    "pretrain.data.train_images": 25, "pretrain.data.val_images": 20, "pretrain.data.canvas": 32,
+    "pretrain.image_size": 32, "pretrain.batch_size": 5, "pretrain.epochs": 4, "pretrain.precision": "float32",
     "pretrain.runtime.threads": 1, "pretrain.runtime.workers": 0, "pretrain.runtime.log_every": 1,
     "linear.data.train_images": 40, "linear.data.val_images": 20, "linear.data.canvas": 32,
     "linear.image_size": 32, "linear.resize": 36, "linear.batch_size": 20, "linear.epochs": 2,
@@ -48,7 +49,7 @@ def environment(store: Path, **more: str) -> dict[str, str]:
 
 
 def start(store: Path, words: Iterable[str], **more: str) -> subprocess.Popen[str]:
-    """run.py as its own session, as if started in a terminal of its own."""
+    """run.py as if started in a terminal of its own: its own session, and Ctrl-C not ignored, as it is in what `&` starts."""
     command = [sys.executable, str(ROOT / "orchestrate" / "run.py"), *words]
     return subprocess.Popen(
         command,
@@ -58,6 +59,7 @@ def start(store: Path, words: Iterable[str], **more: str) -> subprocess.Popen[st
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
