@@ -20,8 +20,8 @@ from orchestrate.tracking import digest
 ROOT = Path(__file__).resolve().parent.parent
 # 20 steps a pretraining, 4 a probe. One thread: tests share the machine; every step logged: tests stop at a step.
 TINY: dict[str, Any] = {
-    "pretrain.data.train_images": 25, "pretrain.data.val_images": 20, "pretrain.data.canvas": 32,
-    "pretrain.image_size": 32, "pretrain.batch_size": 5, "pretrain.epochs": 4, "pretrain.precision": "float32",
+    "pretrain.data.train_images": 50, "pretrain.data.val_images": 20, "pretrain.data.canvas": 32,
+    "pretrain.image_size": 32, "pretrain.batch_size": 10, "pretrain.epochs": 4, "pretrain.precision": "float32",
     "pretrain.runtime.threads": 1, "pretrain.runtime.workers": 0, "pretrain.runtime.log_every": 1,
     "linear.data.train_images": 40, "linear.data.val_images": 20, "linear.data.canvas": 32,
     "linear.image_size": 32, "linear.resize": 36, "linear.batch_size": 20, "linear.epochs": 2,

@@ -217,7 +217,7 @@ def test_a_store_that_cannot_be_used_is_told(name: str, told: list[str], tmp_pat
 
 
 def test_fewer_images_than_a_batch_are_told(tmp_path: Path) -> None:
-    refused(tmp_path / "runs", table8(pretrain__data__train_images=4), "4 images", "batch of 5")
+    refused(tmp_path / "runs", table8(pretrain__data__train_images=9), "9 images", "batch of 10")
     assert nothing_started(tmp_path / "runs")
 
 

@@ -22,7 +22,7 @@ from orchestrate.experiments import find
 from orchestrate.plan import make_plan
 from orchestrate.states import in_queue, state_of, submission
 
-SETTINGS: dict[str, Any] = {"pretrain.epochs": 12}  # 60 steps: time to stop it in mid-training
+EPOCHS = 12  # 60 steps: time to stop it in mid-training
 
 
 def live(test: Callable[..., None]) -> Callable[..., None]:
@@ -164,9 +164,9 @@ def test_a_job_counts_as_queued_while_slurm_does_not_answer(tools: Path) -> None
 
 
 # -- for real ---------------------------------------------------------------------------------------------------------
-def call(store: Path, cluster: Path, *more: str) -> list[str]:
+def call(cluster: Path, *more: str) -> list[str]:
     return [
-        *table8(**{key.replace(".", "__"): value for key, value in SETTINGS.items()}),
+        *table8(pretrain__epochs=EPOCHS),
         "--cluster",
         str(cluster),
         *more,
@@ -174,14 +174,14 @@ def call(store: Path, cluster: Path, *more: str) -> list[str]:
 
 
 def answer(store: Path, cluster: Path, *more: str) -> tuple[int, str]:
-    done = run(store, call(store, cluster, *more), SLURM_CONF=os.environ["SLURM_CONF"])
+    done = run(store, call(cluster, *more), SLURM_CONF=os.environ["SLURM_CONF"])
     return done.returncode, done.stdout + done.stderr
 
 
 def store_with_only(folder: Path, template: Path, *names: str) -> Path:
     """A store in which every other job of the table counts as done."""
     store = prepared_store(folder / "runs", template)
-    plan = make_plan(find(["table8"]), "smoke", "official", 1, {**TINY, **SETTINGS})
+    plan = make_plan(find(["table8"]), "smoke", "official", 1, {**TINY, "pretrain.epochs": EPOCHS})
     states.write_jobs(plan, store)
     for job in plan.jobs.values():
         if job.name not in names:
@@ -214,7 +214,7 @@ def test_a_refusal_leaves_nothing_and_a_second_call_submits_nothing(tmp_path: Pa
     store = store_with_only(tmp_path, template, PRETRAIN, PROBE)
     nowhere = cluster_file(tmp_path, gpus=False, partition="nowhere")
     told = (f"sbatch refused {PRETRAIN}", "invalid partition specified: nowhere")
-    refused(store, call(store, nowhere), *told, SLURM_CONF=os.environ["SLURM_CONF"])
+    refused(store, call(nowhere), *told, SLURM_CONF=os.environ["SLURM_CONF"])
     assert not [script for script in states.queue().values() if str(store) in script]
     held = cluster_file(tmp_path, gpus=False, options={"hold": True})
     code, said = answer(store, held)
@@ -259,25 +259,17 @@ def test_a_stopped_job_requeues_itself_and_ends_bit_equal(tmp_path: Path, templa
 @live
 def test_a_cancelled_job_stays_cancelled_and_goes_on_when_asked(tmp_path: Path, template: Path) -> None:
     store, cluster = store_with_only(tmp_path, template, PRETRAIN), cluster_file(tmp_path, gpus=False)
-    following = start(store, call(store, cluster, "--wait"), SLURM_CONF=os.environ["SLURM_CONF"])
+    following = start(store, call(cluster, "--wait"), SLURM_CONF=os.environ["SLURM_CONF"])
     deadline = time.monotonic() + 100
-    while not (store.glob("pretrain/*/submission.json") and _asked_for(store)):
+    job = named(store, PRETRAIN)
+    while not submission(job).get("slurm_id"):
         assert time.monotonic() < deadline and following.poll() is None
         time.sleep(0.05)
-    job = named(store, PRETRAIN)
     until_step(job, 2)
-    subprocess.run(["scancel", _asked_for(store)], check=True)
+    subprocess.run(["scancel", *slurm_ids(store, PRETRAIN)], check=True)
     said = following.communicate()[0]
     assert following.returncode == 1 and f"interrupted {job.id}" in said, said
     assert state_of(job) == "interrupted" and "stopped at step" in job.status["message"]
     code, said = answer(store, cluster, "--wait")
     assert code == 0 and "jobs: 1 submitted" in said, said
     assert (job.status["state"], job.status["attempt"]) == ("done", 2)
-
-
-def _asked_for(store: Path) -> str:
-    """The SLURM id of the store's only job that is not done; "" before it has one."""
-    return next(
-        (str(submission(JobFolder(path.parent)).get("slurm_id") or "") for path in store.glob("*/*/submission.json")),
-        "",
-    )
