@@ -78,7 +78,7 @@ class Walk:
         """0: every job done; 1: some failed. KeyboardInterrupt passes through, with the children stopped and saved."""
         # `kill` stops a walk as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with _mirroring(self.store):
+        with mirroring(self.store):
             try:
                 while len(self.settled) < len(self.plan.jobs):
                     self._collect()
@@ -242,7 +242,7 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _mirroring(store: Path) -> Iterator[None]:
+def mirroring(store: Path) -> Iterator[None]:
     """Keep MLflow up to date from a side thread while jobs run; its troubles are told once and end nothing."""
     stop, told = threading.Event(), list[str]()
 

@@ -15,7 +15,7 @@ from jigclu.config import ConfigError
 from jigclu.training.folder import JobFolder, locked
 from orchestrate.clusters import Cluster, slurm_executor
 from orchestrate.experiments import overlay
-from orchestrate.local import _mirroring, progress
+from orchestrate.local import mirroring, progress
 from orchestrate.plan import Job, Plan
 from orchestrate.source import freeze
 from orchestrate.states import note_submission, queue, say, state_of, submission
@@ -110,7 +110,7 @@ def _sbatch_message(error: BaseException) -> str:
 def wait(plan: Plan, store: Path, poll_seconds: float = 5.0) -> int:
     """Follow the plan's jobs until none can go on. 0: all done; 1: some failed. Ctrl-C leaves them to SLURM."""
     told: dict[str, str] = {}
-    with _mirroring(store):
+    with mirroring(store):
         while True:
             states = {job.id: _followed(job.folder(store)) for job in plan.jobs.values()}
             for job in plan.jobs.values():
