@@ -48,13 +48,18 @@ def timed(work: Callable[[], Any], rounds: int, device: torch.device) -> tuple[f
 
 
 def train_step(
-    network: torch.nn.Module, loss: Callable[[], torch.Tensor], config: PretrainConfig, device: torch.device
+    network: torch.nn.Module,
+    inputs: Callable[[], Any],
+    loss: Callable[[Any], torch.Tensor],
+    config: PretrainConfig,
+    device: torch.device,
 ) -> Callable[[], None]:
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
 
     def step() -> None:
+        prepared = inputs()  # in float32, as in training
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            value = loss()
+            value = loss(prepared)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
@@ -96,8 +101,10 @@ def main() -> None:
     network = method.network.to(where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepared = method.prepare(batch, 0, 0)
     bare = Backbone(config.backbone).to(where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    backbone = train_step(bare, lambda: bare(prepared[0]).float().square().mean(), config, where.device)
-    full = train_step(network, lambda: method.loss(network, method.prepare(batch, 0, 0))[0], config, where.device)
+    backbone = train_step(bare, lambda: prepared[0], lambda x: bare(x).float().square().mean(), config, where.device)
+    full = train_step(
+        network, lambda: method.prepare(batch, 0, 0), lambda made: method.loss(network, made)[0], config, where.device
+    )
     patch = config.image_size // 2
     rows = {
         f"bare {config.backbone} step, {config.image_size} px": timed(backbone, args.rounds, where.device),
