@@ -6,24 +6,29 @@ never its result, so it is not part of the job id. No torch in here.
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-DatasetName = Literal["scenes", "imagenette", "imagenet100", "imagenet1k"]
+from jigclu.method_configs import METHODS, JigCluConfig, MethodConfig
+from jigclu.schema import (
+    ConfigError,
+    Momentum,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Probability,
+    Range,
+    Strict,
+    nearest,
+)
+
+__all__ = ["ConfigError", "Strict", "nearest"]
+
+DatasetName = Literal["scenes", "imagenette", "imagenet100", "imagenet1k", "cifar10", "cifar100"]
+Subset = Literal["1percent", "10percent"]
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-def _ascending(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < values[0] <= values[1]:
-        raise ValueError(f"two positive numbers, the smaller first, are expected, not {values}")
-    return values
-
-
-Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Precision = Literal["float32", "bfloat16"]
 
 # Declared versions stand in the job id; raise one when the bytes behind the name change on purpose.
 DATASET_VERSIONS: dict[str, str] = {
@@ -31,11 +36,9 @@ DATASET_VERSIONS: dict[str, str] = {
     "imagenette": "v2-128px",
     "imagenet100": "cmc-1",
     "imagenet1k": "2012",
+    "cifar10": "python",
+    "cifar100": "python",
 }
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataConfig(Strict):
@@ -43,12 +46,15 @@ class DataConfig(Strict):
 
     `canvas`: side in pixels of the square uint8 canvas that an image is decoded to. A longer image is scaled down to fit,
     its aspect kept; the released code crops from the original (protocols.md §1.1), and ImageNet's usual 500 pixels stay
-    as they are. `train_images`/`val_images`: use only so many, class-balanced; for `scenes` how many are drawn.
+    as they are. `subset`: of the train split only SimCLR's 1 % or 10 % label list (drawn class-balanced by rule where a data set
+    has no list; protocols.md §2.3, §2.4). `train_images`/`val_images`: use only so many, class-balanced; for `scenes` how many
+    are drawn.
     """
 
     name: DatasetName = "imagenet100"
     version: str = ""
     canvas: Positive = 512
+    subset: Subset | None = None
     train_images: Positive | None = None
     val_images: Positive | None = None
 
@@ -85,25 +91,12 @@ class AugmentConfig(Strict):
     flip_probability: Probability = 0.5
 
 
-class JigCluConfig(Strict):
-    """The pretext task (paper §3). `loss_scale: official` multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)."""
-
-    name: Literal["jigclu"] = "jigclu"
-    m: Annotated[int, Field(ge=2, le=8)] = 2
-    extend: Annotated[float, Field(ge=0, le=0.5)] = 0.3
-    temperature: Annotated[float, Field(gt=0)] = 0.3
-    loss_scale: Literal["official", "paper"] = "official"
-    clustering_weight: Annotated[float, Field(ge=0)] = 1.0
-    location_weight: Annotated[float, Field(ge=0)] = 1.0
-    dim: Positive = 128
-
-
 class OptimizerConfig(Strict):
     """SGD; cosine per epoch, no warm-up (paper §4; protocols.md §1.7)."""
 
-    lr: Annotated[float, Field(gt=0)] = 0.03
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    lr: PositiveFloat = 0.03
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 1e-4
 
 
 class RuntimeConfig(Strict):
@@ -118,17 +111,17 @@ class RuntimeConfig(Strict):
 
 
 class PretrainConfig(Strict):
-    """Unsupervised pretraining (paper §4 "Unsupervised Training"; protocols.md §1.7)."""
+    """Pretraining by any of the methods (paper §4 "Unsupervised Training"; protocols.md §1.7)."""
 
     data: DataConfig = DataConfig()
     backbone: Backbone = "resnet50"
-    method: JigCluConfig = JigCluConfig()
+    method: MethodConfig = JigCluConfig()
     augment: AugmentConfig = AugmentConfig()
     image_size: Positive = 224
     batch_size: Annotated[int, Field(ge=2)] = 256
     epochs: Positive = 200
     optimizer: OptimizerConfig = OptimizerConfig()
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     runtime: RuntimeConfig = RuntimeConfig()
 
 
@@ -140,48 +133,69 @@ class EvaluationConfig(Strict):
     image_size: Positive = 224
     resize: Positive = 256
     batch_size: Positive = 256
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-class LinearConfig(EvaluationConfig):
+class ClassifierConfig(EvaluationConfig):
+    """What the stages share that train a classifier on labels: the train transform (protocols.md §2.1, §2.5).
+
+    `crop: resized` is RandomResizedCrop, `padded` a RandomCrop of the image with `padding` black pixels round it (CIFAR).
+    """
+
+    crop: Literal["resized", "padded"] = "resized"
+    crop_scale: Range = (0.08, 1.0)
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    padding: Annotated[int, Field(ge=0)] = 4
+    flip_probability: Probability = 0.5
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 0.0
+
+
+class LinearConfig(ClassifierConfig):
     """Linear probe (protocols.md §2.1, §2.2). `lr` is the reported one; `other_lrs` ride on the same forward pass.
 
     `views`: None draws fresh crops every epoch, as the protocol does; a number caches the features of so many augmented
     epochs and goes round them, which is what makes a probe affordable on a CPU.
     """
 
-    crop_scale: Range = (0.08, 1.0)
-    crop_ratio: Range = (3 / 4, 4 / 3)
-    flip_probability: Probability = 0.5
     epochs: Positive = 100
     milestones: tuple[Positive, ...] = (60, 80)
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    lr: Annotated[float, Field(gt=0)] = 1.0
-    other_lrs: tuple[Annotated[float, Field(gt=0)], ...] = (0.1, 10.0, 30.0)
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr: PositiveFloat = 1.0
+    other_lrs: tuple[PositiveFloat, ...] = (0.1, 10.0, 30.0)
     views: Positive | None = None
+
+
+class FinetuneConfig(ClassifierConfig):
+    """Backbone and a fresh classifier trained together (protocols.md §2.4, §2.5).
+
+    `lr` is the backbone's; `head_lr` the classifier's, None: the same, which is what the released code does whatever it is
+    asked for (protocols.md §0.6). `schedule`: `steps` multiplies by gamma at the milestones, `cosine` is per epoch. A batch that
+    is not full is dropped. The best of the validated epochs is reported, every `validate_every`-th and the last.
+    """
+
+    epochs: Positive = 100
+    schedule: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[Positive, ...] = (30, 60, 90)
+    lr: PositiveFloat = 0.01
+    head_lr: PositiveFloat | None = None
+    validate_every: Positive = 2
 
 
 class KnnConfig(EvaluationConfig):
     """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018): the cheap monitor."""
 
     k: Positive = 20
-    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: PositiveFloat = 0.07
 
 
-STAGES: dict[str, type[Strict]] = {"pretrain": PretrainConfig, "linear": LinearConfig, "knn": KnnConfig}
-
-
-class ConfigError(ValueError):
-    """A user's mistake in a config: one line, naming the valid choices and the nearest."""
-
-
-def nearest(word: str, choices: list[str]) -> str:
-    """`valid: a, b, c; did you mean b?`: the tail of every error about a name."""
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f"valid: {', '.join(sorted(choices))}" + (f"; did you mean {close[0]}?" if close else "")
+STAGES: dict[str, type[Strict]] = {
+    "pretrain": PretrainConfig,
+    "linear": LinearConfig,
+    "finetune": FinetuneConfig,
+    "knn": KnnConfig,
+}
 
 
 def parse(stage: str, values: dict[str, Any]) -> Any:
@@ -196,17 +210,26 @@ def parse(stage: str, values: dict[str, Any]) -> Any:
 
 def _one_line(stage: str, error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in (stage, *first["loc"]))
+    # Of the method's union pydantic names the member too: method.jigclu.m is what the user wrote as method.m.
+    path = [
+        str(part)
+        for place, part in enumerate(first["loc"])
+        if not (place == 1 and first["loc"][0] == "method" and part in METHODS)
+    ]
+    where = ".".join((stage, *path))
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where}; {nearest(str(first['loc'][-1]), _fields(stage, first['loc'][:-1]))}"
+        return f"unknown key {where}; {nearest(path[-1], _fields(stage, [str(part) for part in first['loc'][:-1]]))}"
+    if first["type"] == "union_tag_invalid":
+        given = str(first["input"].get("name"))
+        return f"{where}.name: unknown method {given!r}; {nearest(given, list(METHODS))}"
     shown = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
     return f"{where}: {first['msg']}{shown}"
 
 
-def _fields(stage: str, path: tuple[int | str, ...]) -> list[str]:
+def _fields(stage: str, path: list[str]) -> list[str]:
     model: Any = STAGES[stage]
     for part in path:
-        model = model.model_fields[str(part)].annotation
+        model = METHODS[part] if part in METHODS else model.model_fields[part].annotation if part != "method" else None
     return list(model.model_fields)
 
 
