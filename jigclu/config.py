@@ -19,6 +19,7 @@ from jigclu.schema import (
     PositiveFloat,
     Probability,
     Range,
+    Share,
     Strict,
     nearest,
 )
@@ -141,6 +142,7 @@ class ClassifierConfig(EvaluationConfig):
     """What the stages share that train a classifier on labels: the train transform (protocols.md §2.1, §2.5).
 
     `crop: resized` is RandomResizedCrop, `padded` a RandomCrop of the image with `padding` black pixels round it (CIFAR).
+    `milestones`: where the rate is multiplied by gamma, as shares of the epochs, so that they hold at every scale.
     """
 
     crop: Literal["resized", "padded"] = "resized"
@@ -151,6 +153,12 @@ class ClassifierConfig(EvaluationConfig):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     momentum: Momentum = 0.9
     weight_decay: NotNegative = 0.0
+    epochs: Positive = 100
+    milestones: tuple[Share, ...] = ()
+
+    @property
+    def milestone_epochs(self) -> tuple[int, ...]:
+        return tuple(round(share * self.epochs) for share in self.milestones)
 
 
 class LinearConfig(ClassifierConfig):
@@ -160,8 +168,7 @@ class LinearConfig(ClassifierConfig):
     epochs and goes round them, which is what makes a probe affordable on a CPU.
     """
 
-    epochs: Positive = 100
-    milestones: tuple[Positive, ...] = (60, 80)
+    milestones: tuple[Share, ...] = (0.6, 0.8)
     lr: PositiveFloat = 1.0
     other_lrs: tuple[PositiveFloat, ...] = (0.1, 10.0, 30.0)
     views: Positive | None = None
@@ -175,9 +182,8 @@ class FinetuneConfig(ClassifierConfig):
     is not full is dropped. The best of the validated epochs is reported, every `validate_every`-th and the last.
     """
 
-    epochs: Positive = 100
     schedule: Literal["steps", "cosine"] = "steps"
-    milestones: tuple[Positive, ...] = (30, 60, 90)
+    milestones: tuple[Share, ...] = (0.3, 0.6, 0.9)
     lr: PositiveFloat = 0.01
     head_lr: PositiveFloat | None = None
     validate_every: Positive = 2

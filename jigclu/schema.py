@@ -28,6 +28,7 @@ def _ascending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

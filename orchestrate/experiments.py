@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import STAGES, ConfigError, nearest
+from orchestrate.claims import Claim
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
+LATER = ("detect",)  # stages that the ledger names and this version cannot run yet
 Overlay = dict[str, Any]
 
 
@@ -19,35 +23,59 @@ class _Strict(BaseModel):
 
 
 class Layout(_Strict):
-    """How the paper lays the table out: the corner's words."""
+    """How the paper lays the table out: the corner's words. `plot: lines` draws a row as a curve over its numeric columns."""
 
     corner: str = ""
+    plot: Literal["bars", "lines"] = "bars"
+    x: str = ""  # the abscissa's words
 
 
 class Cell(_Strict):
-    """One number that the paper prints (or, among `references`, one of ours that it does not).
+    """One number that the paper prints, a point of a figure, or (among `references`) one of ours that it does not print.
 
-    `report`: `<stage>.<metric>` of the job whose result fills the cell. `set`: dotted keys laid over the recipe;
-    `<stage>: null` takes that stage out of the recipe.
+    Just one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the number
+    from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file of experiments/methods; null: random
+    weights. `set`: dotted keys laid over the recipe; `protocols`: the same under one protocol only. A value such as 40% is that
+    share of what the scale says.
     """
 
     key: str
     row: str
     column: str
-    report: str
     printed: float | None = None
+    unit: str = ""
+    report: str | None = None
+    cited: str | None = None
+    not_applicable: str | None = None
+    method: str | None = "jigclu"
     set: Overlay = Field(default_factory=dict)
+    protocols: dict[str, Overlay] = Field(default_factory=dict)
+
+    @property
+    def runs(self) -> bool:
+        return self.report is not None and self.stage not in LATER
 
     @property
     def stage(self) -> str:
-        return self.report.split(".", 1)[0]
+        return (self.report or "").split(".", 1)[0]
 
     @property
     def metric(self) -> str:
-        return self.report.split(".", 1)[1]
+        return (self.report or "").split(".", 1)[1]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Cell:
+        if sum(field is not None for field in (self.report, self.cited, self.not_applicable)) != 1:
+            raise ValueError(f"cell {self.key!r} needs just one of report, cited, not_applicable")
+        if self.report is not None and "." not in self.report:
+            raise ValueError(f"cell {self.key!r}: report is written stage.metric, this is {self.report!r}")
+        return self
 
 
 class Experiment(_Strict):
+    """One table or figure. In its file `columns` and `rows` stand as in the paper: a cell is what its row and its column say
+    together, the row having the last word; a row's `printed` is a list, null where the paper has no number."""
+
     name: str
     title: str
     source: str
@@ -57,26 +85,75 @@ class Experiment(_Strict):
     recipe: dict[str, Overlay]
     cells: tuple[Cell, ...]
     references: tuple[Cell, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     @property
     def all_cells(self) -> tuple[Cell, ...]:
         return self.cells + self.references
 
+    @property
+    def printed_table(self) -> bool:
+        return self.name.startswith("table")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_out(cls, values: Overlay) -> Overlay:
+        values = dict(values)
+        columns = values.pop("columns", [])
+        cells = [
+            *values.get("cells", ()),
+            *(cell for row in values.pop("rows", []) for cell in _row_cells(row, columns)),
+        ]
+        references = [
+            cell
+            for one in values.pop("references", [])
+            for cell in ([one] if "column" in one else _row_cells(one, columns))
+        ]
+        return {**values, "cells": cells, "references": references}
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         keys = [cell.key for cell in self.all_cells]
         if len(keys) != len(set(keys)):
-            raise ValueError("two cells share a key")
+            raise ValueError(f"two cells share the key {next(key for key in keys if keys.count(key) > 1)!r}")
         for stage in self.recipe:
-            if stage not in STAGES:
+            if stage not in (*STAGES, *LATER):
                 raise ValueError(f"unknown stage {stage!r} in recipe; {nearest(stage, list(STAGES))}")
         for cell in self.all_cells:
-            if cell.stage not in self.recipe:
+            if cell.report and cell.stage not in self.recipe:
                 raise ValueError(f"cell {cell.key!r} reports {cell.report!r}, a stage that the recipe lacks")
-        for cell in self.cells:
-            if cell.printed is None:
+        for cell in self.cells if self.printed_table else ():
+            if cell.printed is None and cell.not_applicable is None:
                 raise ValueError(f"cell {cell.key!r} has no printed value: it belongs among the references")
+        for claim in self.claims:
+            if unknown := [key for key in claim.cells if key not in keys]:
+                raise ValueError(f"claim {claim.text!r} names the cell {unknown[0]!r}; {nearest(unknown[0], keys)}")
         return self
+
+
+def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
+    """A row of the file as cells: row over column, their `set` and `protocols` merged, their keys joined."""
+    row = {"key": row.get("row", ""), **row}
+    printed = row.pop("printed", [...] * len(columns))
+    if len(printed) != len(columns):
+        raise ValueError(f"row {row['row']!r} prints {len(printed)} values for {len(columns)} columns")
+    for column, value in zip(columns, printed, strict=True):
+        if value is None:
+            continue
+        column = {"key": column["column"], **column}
+        cell = {
+            **column,
+            **row,
+            "key": f"{row['key']} {column['key']}".strip(),
+            "set": {**column.get("set", {}), **row.get("set", {})},
+        }
+        cell["protocols"] = {
+            name: {**column.get("protocols", {}).get(name, {}), **row.get("protocols", {}).get(name, {})}
+            for name in {**column.get("protocols", {}), **row.get("protocols", {})}
+        }
+        if row.keys() & {"cited", "not_applicable"}:
+            cell.pop("report", None)
+        yield cell if value is ... else {**cell, "printed": value}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -101,7 +178,8 @@ def _validate(path: Path) -> Experiment:
         return Experiment.model_validate({"name": path.stem, **read_yaml(path)})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ": ".join(filter(None, (path.name, ".".join(map(str, first["loc"])))))
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def every() -> dict[str, Experiment]:
@@ -124,10 +202,11 @@ def find(words: list[str]) -> list[Experiment]:
 
 
 def overlays(kind: str) -> list[str]:
-    """Names of the overlays of a kind: `scales` or `protocols`."""
+    """Names of the overlays of a kind: `scales`, `protocols` or `methods`."""
     return sorted(path.stem for path in (ROOT / kind).glob("*.yaml"))
 
 
+@cache
 def overlay(kind: str, name: str) -> Overlay:
     """The overlay's mapping. ConfigError names the valid ones."""
     if name not in overlays(kind):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import yaml
 
 from jigclu.config import STAGES, ConfigError, Strict, identity, nearest, parse
 from jigclu.training.folder import JobFolder
-from orchestrate.experiments import Cell, Experiment, Overlay, overlay
+from orchestrate.experiments import LATER, Cell, Experiment, Overlay, overlay
 
 # The stage whose encoder the others look at, where the recipe has it.
 ENCODER_STAGE = "pretrain"
@@ -79,6 +80,8 @@ class Plan:
     variant: str
     seeds: int
     settings: tuple[str, ...] = ()  # the --set words, for the command that recomputes
+    only: tuple[str, ...] = ()  # the --cells words
+    left_out: dict[str, str] = field(default_factory=dict)  # experiment -> the stage of its cells that cannot run yet
 
     @property
     def naive(self) -> int:
@@ -137,32 +140,57 @@ def variant_of(settings: Overlay) -> str:
 
 
 def resolve(
-    experiment: Experiment, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay
+    experiment: Experiment, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay, protocol_name: str = ""
 ) -> dict[str, Strict | None]:
-    """The stages of one cell's recipe with their schemas filled; None for a stage that the cell takes out.
+    """The stages of one cell's recipe with their schemas filled; None for the pretraining of a cell without a method.
 
-    Schema defaults <- recipe <- scale <- protocol <- cell <- --set. A scale may also say which data set and backbone stand
-    in for the recipe's (`datasets`, `backbones`). An evaluation looks at the data and backbone of the pretraining, as
+    Schema defaults <- recipe <- method <- scale <- protocol <- --set <- cell. A scale may also say which data set and backbone
+    stand in for the recipe's (`datasets`, `backbones`), and what else it changes `on` one of the recipe's data sets; scale and
+    protocol alike what they change for one method (`methods`). An evaluation looks at the data and backbone of the pretraining, as
     resolved, unless its own layers say otherwise.
     """
-    cell_layer = undot(cell.set)
-    layers = (scale, protocol, cell_layer, undot(settings))
+    method = overlay("methods", cell.method) if cell.method else {}
+    own = merge(undot(cell.set), undot(cell.protocols.get(protocol_name, {})))
 
     def laid(stage: str) -> Overlay:
+        data = (experiment.recipe[stage].get("data") or experiment.recipe.get(ENCODER_STAGE, {}).get("data") or {}).get(
+            "name"
+        )
+        kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", cell.method)
+        layers = [method, scale, scale.get("on", {}).get(data, {})]
+        layers += [layer.get("methods", {}).get(kind, {}) for layer in (scale, protocol)]
         values = _stand_in(experiment.recipe[stage], scale)
-        for layer in layers:
+        for layer in (*layers, protocol, undot(settings)):
             values = merge(values, layer.get(stage) or {})
-        return values
+        return _lay_cell(values, own.get(stage) or {}, stage)
 
     encoder = laid(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
     shared: Overlay = {key: encoder[key] for key in ("data", "backbone") if key in encoder}
-    taken_out = {stage for stage, values in cell_layer.items() if values is None}
-    return {
-        stage: None
-        if stage in taken_out
-        else parse(stage, encoder if stage == ENCODER_STAGE else merge(shared, laid(stage)))
-        for stage in experiment.recipe
-    }
+    stages: dict[str, Strict | None] = {}
+    for stage in dict.fromkeys((ENCODER_STAGE, cell.stage)):
+        if stage == ENCODER_STAGE:
+            stages[stage] = parse(stage, encoder) if cell.method and encoder else None
+            continue
+        values = laid(stage)
+        other = values.get("data", {}).get("name", encoder.get("data", {}).get("name")) != encoder.get("data", {}).get(
+            "name"
+        )
+        stages[stage] = parse(stage, {**merge(shared, values), **({"data": values["data"]} if other else {})})
+    return stages
+
+
+def _lay_cell(values: Overlay, own: Overlay, path: str) -> Overlay:
+    """merge(), where `40%` is that share of the value below, rounded, at least 1."""
+    laid = merge(values, own)
+    for key, value in own.items():
+        if isinstance(value, dict):
+            laid[key] = _lay_cell(values.get(key) or {}, value, f"{path}.{key}")
+        elif isinstance(value, str) and re.fullmatch(r"\d+%", value):
+            whole = values.get(key, STAGES[path].model_fields[key].default if path in STAGES else None)
+            if not isinstance(whole, int):
+                raise ConfigError(f"{path}.{key}: {value} of {whole!r} is no number")
+            laid[key] = max(1, round(whole * int(value[:-1]) / 100))
+    return laid
 
 
 def _stand_in(recipe: Overlay, scale: Overlay) -> Overlay:
@@ -181,33 +209,91 @@ def _check_sets(settings: Overlay, experiments: list[Experiment]) -> None:
             named = ", ".join(experiment.name for experiment in experiments)
             raise ConfigError(f"--set {key}: no stage {stage!r} in {named}; {nearest(stage, stages)}")
         for experiment in experiments:
-            own = {name for cell in experiment.all_cells for name, value in cell.set.items() if value is not None}
+            own = {name for cell in experiment.all_cells for name in _told(cell)}
             if any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in own):
                 raise ConfigError(f"--set {key}: this is what the cells of {experiment.name} differ in")
 
 
+def _told(cell: Cell) -> Iterator[str]:
+    """The keys that the cell sets itself; a share of what lies below leaves that open."""
+    for values in (cell.set, *cell.protocols.values()):
+        yield from (key for key, value in values.items() if not (isinstance(value, str) and value.endswith("%")))
+
+
 def make_plan(
-    experiments: list[Experiment], scale: str, protocol: str, seeds: int = 1, settings: Overlay | None = None
+    experiments: list[Experiment],
+    scale: str,
+    protocol: str,
+    seeds: int = 1,
+    settings: Overlay | None = None,
+    only: Iterable[str] = (),
 ) -> Plan:
-    """All jobs of the experiments' cells, each once. ConfigError on anything that does not fit the schemas."""
-    settings = settings or {}
+    """All jobs of the experiments' cells (of those whose keys are in `only`, where it names any), each once.
+
+    ConfigError on anything that does not fit the schemas, and on a cell that none of the experiments has.
+    """
+    settings, only = settings or {}, tuple(only)
     _check_sets(settings, experiments)
-    scale_layer, protocol_layer = overlay("scales", scale), overlay("protocols", protocol)
+    keys = [cell.key for experiment in experiments for cell in experiment.all_cells]
+    for key in only:
+        if key not in keys:
+            raise ConfigError(f"no cell {key!r} in {', '.join(one.name for one in experiments)}; {nearest(key, keys)}")
+    layers = overlay("scales", scale), overlay("protocols", protocol), settings, protocol
     words = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))
-    plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, words)
+    plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, words, only)
+    label = Labels(*layers)
     for experiment in experiments:
         for cell in experiment.all_cells:
-            stages = resolve(experiment, cell, scale_layer, protocol_layer, settings)
+            if cell.stage in LATER:
+                plan.left_out[experiment.name] = cell.stage
+            if not cell.runs or (only and cell.key not in only):
+                continue
+            stages = resolve(experiment, cell, *layers)
             for seed in range(seeds):
-                _add_chain(plan, experiment, cell, stages, seed)
+                _add_chain(plan, experiment, cell, stages, seed, label(stages.get(ENCODER_STAGE), cell))
     return plan
 
 
-def _add_chain(plan: Plan, experiment: Experiment, cell: Cell, stages: dict[str, Strict | None], seed: int) -> None:
+class Labels:
+    """An encoder in a few words: the method, and where its pretraining differs from what scale and protocol make of that method."""
+
+    def __init__(self, scale: Overlay, protocol: Overlay, settings: Overlay, protocol_name: str):
+        self.layers = scale, protocol, settings, protocol_name
+        self.usual: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, encoder: Any, cell: Cell) -> str:
+        if encoder is None or cell.method is None:
+            return "random init"
+        if cell.method not in self.usual:
+            bare = Experiment(
+                name="", title="", source="", topic="", unit="", recipe={ENCODER_STAGE: {}},
+                cells=(Cell(key="", row="", column="", report=f"{ENCODER_STAGE}.loss", method=cell.method),),
+            )  # fmt: skip
+            usual = resolve(bare, bare.cells[0], *self.layers)[ENCODER_STAGE]
+            self.usual[cell.method] = _leaves(identity(usual)) if usual else {}
+        own, usual_values = _leaves(identity(encoder)), self.usual[cell.method]
+        differing = [
+            f"{key.rpartition('.')[2]}={value}" for key, value in own.items()
+            if not key.startswith(("data.", "backbone")) and key != "method.m" and usual_values.get(key) != value
+        ]  # fmt: skip
+        subset = [encoder.data.subset] if encoder.data.subset else []
+        name = f"m={encoder.method.m}" if encoder.method.name == "jigclu" else cell.method.replace("_", " ")
+        return " ".join([name, *subset, *differing])
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _add_chain(
+    plan: Plan, experiment: Experiment, cell: Cell, stages: dict[str, Strict | None], seed: int, label: str
+) -> None:
     """The cell's jobs for one seed: the pretraining, if any, and the stage that the cell reports."""
     upstream: tuple[str, ...] = ()
     encoder: Any = stages.get(ENCODER_STAGE)
-    label = f"m={encoder.method.m}" if encoder else "random init"
     for stage in dict.fromkeys((ENCODER_STAGE, cell.stage)):
         config: Any = stages.get(stage)
         if config is None:

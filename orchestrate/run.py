@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seeds", type=int, default=1, metavar="N", help="run every cell with seeds 0 ... N-1")
     command.add_argument(
+        "--cells", nargs="+", default=[], metavar="KEY", help="only these cells (--dry-run names them)"
+    )
+    command.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a config value; may be repeated"
     )
     command.add_argument(
@@ -77,7 +80,9 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     if args.seeds < 1:
         raise ConfigError(f"--seeds {args.seeds}: at least 1")
     found = experiments.find(args.experiments)
-    plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set))
+    plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
+    for name, stage in plan.left_out.items():
+        say(f"{name}: the cells of stage {stage} are left out, this version cannot run it")
     cluster = clusters.load(args.cluster)
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     states = _states(plan, store)

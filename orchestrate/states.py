@@ -151,6 +151,7 @@ def command(plan: Plan) -> str:
     words += ["--seeds", str(plan.seeds)] if plan.seeds > 1 else []
     for setting in plan.settings:
         words += ["--set", setting]
+    words += ["--cells", *plan.only] if plan.only else []
     return shlex.join(words)
 
 

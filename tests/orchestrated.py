@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "pretrain.runtime.threads": 1, "pretrain.runtime.workers": 0, "pretrain.runtime.log_every": 1,
     "linear.data.train_images": 40, "linear.data.val_images": 20, "linear.data.canvas": 32,
     "linear.image_size": 32, "linear.resize": 36, "linear.batch_size": 20, "linear.epochs": 2,
-    "linear.milestones": [1], "linear.precision": "float32",
+    "linear.milestones": [0.5], "linear.precision": "float32",
     "linear.runtime.threads": 1, "linear.runtime.workers": 0,
 }  # fmt: skip
 

@@ -114,7 +114,7 @@ class Probe:
     def train_epoch(self, epoch: int) -> None:
         """From the step that the job stands at to the end of the epoch, then validate."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = steps(rate, epoch, self.config.milestones, self.config.gamma)
+            group["lr"] = steps(rate, epoch, self.config.milestone_epochs, self.config.gamma)
         done = self.session.step % self.steps_per_epoch
         for step, (features, labels) in enumerate(self._epoch_features(epoch, done), done):
             losses = [F.cross_entropy(head(features), labels) for head in self.heads]
