@@ -18,13 +18,28 @@ IMAGES = {
     "imagenette": {"train": 9_469, "val": 3_925},
     "imagenet100": {"train": 126_689, "val": 5_000},
     "imagenet1k": {"train": 1_281_167, "val": 50_000},
+    "cifar10": {"train": 50_000, "val": 10_000},
+    "cifar100": {"train": 50_000, "val": 10_000},
     "scenes": SCENES_IMAGES,
-}  # fmt: skip
+}
+SHARES = {"1percent": 0.01, "10percent": 0.1}
 
 
 def images(data: Any, split: str) -> int:
-    chosen: int | None = getattr(data, f"{split}_images")
-    return chosen or IMAGES[data.name][split]
+    chosen: int = getattr(data, f"{split}_images") or IMAGES[data.name][split]
+    return round(chosen * SHARES[data.subset]) if data.subset and split == "train" else chosen
+
+
+def passes(config: Any) -> float:
+    """Forward-backward passes of the backbone over an image of the config's size, for each image of the data set."""
+    method = config.method
+    if method.name == "simclr":
+        return 2.0
+    if method.name == "moco":
+        return 4 / 3  # the key's pass has no backward
+    if method.name == "jigclu" and method.input == "scaled":
+        return float(method.m**2)
+    return 1.0
 
 
 def hours(job: Job, device: str) -> float:
@@ -38,6 +53,9 @@ def hours(job: Job, device: str) -> float:
     )
     train, val = images(config.data, "train"), images(config.data, "val")
     if job.stage == "pretrain":
-        return train * config.epochs / rate / 3600
-    passes = min(config.views or config.epochs, config.epochs) if job.stage == "linear" else 1
-    return (train * passes + val) / (3 * rate) / 3600
+        return train * config.epochs * passes(config) / rate / 3600
+    if job.stage == "finetune":
+        validations = -(-config.epochs // config.validate_every)
+        return (train * config.epochs + val * validations / 3) / rate / 3600
+    looks = min(config.views or config.epochs, config.epochs) if job.stage == "linear" else 1
+    return (train * looks + val) / (3 * rate) / 3600

@@ -1,4 +1,4 @@
-"""Jobs on this machine: walk the graph, upstream first, as many at a time as there are GPUs, or one."""
+"""Jobs on this machine: walk the graph, upstream first, as many at a time as there are GPUs, or as were asked for."""
 
 from __future__ import annotations
 
@@ -35,18 +35,20 @@ class Running:
 
 
 class Slots:
-    """One slot a GPU (or one in all), held by a lock, so that two orchestrators share them too."""
+    """One slot a GPU (without any: `jobs` in all), held by a lock, so that two orchestrators share them too."""
 
-    def __init__(self, store: Path):
+    def __init__(self, store: Path, jobs: int = 1):
         self.gpus = visible_gpus()
+        self.count = len(self.gpus) or jobs
         self._folder, self._held = store / ".slots", dict[int, Any]()
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def take(self) -> int | None:
-        for slot in range(max(1, len(self.gpus))):
+        for slot in range(self.count):
             if slot in self._held:
                 continue
-            file = open(self._folder / f"{os.uname().nodename}-{self.gpus[slot] if self.gpus else 'cpu'}", "a")  # noqa: SIM115  held until given back
+            name = self.gpus[slot] if self.gpus else f"cpu{slot}"
+            file = open(self._folder / f"{os.uname().nodename}-{name}", "a")  # noqa: SIM115  held until given back
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -62,12 +64,17 @@ class Slots:
     def gpu(self, slot: int) -> int | None:
         return self.gpus[slot] if self.gpus else None
 
+    @property
+    def threads(self) -> int:
+        """CPU threads of one job: jobs at once divide the cores between them."""
+        return max(1, len(os.sched_getaffinity(0)) // self.count)
+
 
 class Walk:
     """One pass over a plan's graph until nothing more can run."""
 
-    def __init__(self, plan: Plan, store: Path):
-        self.plan, self.store, self.slots = plan, store, Slots(store)
+    def __init__(self, plan: Plan, store: Path, jobs: int = 1):
+        self.plan, self.store, self.slots = plan, store, Slots(store, jobs)
         self.tree = freeze(store)
         self.running: dict[str, Running] = {}
         self.settled: dict[str, str] = {}  # job id -> done | failed | skipped
@@ -147,7 +154,7 @@ class Walk:
                 return self._settle(job, ran=False)
             self.elsewhere.discard(job.id)
             # A job whose orchestrator was killed holds no slot any more, but it runs.
-            free = max(1, len(self.slots.gpus)) - len(self.running) - len(self.elsewhere)
+            free = self.slots.count - len(self.running) - len(self.elsewhere)
             slot = self.slots.take() if free > 0 else None
             if slot is None:
                 return
@@ -168,6 +175,9 @@ class Walk:
         )
         before = dict(os.environ)
         os.environ.update(job_environment(self.tree))
+        os.environ.setdefault("JIGCLU_THREADS", str(self.slots.threads))
+        # Threads that wait for one another must not burn the cores that another process needs: on a shared machine that costs all.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             return local_executor(folder.path / "logs", self.slots.gpu(slot)).submit(run_job, str(folder.path))
         finally:

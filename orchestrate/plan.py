@@ -63,7 +63,9 @@ class Job:
     def name(self) -> str:
         """`pretrain resnet50 imagenet100 m=2 seed 0`: what people read in squeue and MLflow."""
         config: Any = self.config
-        return f"{self.stage} {config.backbone} {config.data.name} {self.label} seed {self.seed}"
+        data = " ".join(filter(None, (config.data.name, config.data.subset)))
+        head = f" head_lr={config.head_lr:g}" if getattr(config, "head_lr", None) else ""
+        return f"{self.stage} {config.backbone} {data} {self.label}{head} seed {self.seed}"
 
     def folder(self, store: Path) -> JobFolder:
         return JobFolder(store / self.stage / self.id)
@@ -276,9 +278,8 @@ class Labels:
             f"{key.rpartition('.')[2]}={value}" for key, value in own.items()
             if not key.startswith(("data.", "backbone")) and key != "method.m" and usual_values.get(key) != value
         ]  # fmt: skip
-        subset = [encoder.data.subset] if encoder.data.subset else []
         name = f"m={encoder.method.m}" if encoder.method.name == "jigclu" else cell.method.replace("_", " ")
-        return " ".join([name, *subset, *differing])
+        return " ".join([name, *differing])
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

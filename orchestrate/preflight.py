@@ -45,9 +45,12 @@ def _writable(store: Path) -> None:
 
 def _fits(job: Job) -> None:
     config: Any = job.config
-    if job.stage == "pretrain" and (patch := patch_size(config.image_size, config.method.m)) < 8:
+    method = config.method if job.stage == "pretrain" else None
+    if method and method.name == "jigclu" and (patch := patch_size(config.image_size, method.m)) < 8:
         raise ConfigError(
             f"{job.name}: image_size {config.image_size} leaves patches of {patch} pixels; 8 is the least"
         )
-    if job.stage == "pretrain" and (count := images(config.data, "train")) < config.batch_size:
+    if method and method.name == "moco" and method.queue < config.batch_size:
+        raise ConfigError(f"{job.name}: a queue of {method.queue} does not hold one batch of {config.batch_size}")
+    if job.stage in ("pretrain", "finetune") and (count := images(config.data, "train")) < config.batch_size:
         raise ConfigError(f"{job.name}: {count} images do not fill one batch of {config.batch_size}")

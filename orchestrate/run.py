@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--cluster", help="local, slurm, or a YAML file; default: slurm where sbatch is found, else local"
     )
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: so many jobs at once")
     command.add_argument("--seeds", type=int, default=1, metavar="N", help="run every cell with seeds 0 ... N-1")
     command.add_argument(
         "--cells", nargs="+", default=[], metavar="KEY", help="only these cells (--dry-run names them)"
@@ -77,8 +78,9 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         return _list()
     if not args.experiments:
         raise ConfigError(f"which experiment? valid: {', '.join([*experiments.every(), 'all'])} (--list tells more)")
-    if args.seeds < 1:
-        raise ConfigError(f"--seeds {args.seeds}: at least 1")
+    for flag in ("seeds", "jobs"):
+        if getattr(args, flag) < 1:
+            raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
     found = experiments.find(args.experiments)
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
     for name, stage in plan.left_out.items():
@@ -103,7 +105,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         return _detach(words, store)
     from orchestrate.local import Walk
 
-    return Walk(plan, store).run()
+    return Walk(plan, store, args.jobs).run()
 
 
 def _states(plan: Plan, store: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from jigclu.training.folder import read_json, write_json
 PROJECT = Path(__file__).resolve().parent.parent
 COMMIT = "COMMIT.json"  # in a frozen tree: the commit that its bytes are
 PACKAGES = ("jigclu", "orchestrate", "detection", "experiments")  # what a job may need of the project
-STAGE_MODULES = {"pretrain": "jigclu.stages.pretrain", "linear": "jigclu.stages.linear", "knn": "jigclu.stages.knn"}
+STAGE_MODULES = {name: f"jigclu.stages.{name}" for name in ("pretrain", "linear", "finetune", "knn")}
 
 
 def _module_file(module: str, root: Path) -> Path | None:

@@ -26,7 +26,8 @@ class Place:
 
 def place(device: str = "auto", threads: int | None = None) -> Place:
     """Join the ranks of torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*), if any; choose device and CPU threads."""
-    torch.set_num_threads(threads or int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0))))
+    given = os.environ.get("JIGCLU_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
+    torch.set_num_threads(threads or int(given or len(os.sched_getaffinity(0))))
     rank, world, local = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
