@@ -97,7 +97,7 @@ def main() -> None:
     })  # fmt: skip
     dataset = open_dataset(config.data, "train")
     batch = next(batches(dataset, [list(range(config.batch_size))], 0, Unreadable(), substitute=True))
-    method = methods.build(config, 0, where)
+    method = methods.build(config, 0, where, len(dataset.classes))
     network = method.network.to(where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepared = method.prepare(batch, 0, 0)
     bare = Backbone(config.backbone).to(where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

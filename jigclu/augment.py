@@ -133,15 +133,15 @@ def resize_weights(
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-def crop_resize(canvases: Tensor, crop: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """canvases (N, 3, S, S) uint8 or float in [0, 255], crop (P*N, 4) position-major -> (P*N, 3, size, size) float in [0, 1].
+def crop_resize(canvases: Tensor, crop: Tensor, size: int, flip: Tensor | None = None, white: float = 255.0) -> Tensor:
+    """canvases (N, 3, S, S) uint8 or float in [0, white], crop (P*N, 4) position-major -> (P*N, 3, size, size) float in [0, 1].
 
     A canvas is read once for its P patches: all its vertical filters act in one product.
     """
     count, channels, side = canvases.shape[0], canvases.shape[1], canvases.shape[-1]
     patches = len(crop) // count
     pixels = canvases.transpose(1, 2).reshape(count, side, channels * side).float()  # (N, y, c*x)
-    vertical = resize_weights(crop[:, 1], crop[:, 3], side, size) / 255  # (P*N, size, S)
+    vertical = resize_weights(crop[:, 1], crop[:, 3], side, size) / white  # (P*N, size, S)
     vertical = vertical.view(patches, count, size, side).transpose(0, 1).reshape(count, patches * size, side)
     rows = (
         torch.bmm(vertical, pixels)
@@ -242,8 +242,20 @@ def normalise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
+def to_pixels(normalised: Tensor) -> Tensor:
+    """The inverse of `normalise`, clamped to [0, 1], float32: for people to look at."""
+    images = normalised.float()
+    mean, std = images.new_tensor(MEAN)[:, None, None], images.new_tensor(STD)[:, None, None]
+    return (images * std + mean).clamp(0, 1)
+
+
 def apply(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
     """canvases (N, 3, S, S) uint8 and parameters of P*N patches (position-major) -> (P*N, 3, size, size) normalised float32."""
+    return normalise(distort(canvases, parameters, size))
+
+
+def distort(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
+    """`apply` before it normalises: float32 in [0, 1]."""
     device = canvases.device
     moved = parameters.to(device)
     images = crop_resize(canvases, moved.crop, size, moved.flip)
@@ -256,4 +268,4 @@ def apply(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
     if len(blurred):
         rows = blurred.to(device, non_blocking=True)
         images[rows] = blur(images[rows], moved.sigma[rows])
-    return normalise(images)
+    return images

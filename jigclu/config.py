@@ -158,7 +158,7 @@ class ClassifierConfig(EvaluationConfig):
 
     @property
     def milestone_epochs(self) -> tuple[int, ...]:
-        return tuple(round(share * self.epochs) for share in self.milestones)
+        return tuple(max(1, round(share * self.epochs)) for share in self.milestones)
 
 
 class LinearConfig(ClassifierConfig):

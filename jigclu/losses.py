@@ -27,3 +27,13 @@ def clustering_loss(embeddings: Tensor, cluster_ids: Tensor, temperature: float)
 def location_loss(logits: Tensor, positions: Tensor) -> Tensor:
     """Eq. 3: cross-entropy of (B, m*m) logits with the patches' positions (B,), mean over patches."""
     return F.cross_entropy(logits, positions)
+
+
+@torch.no_grad()
+def first_percent(scores: Tensor, targets: Tensor) -> Tensor:
+    """Percent of the rows of (B, K) in which the target's score, targets (B,), is the one largest.
+
+    A tie counts as a miss, so that an encoder that maps everything to one point is not right everywhere.
+    """
+    own = scores.gather(1, targets[:, None])
+    return ((scores >= own).sum(dim=1) == 1).float().mean() * 100

@@ -41,29 +41,54 @@ class Backbone(nn.Module):
         """(N, 3, H, W) -> (N, dim), global average pool: what evaluation probes."""
         return self.maps(images).mean(dim=(2, 3))
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of its state under torchvision's ResNet key names: what encoder.pt holds."""
+        return {key: value.detach().clone() for key, value in self.resnet.state_dict().items()}
+
+
+def mlp(width: int, dim: int) -> nn.Sequential:
+    """The head of JigClu, SimCLR and MoCo v2: Linear-ReLU-Linear of the backbone's width to `dim`, no BN."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
+
+
+class EncoderWithHead(nn.Module):
+    """images (N, 3, S, S) -> (N, dim): backbone, global average pool, and an `mlp` or one linear layer."""
+
+    def __init__(self, backbone: str, dim: int, linear: bool = False):
+        super().__init__()
+        self.encoder = Backbone(backbone)
+        width = self.encoder.dim
+        self.head = nn.Linear(width, dim) if linear else mlp(width, dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(images))
+
 
 class JigCluNetwork(nn.Module):
     """montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); vector order is `montage.stitch`'s permutation order.
 
     Heads as in the released code, where the paper gives no sizes (protocols.md §1.4, D6): Linear-ReLU-Linear of the backbone's
     width to `dim`, no BN; one Linear to the m*m positions.
+
+    `montage` off: it is fed patches (m*m*N, 3, h, w) that stand alone (§5.1, Figure 5 a and b), one vector each in their own
+    order; there is nothing to decouple.
     """
 
-    def __init__(self, backbone: str = "resnet50", m: int = 2, dim: int = 128):
+    def __init__(self, backbone: str = "resnet50", m: int = 2, dim: int = 128, montage: bool = True):
         super().__init__()
-        self.m = m
+        self.grid = m if montage else 1
         self.encoder = Backbone(backbone)
         width = self.encoder.dim
-        self.clustering = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
+        self.clustering = mlp(width, dim)
         self.location = nn.Linear(width, m * m)
 
-    def forward(self, montages: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = decouple(self.encoder.maps(montages), self.m)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = decouple(self.encoder.maps(images), self.grid)
         return self.clustering(vectors), self.location(vectors)
 
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """The backbone under torchvision's ResNet key names, no heads."""
-        return {key: value.detach().clone() for key, value in self.encoder.resnet.state_dict().items()}
+        return self.encoder.weights()
 
     def load_official(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the released checkpoint's keys, with or without `module.encoder.` before them (golden g6).

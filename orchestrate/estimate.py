@@ -9,25 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from jigclu.data.catalog import SCENES_IMAGES
+from jigclu.data.catalog import expected_images
 from orchestrate.plan import Job
 
 RESNET50_224 = {"GPU": 938.0, "CPU": 18.0}  # images/s, training
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
-IMAGES = {
-    "imagenette": {"train": 9_469, "val": 3_925},
-    "imagenet100": {"train": 126_689, "val": 5_000},
-    "imagenet1k": {"train": 1_281_167, "val": 50_000},
-    "cifar10": {"train": 50_000, "val": 10_000},
-    "cifar100": {"train": 50_000, "val": 10_000},
-    "scenes": SCENES_IMAGES,
-}
-SHARES = {"1percent": 0.01, "10percent": 0.1}
-
-
-def images(data: Any, split: str) -> int:
-    chosen: int = getattr(data, f"{split}_images") or IMAGES[data.name][split]
-    return round(chosen * SHARES[data.subset]) if data.subset and split == "train" else chosen
 
 
 def passes(config: Any) -> float:
@@ -51,7 +37,7 @@ def hours(job: Job, device: str) -> float:
         / GIGA_MULTIPLY_ADDS[config.backbone]
         * (224 / config.image_size) ** 2
     )
-    train, val = images(config.data, "train"), images(config.data, "val")
+    train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
     if job.stage == "pretrain":
         return train * config.epochs * passes(config) / rate / 3600
     if job.stage == "finetune":

@@ -1,5 +1,6 @@
 """The paper's tables in MLflow: one parent run a (scale, experiment, protocol, variant), one nested child a cell of the
-ledger, references included. Updated in place: runs are found by their tags and a child never appears twice."""
+ledger, references and cells that no job fills included. Updated in place: runs are found by their tags and a child never
+appears twice."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jigclu.training.folder import JobFolder, read_json, write_json
 from orchestrate import experiments
@@ -20,6 +21,7 @@ from orchestrate.mirror_run import RUN_STATUS, number, state_of
 from orchestrate.tracking import Tracking, digest
 
 WORST_FIRST = ("failed", "running", "interrupted", "pending", "not run", "done")
+CITED, NOT_APPLICABLE = "cited", "not applicable"  # the states of cells that no job fills
 PARENT = ""  # the parent's key among its cells'
 
 
@@ -41,12 +43,13 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Filler:
-    """A job that fills a cell, as its folder has it now. `value` is None until it is done."""
+    """A job that fills a cell, as its folder has it now. `value` is None until it is done; `measured`: how, of time and memory."""
 
     id: str
     seed: int
     state: str
     value: float | None
+    measured: str
     commit: str
     run: str
     planned: float
@@ -108,7 +111,8 @@ def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[Table, dict
             table = Table(use["scale"], use["experiment"], use["protocol"], use.get("variant", ""))
             value = number(result.get("metrics", {}).get(use["metric"]))
             commit = str(job.get("commit", ""))
-            filler = Filler(folder.name, int(job.get("seed", 0)), state, value, commit, run, planned)
+            seed, measured = int(job.get("seed", 0)), measured_how(use["metric"], result)
+            filler = Filler(folder.name, seed, state, value, measured, commit, run, planned)
             cell = tables[table][use["cell"]]
             if filler.seed not in cell or cell[filler.seed].planned < planned:
                 cell[filler.seed] = filler
@@ -118,10 +122,26 @@ def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[Table, dict
     }
 
 
+def measured_how(metric: str, result: Mapping[str, Any]) -> str:
+    """What a time or a memory of a stage's result is one of, for it is the machine's as much as the method's."""
+    if metric == "hours" and result.get("limiter"):
+        return f"limited by {'the loader' if result['limiter'] == 'loader' else 'compute'}"
+    if metric == "peak_memory_mb" and result.get("memory_kind"):
+        return "memory of the device" if result["memory_kind"] == "device" else "resident memory of the process"
+    return ""
+
+
+def resting_state(cell: Cell) -> str:
+    """The state of a cell without any job: `cited`, `not applicable`, or `not run` (what this version cannot run included)."""
+    if cell.cited is not None:
+        return CITED
+    return NOT_APPLICABLE if cell.not_applicable is not None else "not run"
+
+
 def _contents(table: Table, experiment: Experiment, fillers: dict[str, list[Filler]]) -> dict[str, Content]:
     """Cell key -> content; PARENT first."""
     cells = {cell.key: _cell(table, experiment, cell, fillers.get(cell.key, [])) for cell in experiment.all_cells}
-    states = [cell.tags["jigclu.state"] for cell in cells.values()]
+    states = [cells[cell.key].tags["jigclu.state"] for cell in experiment.all_cells if cell.report is not None]
     title = " ".join(filter(None, (table.experiment, table.protocol, table.variant)))
     note = (
         f"**{experiment.title}** ({experiment.source}), {experiment.unit}\n\nscale {table.scale}, "
@@ -133,11 +153,12 @@ def _contents(table: Table, experiment: Experiment, fillers: dict[str, list[Fill
 
 
 def _status(states: list[str]) -> str:
-    return RUN_STATUS.get(min(states, key=WORST_FIRST.index), "SCHEDULED")
+    return RUN_STATUS.get(min(states, key=WORST_FIRST.index, default="done"), "SCHEDULED")
 
 
 def _cell(table: Table, experiment: Experiment, cell: Cell, fillers: list[Filler]) -> Content:
-    state = min((filler.state for filler in fillers), key=WORST_FIRST.index, default="not run")
+    fillers = fillers if cell.report is not None else []  # a cell that was run once and is cited now
+    state = min((filler.state for filler in fillers), key=WORST_FIRST.index, default=resting_state(cell))
     filled = [(filler.seed, filler.value) for filler in fillers if filler.value is not None]
     values = [value for _, value in filled]
     metrics: dict[str, float] = {"n": len(values)}
@@ -149,8 +170,11 @@ def _cell(table: Table, experiment: Experiment, cell: Cell, fillers: list[Filler
             metrics["difference"] = metrics["value"] - cell.printed
     if len(values) > 1:
         metrics["std"] = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
-    printed = "not printed in the paper" if cell.printed is None else f"printed {cell.printed:g} {experiment.unit}"
-    jobs = ", ".join(f"`{filler.id}` ({filler.state})" for filler in fillers) or "none yet"
+    unit = cell.unit or experiment.unit
+    printed = "not printed in the paper" if cell.printed is None else f"printed {cell.printed:g} {unit}"
+    source = f"Jobs: {', '.join(f'`{filler.id}` ({filler.state})' for filler in fillers) or 'none yet'}"
+    if cell.report is None:
+        source = f"Cited: {cell.cited}" if cell.cited is not None else f"Not applicable: {cell.not_applicable}"
     tags = {
         **table.tags,
         "jigclu.cell": cell.key,
@@ -162,10 +186,12 @@ def _cell(table: Table, experiment: Experiment, cell: Cell, fillers: list[Filler
         "jigclu.state": state,
         "jigclu.values": json.dumps(values),
         "jigclu.seeds": json.dumps([seed for seed, _ in filled]),
+        "jigclu.measured": "; ".join(dict.fromkeys(filler.measured for filler in fillers if filler.measured)),
         "jigclu.verdict": "",
-        "mlflow.note.content": f"{experiment.title}: {cell.row} / {cell.column}, {printed}.\n\nJobs: {jobs}.",
+        "mlflow.note.content": f"{experiment.title}: {cell.row} / {cell.column}, {printed}.\n\n{source}.",
     }
-    return Content(f"{table.experiment} {cell.key}", RUN_STATUS.get(state, "SCHEDULED"), tags, metrics)
+    status = "FINISHED" if cell.report is None else RUN_STATUS.get(state, "SCHEDULED")
+    return Content(f"{table.experiment} {cell.key}".strip(), status, tags, metrics)
 
 
 # -- what MLflow should hold ------------------------------------------------------------------------------------------

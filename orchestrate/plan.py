@@ -155,16 +155,17 @@ def resolve(
     own = merge(undot(cell.set), undot(cell.protocols.get(protocol_name, {})))
 
     def laid(stage: str) -> Overlay:
-        data = (experiment.recipe[stage].get("data") or experiment.recipe.get(ENCODER_STAGE, {}).get("data") or {}).get(
-            "name"
-        )
+        # What a cell says of data set and backbone is the recipe's word: a scale's stand-ins hold for it as well.
+        told, rest = _take(own.get(stage) or {}, ("data", "name"), ("backbone",))
+        recipe = merge(experiment.recipe[stage], told)
+        data = (recipe.get("data") or experiment.recipe.get(ENCODER_STAGE, {}).get("data") or {}).get("name")
         kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", cell.method)
         layers = [method, scale, scale.get("on", {}).get(data, {})]
         layers += [layer.get("methods", {}).get(kind, {}) for layer in (scale, protocol)]
-        values = _stand_in(experiment.recipe[stage], scale)
+        values = _stand_in(recipe, scale)
         for layer in (*layers, protocol, undot(settings)):
             values = merge(values, layer.get(stage) or {})
-        return _lay_cell(values, own.get(stage) or {}, stage)
+        return _lay_cell(values, rest, stage)
 
     encoder = laid(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
     shared: Overlay = {key: encoder[key] for key in ("data", "backbone") if key in encoder}
@@ -179,6 +180,18 @@ def resolve(
         )
         stages[stage] = parse(stage, {**merge(shared, values), **({"data": values["data"]} if other else {})})
     return stages
+
+
+def _take(values: Overlay, *paths: tuple[str, ...]) -> tuple[Overlay, Overlay]:
+    """(what stands at the paths, the rest)."""
+    taken, rest = Overlay(), deepcopy(values)
+    for *parents, last in paths:
+        here = rest
+        for parent in parents:
+            here = here.get(parent) or {}
+        if last in here:
+            taken = merge(taken, undot({".".join((*parents, last)): here.pop(last)}))
+    return taken, rest
 
 
 def _lay_cell(values: Overlay, own: Overlay, path: str) -> Overlay:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data.catalog import check
+from jigclu.data.catalog import check, expected_images
 from jigclu.patches import patch_size
 from orchestrate import tracking
-from orchestrate.estimate import images
 from orchestrate.plan import Job
 
 
@@ -52,5 +51,5 @@ def _fits(job: Job) -> None:
         )
     if method and method.name == "moco" and method.queue < config.batch_size:
         raise ConfigError(f"{job.name}: a queue of {method.queue} does not hold one batch of {config.batch_size}")
-    if job.stage in ("pretrain", "finetune") and (count := images(config.data, "train")) < config.batch_size:
+    if job.stage in ("pretrain", "finetune") and (count := expected_images(config.data, "train")) < config.batch_size:
         raise ConfigError(f"{job.name}: {count} images do not fill one batch of {config.batch_size}")

@@ -83,8 +83,16 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
             raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
     found = experiments.find(args.experiments)
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
-    for name, stage in plan.left_out.items():
-        say(f"{name}: the cells of stage {stage} are left out, this version cannot run it")
+    left_out = [
+        f"{name}: the cells of stage {stage} are left out, this version cannot run it"
+        for name, stage in plan.left_out.items()
+    ]
+    if not plan.jobs:
+        raise ConfigError(
+            "; ".join(left_out) or f"no cell of {', '.join(args.experiments)} is run: the paper cites them"
+        )
+    for line in left_out:
+        say(line)
     cluster = clusters.load(args.cluster)
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     states = _states(plan, store)

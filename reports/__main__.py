@@ -72,16 +72,17 @@ def report(
         for scale in shown_scales
     }
     (out / "results.json").write_text(tables.results_json(shown, page.overview(shown)), encoding="utf-8")
-    (out / "index.html").write_text(page.render(drawn, absent), encoding="utf-8")
+    (out / "index.html").write_text(page.render(client, drawn, absent), encoding="utf-8")
     return shown
 
 
 def render_table(table: Table) -> dict[str, bytes]:
     """File name -> bytes: .md, .csv, .tex, .png, .pdf, and the .svg for the page."""
-    from reports import figures, tables
+    from reports import figures, lines, tables
 
+    plot = lines.lines if table.experiment.layout.plot == "lines" else figures.bars
     texts = {"md": tables.markdown(table), "csv": tables.csv(table), "tex": tables.latex(table)}
-    files = {kind: text.encode() for kind, text in texts.items()} | figures.bars(table)
+    files = {kind: text.encode() for kind, text in texts.items()} | plot(table)
     return {f"{table.stem}.{kind}": data for kind, data in files.items()}
 
 

@@ -7,14 +7,16 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from jigclu.config import ConfigError
 from orchestrate.experiments import Cell, Experiment
+from orchestrate.mirror_tables import resting_state
 from reports.read import TABLE_KEY, Frames, finite
+from reports.verdicts import verdict
 
 SCALE_ORDER = ("paper", "small", "mini", "smoke")
 
@@ -46,7 +48,8 @@ class Job:
 class Result:
     """One cell: what the paper prints and what we measured.
 
-    `half_width`: of the binomial 95 % interval, one seed only. `chains`: the jobs of each seed, upstream first.
+    `half_width`: of the binomial 95 % interval, one seed only. `measured`: how, of time and memory. `chains`: the jobs of each
+    seed, upstream first.
     """
 
     cell: Cell
@@ -54,6 +57,7 @@ class Result:
     state: str
     message: str
     verdict: str
+    measured: str
     value: float | None
     std: float | None
     n: int
@@ -63,6 +67,16 @@ class Result:
     commits: tuple[str, ...]
     jobs: tuple[Job, ...]
     chains: tuple[tuple[Job, ...], ...]
+
+    @property
+    def computed(self) -> bool:
+        """Whether the number is ours to compute: neither cited nor not applicable."""
+        return self.cell.report is not None
+
+    @property
+    def missing(self) -> bool:
+        """Whether a run would fill it that nobody has started."""
+        return self.state == "not run" and self.cell.runs
 
     @property
     def difference(self) -> float | None:
@@ -128,6 +142,18 @@ class Table:
     def done(self) -> int:
         return sum(result.value is not None for result in self.results)
 
+    @property
+    def total(self) -> int:
+        """Cells that are ours to compute, of which `done` are."""
+        return sum(result.computed for result in self.results)
+
+    def unit(self, cell: Cell) -> str:
+        return cell.unit or self.experiment.unit
+
+    @property
+    def units(self) -> list[str]:
+        return list(dict.fromkeys(self.unit(result.cell) for result in self.results))
+
 
 def unique_jobs(tables: Iterable[Table]) -> list[Job]:
     """Every job behind the tables once: two tables that need the same job share it."""
@@ -178,13 +204,13 @@ def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, prot
     parent = next(iter(_where(frames.tables, key)), {"run_id": "", "digest": ""})
     references = {cell.key for cell in experiment.references}
     results = tuple(
-        _result(cell, cell.key in references, records.get(cell.key), jobs, experiment.unit)
+        _result(cell, cell.key in references, records.get(cell.key), jobs, cell.unit or experiment.unit)
         for cell in experiment.all_cells
     )
     table = Table(experiment, scale, protocol, variant, results, parent["run_id"], parent["digest"])
     if len(table.grid) < len(results):
         raise ConfigError(f"{experiment.name}.yaml: two cells stand at the same row and column")
-    return table
+    return replace(table, results=tuple(replace(one, verdict=verdict(one, table) or one.verdict) for one in results))
 
 
 def _where(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -193,8 +219,8 @@ def _where(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _Jobs, unit: str) -> Result:
-    if record is None:
-        return Result(cell, reference, "not run", "", "", None, None, 0, None, (), (), (), (), ())
+    if record is None or cell.report is None:  # what the ledger cites now may still be a run of before in MLflow
+        return Result(cell, reference, resting_state(cell), "", "", "", None, None, 0, None, (), (), (), (), ())
     chains = tuple(tuple(jobs.chain(job)) for job in record["jobs"])
     own = tuple(chain[-1] for chain in chains if chain)
     value, n = finite(record["value"]), int(finite(record["n"]) or 0)
@@ -208,6 +234,7 @@ def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _J
         state,
         message,
         record["verdict"],
+        record["measured"],
         value,
         finite(record["std"]),
         n,

@@ -1,10 +1,14 @@
-"""Figures: our bars beside the printed ones, and training curves. No pyplot, no display; same input, same bytes."""
+"""Figures: our bars beside the printed ones, and training curves. No pyplot, no display; same input, same bytes.
+
+How they are styled, saved and set into a page is shared with the line plots (`lines`) and the diagrams (`diagrams`).
+"""
 
 from __future__ import annotations
 
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +21,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from reports.cells import Result, Table
-from reports.tables import OURS_ONLY, digits, number, ours
+from reports.numbers import number, places, printed
+from reports.tables import OURS_ONLY, ours
 
+KINDS = ("png", "pdf", "svg")
+MANY = 24  # cells: past it the bars are of those alone that run
 WIDTH = 4.7  # inches: two stand side by side on the page, and one is read on a phone without zooming
 STYLE = Path(__file__).with_name("style.mplstyle")
 # Okabe and Ito's blue against a grey: apart in hue and in lightness, for every kind of colour vision and in print.
@@ -32,13 +39,13 @@ _METADATA: dict[str, dict[str, str | None]] = {
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     inks = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.style.context(["default", STYLE, inks]):
         yield
 
 
-def _save(figure: Figure, kind: str) -> bytes:
+def save(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
     clear = kind == "svg"  # it stands on the page's ground
     figure.savefig(file, format=kind, metadata=_METADATA[kind], transparent=clear, bbox_inches="tight", pad_inches=0.05)
@@ -66,50 +73,80 @@ def label(table: Table, result: Result) -> str:
 
 
 def bars(table: Table) -> dict[str, bytes]:
-    """The table as bars, top to bottom in the ledger's order: {"png", "pdf", "svg"}."""
-    results = table.results
-    with _style():
-        figure = Figure(figsize=(WIDTH, 0.75 + 0.6 * len(results)))
-        axes = figure.add_subplot()
-        for place, result in enumerate(results):
-            _bar(axes, place, result, digits(table))
-        axes.set_yticks(range(len(results)), [_axis_label(table, result) for result in results])
-        axes.set_ylim(len(results) - 0.45, -0.55)
-        axes.set_xlim(*_limits(results))
-        axes.set_xlabel(table.experiment.unit)
-        axes.grid(axis="x", color=FAINT, linewidth=0.6)
-        axes.spines["left"].set_visible(False)
-        handles = [Patch(color=OURS), Patch(color=PRINTED)]
-        axes.legend(handles, ["ours", "printed"], loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-        return {kind: _save(figure, kind) for kind in ("png", "pdf", "svg")}
+    """The table as bars, top to bottom in the ledger's order, a panel a unit: {"png", "pdf", "svg"}.
+
+    A cited cell has its printed bar alone; a cell that does not apply has none, and of a large table none has that does not run.
+    """
+    shown = [result for result in table.results if result.cell.not_applicable is None]
+    if len(shown) > MANY:
+        shown = [result for result in shown if result.cell.runs]
+    panels = [[one for one in shown if table.unit(one.cell) == unit] for unit in table.units]
+    panels = [panel for panel in panels if panel]
+    heights = [0.35 + 0.55 * sum(map(_height, panel)) for panel in panels]
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.4 + sum(heights)), layout="constrained")
+        grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+        for axes, panel in zip(grid.flat, panels, strict=True):
+            _panel(axes, table, panel)
+        if any(result.cell.printed is not None for result in shown):
+            handles = [Patch(color=OURS), Patch(color=PRINTED)]
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
+            grid.flat[0].legend(handles, ["ours", "printed"], **place)
+        return {kind: save(figure, kind) for kind in KINDS}
 
 
-def _axis_label(table: Table, result: Result) -> str:
-    return f"{label(table, result)}\n({OURS_ONLY})" if result.reference else label(table, result)
+def _height(result: Result) -> float:
+    """Of the cell's place among the bars, in places of two bars."""
+    return 1.0 if result.computed else 0.6
 
 
-def _bar(axes: Axes, place: int, result: Result, places: int) -> None:
-    printed, value = result.cell.printed, result.value
-    above = place if printed is None else place - 0.19
-    if value is None:
-        _write(axes, 0, above, ours(result, places), style="italic")
-    else:
+def _panel(axes: Axes, table: Table, results: list[Result]) -> None:
+    """The bars of one unit, on an axis of their own."""
+    middles, edge = [], 0.0
+    for result in results:
+        middles.append(edge + _height(result) / 2)
+        edge += _height(result)
+        _bar(axes, middles[-1], table, result)
+    column = results[0].cell.column
+    # Where a column is a unit, as time and memory are, the axis says so and the bars need not.
+    alone = len(table.units) > 1 and all(result.cell.column == column for result in results)
+    axes.set_yticks(middles, [_axis_label(table, result, alone) for result in results])
+    axes.set_ylim(edge, 0)
+    axes.set_xlim(*_limits(results))
+    axes.set_xlabel(column if alone else table.unit(results[0].cell))
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.spines["left"].set_visible(False)
+
+
+def _axis_label(table: Table, result: Result, row_alone: bool) -> str:
+    words = textwrap.fill(result.cell.row if row_alone else label(table, result), 24, break_long_words=False)
+    if result.reference:
+        return f"{words}\n({OURS_ONLY})"
+    return words if result.computed else f"{words} (cited)"
+
+
+def _bar(axes: Axes, place: float, table: Table, result: Result) -> None:
+    there, value = result.cell.printed, result.value
+    above, below = (place - 0.19, place + 0.19) if there is not None and result.computed else (place, place)
+    if value is not None:
         spread = result.std or 0.0 if result.n > 1 else 0.0
         hatch = "///" if result.reference else None
         axes.barh(above, value, height=0.34, color=OURS, hatch=hatch, edgecolor="white", linewidth=0)
         if spread:
             axes.errorbar(value, above, xerr=spread, color=INK, capsize=2.5, elinewidth=1, capthick=1)
-        _write(axes, max(value, 0) + spread, above, number(value, places))
-    if printed is not None:
-        axes.barh(place + 0.19, printed, height=0.28, color=PRINTED)
-        _write(axes, max(printed, 0), place + 0.19, number(printed, places))
+        _write(axes, max(value, 0) + spread, above, number(value, places(table, result)))
+    elif result.computed:
+        _write(axes, 0, above, ours(table, result), style="italic")
+    if there is not None:
+        axes.barh(below, there, height=0.28, color=PRINTED)
+        _write(axes, max(there, 0), below, printed(table, result))
 
 
 def _write(axes: Axes, x: float, y: float, text: str, style: str = "normal") -> None:
     axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, style=style)
 
 
-def _limits(results: tuple[Result, ...]) -> tuple[float, float]:
+def _limits(results: list[Result]) -> tuple[float, float]:
     """From nought, because a bar's length is its value; room for the number behind the longest."""
     values = [one for result in results for one in (result.value, result.cell.printed) if one is not None]
     spread = max((result.std or 0.0 for result in results), default=0.0)
@@ -121,13 +158,13 @@ def curves(panels: list[tuple[str, list[list[tuple[int, float]]]]], quantity: st
     """Small multiples on common axes, one (title, a [(step, value)] for every seed) a panel; an SVG."""
     wide = min(3, len(panels))
     high = math.ceil(len(panels) / wide)
-    with _style():
+    with style():
         figure = Figure(figsize=(WIDTH, 0.5 + 1.5 * high), layout="constrained")
         grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
         for place, (axes, (title, lines)) in enumerate(zip(grid.flat, panels, strict=False)):
             for points in lines:
                 axes.plot(*zip(*points, strict=True), color=OURS, alpha=0.8 if lines[1:] else 1)
-            axes.set_title(title, fontsize=8)
+            axes.set_title(textwrap.fill(title, 22, break_long_words=False), fontsize=8)
             axes.grid(color=FAINT, linewidth=0.6)
             axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
             axes.tick_params(labelsize=7, labelbottom=place + wide >= len(panels))
@@ -135,4 +172,4 @@ def curves(panels: list[tuple[str, list[list[tuple[int, float]]]]], quantity: st
             axes.set_visible(False)
         figure.supxlabel("step", fontsize=8)
         figure.supylabel(quantity, fontsize=8)
-        return _save(figure, "svg")
+        return save(figure, "svg")

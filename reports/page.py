@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -13,23 +12,26 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrate.experiments import Experiment
-from reports import figures, tables
+from orchestrate.experiments import Cell, Experiment
+from reports import figures, numbers, tables, verdicts
 from reports.cells import Job, Table, unique_jobs
-from reports.read import artifact, history
+from reports.pictures import data_uri, gallery, plain
+from reports.read import history
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 HERE = Path(__file__).parent
-LARGEST_PICTURE = 4 << 20  # bytes; a page with larger ones inside is slow on a phone
+MONTAGES = 4  # a table; the others are in MLflow
 # What tells one job of a stage from another at a glance; every other field is in MLflow.
 HIGHLIGHTS: dict[str, list[str]] = {
     "pretrain": [
         *("backbone", "data.name", "data.train_images", "image_size", "method.name", "method.m", "method.extend"),
+        *("method.input", "method.augment"),
         *("method.loss_scale", "epochs", "batch_size", "optimizer.lr"),
     ],
     "linear": ["data.name", "epochs", "batch_size", "lr", "views"],
+    "finetune": ["data.name", "data.subset", "epochs", "batch_size", "lr", "head_lr"],
     "knn": ["data.name", "k", "temperature"],
 }
 
@@ -41,21 +43,27 @@ class Drawn:
     table: Table
     svg: str
     curves: str
+    claims: tuple[verdicts.Judged, ...]
     montages: list[tuple[str, str]]  # (config in a word, data URI)
+    more_montages: int
 
 
 def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
     """Reads the loss curves and first batches of the table's pretraining jobs."""
-    panels, montages = [], []
-    for name, jobs in _by_config([job for job in table.jobs if job.stage == "pretrain"]).items():
+    panels: list[tuple[str, list[list[tuple[int, float]]]]] = []
+    montages: dict[str, str] = {}
+    groups = _by_config([job for job in table.jobs if job.stage == "pretrain"])
+    for name, jobs in groups.items():
         lines = [points for job in jobs if (points := history(client, job.run_id, "loss"))]
         if lines:
             panels.append((name, lines))
-        picture = artifact(client, jobs[0].run_id, jobs[0].uri, "figures/montage.png")
-        if picture and len(picture) <= LARGEST_PICTURE:
-            montages.append((name, f"data:image/png;base64,{base64.b64encode(picture).decode()}"))
+        if picture := data_uri(client, jobs[0], "montage"):
+            montages[name] = picture
+    if len(montages) == 1 and plain(groups[next(iter(montages))][0]):
+        montages = {}  # the one that every table would show; it is among the scale's pictures of the method
+    more = max(0, len(montages) - MONTAGES)
     curves = figures.for_page(figures.curves(panels, "loss")) if panels else ""
-    return Drawn(table, figures.for_page(svg), curves, montages)
+    return Drawn(table, figures.for_page(svg), curves, verdicts.judged(table), list(montages.items())[:MONTAGES], more)
 
 
 def _by_config(jobs: list[Job]) -> dict[str, list[Job]]:
@@ -64,7 +72,8 @@ def _by_config(jobs: list[Job]) -> dict[str, list[Job]]:
     for job in jobs:
         groups.setdefault(re.sub(r" seed \S+", "", job.name), []).append(job)
     shared = set.intersection(*(set(name.split()) for name in groups)) if len(groups) > 1 else set()
-    return {" ".join(word for word in name.split() if word not in shared): group for name, group in groups.items()}
+    short = {name: " ".join(word for word in name.split() if word not in shared) for name in groups}
+    return {short[name] or "the recipe itself": group for name, group in groups.items()}
 
 
 def overview(shown: list[Table]) -> dict[str, Any]:
@@ -80,8 +89,18 @@ def overview(shown: list[Table]) -> dict[str, Any]:
         "devices": sorted({job.device for job in jobs if job.device}),
         "newest_result": datetime.fromtimestamp(max(finished), UTC).isoformat(timespec="seconds") if finished else None,
         "cells_done": sum(table.done for table in shown),
-        "cells": sum(len(table.results) for table in shown),
+        "cells": sum(table.total for table in shown),
+        "claims": scoreboard(shown),
     }
+
+
+def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
+    """How many claims hold, fail and are open, by scale and protocol; overrides of the recipe (variants) do not count."""
+    places = dict.fromkeys((table.scale, table.protocol) for table in shown if not table.variant)
+    mine = {place: [t for t in shown if (t.scale, t.protocol) == place and not t.variant] for place in places}
+    return [
+        {"scale": scale, "protocol": protocol} | dict(verdicts.tally(ones)) for (scale, protocol), ones in mine.items()
+    ]
 
 
 def duration(seconds: float | None) -> str:
@@ -101,8 +120,13 @@ def highlights(job: Job) -> str:
     return ", ".join(f"{key} {value}" for key, value in words if value not in (None, "", "null"))
 
 
-def render(drawn: list[Drawn], absent: dict[str, list[Experiment]]) -> str:
+def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, list[Experiment]]) -> str:
     """The page. `absent`: experiments without any run, by scale."""
+    shown = [one.table for one in drawn]
+    galleries = {
+        scale: gallery(client, unique_jobs(table for table in shown if table.scale == scale))
+        for scale in dict.fromkeys(table.scale for table in shown)
+    }
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -110,11 +134,19 @@ def render(drawn: list[Drawn], absent: dict[str, list[Experiment]]) -> str:
     text = environment.get_template("page.html.j2").render(
         style=Markup((HERE / "style.css").read_text()),
         drawn=drawn,
-        run=overview([one.table for one in drawn]),
+        run=overview(shown),
         absent=absent,
+        startable={scale: [one for one in ones if any(map(_runs, one.cells))] for scale, ones in absent.items()},
+        galleries=galleries,
         tables=tables,
+        numbers=numbers,
+        verdicts=verdicts,
         label=figures.label,
         commands=tables.commands,
         markup=Markup,
     )
     return re.sub(r"\n\s*\n+", "\n", text)
+
+
+def _runs(cell: Cell) -> bool:
+    return cell.runs

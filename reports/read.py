@@ -27,7 +27,7 @@ HUGE = 1e300  # MLflow stores an infinity as 1.797e308
 TABLE_KEY = ["table", "scale", "protocol", "variant"]
 TABLE_COLUMNS = [*TABLE_KEY, "run_id", "digest"]
 CELL_COLUMNS = [
-    *(*TABLE_KEY, "cell", "run_id", "state", "message", "verdict", "jobs", "commits"),
+    *(*TABLE_KEY, "cell", "run_id", "state", "message", "verdict", "measured", "jobs", "commits"),
     *("values", "seeds", "value", "std", "n"),
 ]
 JOB_COLUMNS = [
@@ -150,6 +150,7 @@ def _cell(run: Run, scale: str) -> dict[str, Any]:
         "state": tags.get("jigclu.state", "not run"),
         "message": tags.get("jigclu.message", ""),
         "verdict": tags.get("jigclu.verdict", ""),
+        "measured": tags.get("jigclu.measured", ""),
         "jobs": [word.strip() for word in tags.get("jigclu.jobs", "").split(",") if word.strip()],
         "commits": [word.strip() for word in tags.get("jigclu.commit", "").split(",") if word.strip()],
         "values": [finite(value) if isinstance(value, int | float) else None for value in values],

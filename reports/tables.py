@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from reports import verdicts
 from reports.cells import Result, Table
+from reports.numbers import MINUS, PLUS_MINUS, number, places, printed, printed_places
 
-MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
 OURS_ONLY = "ours only"
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -34,31 +35,18 @@ _LATEX = {
 }
 
 
-def digits(table: Table) -> int:
-    """Decimals that the paper prints in this table, at least one."""
-    printed = [str(result.cell.printed) for result in table.results if result.cell.printed is not None]
-    return max([1, *(len(text.partition(".")[2]) for text in printed)])
-
-
-def number(value: float | None, places: int, sign: bool = False) -> str:
-    """`-28.8` with a true minus sign; "" for None."""
-    if value is None:
-        return ""
-    return f"{value:{'+' if sign else ''}.{places}f}".replace("-", MINUS)
-
-
-def ours(result: Result, places: int) -> str:
+def ours(table: Table, result: Result) -> str:
     """What stands in our cell: mean, spread and n where there are several seeds; else the state in a word."""
     if result.value is None:
         return "NaN" if result.state == "done" else result.state
-    shown = number(result.value, places)
+    shown = number(result.value, places(table, result))
     if result.n > 1:
-        shown += f" {PLUS_MINUS} {number(result.std or 0.0, places)} (n={result.n})"
+        shown += f" {PLUS_MINUS} {number(result.std or 0.0, places(table, result))} (n={result.n})"
     return shown if result.state == "done" else f"{shown} ({result.state})"
 
 
 def subtitle(table: Table) -> str:
-    words = [table.experiment.source, f"scale {table.scale}", f"protocol {table.protocol}", table.experiment.unit]
+    words = [table.experiment.source, f"scale {table.scale}", f"protocol {table.protocol}", ", ".join(table.units)]
     return " \N{MIDDLE DOT} ".join([*words, f"with {table.variant}"] if table.variant else words)
 
 
@@ -77,40 +65,72 @@ def comparability(table: Table) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """What a reader must know beside the numbers: comparability, single seeds, failures, gaps."""
+    """What a reader must know beside the numbers: comparability, single seeds, failures, gaps, what no run fills."""
     lines = [comparability(table)]
-    places = digits(table)
     single = [result for result in table.results if result.half_width is not None]
     if single:
-        each = ", ".join(f"{result.cell.key} {PLUS_MINUS}{number(result.half_width, places)}" for result in single)
-        lines.append(f"One seed; half-width of the binomial 95 % interval on the validation images: {each}.")
+        widths: dict[str, list[str]] = {}
+        for one in single:
+            widths.setdefault(number(one.half_width, places(table, one)), []).append(one.cell.key)
+        each = (f"{', '.join(keys)} {PLUS_MINUS}{width}".strip() for width, keys in widths.items())
+        lines.append(f"One seed; half-width of the binomial 95 % interval on the validation images: {'; '.join(each)}.")
     if any(result.n > 1 for result in table.results):
         lines.append(f"{PLUS_MINUS}: sample standard deviation over n seeds.")
+    lines += unfilled(table)
     for result in table.results:
         if result.state == "failed":
             lines.append(f"{result.cell.key} failed: {result.message or 'no message'}")
-    missing = [result.cell.key for result in table.results if result.state == "not run"]
+    missing = [result.cell.key for result in table.results if result.missing]
     if missing:
         lines.append(f"Not run: {', '.join(missing)}. To run: {table.command}")
     return [line for line in lines if line]
 
 
+def unfilled(table: Table) -> list[str]:
+    """What stands in the table without a run of ours, and how what is the machine's was measured; a sentence each."""
+    lines = []
+    cited = dict.fromkeys(f"{r.cell.row} {r.cell.cited}" for r in table.results if r.cell.cited is not None)
+    if cited:
+        lines.append(f"Cited: the paper took these from other papers, and nothing is run for them: {', '.join(cited)}.")
+    for result in table.results:
+        if result.cell.not_applicable is not None:
+            lines.append(f"{result.cell.row}: not applicable: {result.cell.not_applicable}.")
+    later = dict.fromkeys(r.cell.stage for r in table.results if r.computed and not r.cell.runs)
+    lines += [f"This version cannot run the stage {stage}: its cells show the printed values alone." for stage in later]
+    measured = dict.fromkeys(f"{r.cell.column}: {r.measured}" for r in table.results if r.measured)
+    if measured:
+        lines.append(f"Measured by the pretraining itself, of whatever machine it ran on. {'; '.join(measured)}.")
+    return lines
+
+
+def claim_line(one: verdicts.Judged) -> str:
+    """`outperforms ... (§1): 80.9 ...`: a claim with its place in the paper and what our numbers say of it."""
+    return f"{one.claim.text} ({one.claim.source}): {one.reason}"
+
+
 def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the paper's layout: three lines a row (ours, printed, difference)."""
-    places, grid = digits(table), table.grid
+    """Header and lines of the paper's layout: up to three lines a row (ours, printed, difference)."""
+    grid = table.grid
     only = {column for column in table.columns if all(r.reference for r in table.results if r.cell.column == column)}
     header = [table.experiment.layout.corner]
     header += [f"{column} ({OURS_ONLY})" if column in only else column for column in table.columns]
     lines = []
     for row in table.rows:
         results = [grid.get((row, column)) for column in table.columns]
-        wholly_ours = all(result is None or result.reference for result in results)
+        there = [result for result in results if result is not None]
+        wholly_ours = all(result.reference for result in there)
         name = f"{row} ({OURS_ONLY})" if wholly_ours and not only else row
-        lines.append([name, *(ours(r, places) if r else "" for r in results)])
-        if not wholly_ours:
-            lines.append(["printed", *(number(r.cell.printed, places) if r else "" for r in results)])
-            lines.append(["difference", *(number(r.difference, places, sign=True) if r else "" for r in results)])
+        lines.append([name, *(ours(table, r) if r else "" for r in results)])
+        if any(result.cell.printed is not None for result in there):
+            lines.append(["printed", *(printed(table, r) if r else "" for r in results)])
+            if any(result.computed for result in there):
+                lines.append(["difference", *(difference(table, r) if r else "" for r in results)])
     return header, lines
+
+
+def difference(table: Table, result: Result) -> str:
+    """Ours less printed, with its sign and the printed decimals; "" where one of them is missing."""
+    return number(result.difference, printed_places(table, table.unit(result.cell)), sign=True)
 
 
 def markdown(table: Table) -> str:
@@ -121,7 +141,9 @@ def markdown(table: Table) -> str:
 
     text = f"### {table.experiment.title}\n\n{subtitle(table)}\n\n"
     text += line(header) + line([":--", *["--:"] * (len(header) - 1)]) + "".join(map(line, lines))
-    return text + "".join(f"\n{' '.join(note.split())}\n" for note in notes(table))
+    text += "".join(f"\n{' '.join(note.split())}\n" for note in notes(table))
+    claims = [f"- **{one.outcome}**: {claim_line(one)}\n" for one in verdicts.judged(table)]
+    return text + (f"\nClaims:\n\n{''.join(claims)}" if claims else "")
 
 
 def escape(text: str) -> str:
@@ -163,6 +185,10 @@ def latex(table: Table) -> str:
             r"\bottomrule",
             r"\end{tabular}}",
             *(rf"\par\smallskip\footnotesize\raggedright {escape(note)}" for note in notes(table)),
+            *(
+                rf"\par\smallskip\footnotesize\raggedright \textbf{{{one.outcome}}}: {escape(claim_line(one))}"
+                for one in verdicts.judged(table)
+            ),
             r"\end{table}",
             r"\end{document}",
             "",
@@ -171,7 +197,9 @@ def latex(table: Table) -> str:
 
 
 def commands(table: Table, result: Result) -> list[str]:
-    """What recomputes the cell, one command a job; where none was recorded, what fills the table."""
+    """What recomputes the cell, one command a job; where none was recorded, what fills the table; none where nothing would."""
+    if not result.cell.runs:
+        return []
     return list(dict.fromkeys(job.command for job in result.jobs if job.command)) or [table.command]
 
 
@@ -194,7 +222,9 @@ def record(table: Table, result: Result) -> dict[str, Any]:
         "n": result.n,
         "difference": result.difference,
         "half_width_95": result.half_width,
-        "unit": table.experiment.unit,
+        "unit": table.unit(result.cell),
+        "cited": result.cell.cited or "",
+        "not_applicable": result.cell.not_applicable or "",
         "scale": table.scale,
         "protocol": table.protocol,
         "variant": table.variant,
@@ -202,6 +232,7 @@ def record(table: Table, result: Result) -> dict[str, Any]:
         "state": result.state,
         "message": result.message,
         "verdict": result.verdict,
+        "measured": result.measured,
         "values": list(result.values),
         "seeds": list(result.seeds),
         "jobs": [job.job for job in result.jobs],
@@ -224,7 +255,24 @@ def csv(table: Table) -> str:
     return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n"))
 
 
+def claim_record(table: Table, one: verdicts.Judged) -> dict[str, str]:
+    """A claim as results.json has it."""
+    return {
+        "experiment": table.experiment.name,
+        "scale": table.scale,
+        "protocol": table.protocol,
+        "variant": table.variant,
+        "text": one.claim.text,
+        "source": one.claim.source,
+        "outcome": one.outcome,
+        "reason": one.reason,
+    }
+
+
 def results_json(tables: list[Table], run: dict[str, Any]) -> str:
-    """`run`: what was run, in short; `cells`: every cell of every table."""
+    """`run`: what was run, in short; `claims` and `cells`: every one of every table."""
+    claims = [claim_record(table, one) for table in tables for one in verdicts.judged(table)]
     cells = [record(table, result) for table in tables for result in table.results]
-    return json.dumps({"run": run, "cells": cells}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return (
+        json.dumps({"run": run, "claims": claims, "cells": cells}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    )

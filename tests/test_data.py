@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data.catalog import Catalogue, catalogue, check, scan
-from jigclu.data.datasets import CanvasDataset, decode, open_dataset
+from jigclu.data.catalog import catalogue, check
+from jigclu.data.datasets import CanvasDataset, open_dataset
+from jigclu.data.folders import FolderSource, decode
 from jigclu.data.loader import Batch, DataError, Unreadable, batches
+from jigclu.data.scan import scan
 
 ROOT = Path(os.environ.get("JIGCLU_DATA") or "data").resolve()
 needs_imagenette = pytest.mark.skipif(not (ROOT / "imagenette").is_dir(), reason="no Imagenette; set JIGCLU_DATA")
@@ -57,8 +59,8 @@ def photos(folder: Path, count: int, broken: tuple[int, ...] = ()) -> CanvasData
         Image.new("RGB", (8, 6), (i % 250,) * 3).save(folder / name)
         if i in broken:
             (folder / name).write_bytes((folder / name).read_bytes()[:200])
-    labels = np.arange(count) % 2
-    return CanvasDataset(Catalogue(folder, ["c0", "c1"], np.array(names), [0] * count, labels, "1"), "train", 8)
+    labels, sizes = np.arange(count) % 2, np.zeros(count, np.int64)
+    return CanvasDataset(FolderSource(["c0", "c1"], np.array(names), labels, folder, sizes), 8)
 
 
 def read(dataset: CanvasDataset, groups: list[list[int]], workers: int, substitute: bool = True) -> list[Batch]:
@@ -184,7 +186,8 @@ def test_a_large_image_is_scaled_to_the_top_left_and_a_small_one_is_left(tmp_pat
     large.save(tmp_path / "b.jpg", quality=95)
     small.convert("L").save(tmp_path / "c.png")
     names = np.array(["a.png", "b.jpg", "c.png"])
-    data = CanvasDataset(Catalogue(tmp_path, ["x"], names, [0] * 3, np.zeros(3, np.int64), "1"), "train", 128)
+    nothing = np.zeros(3, np.int64)
+    data = CanvasDataset(FolderSource(["x"], names, nothing, tmp_path, nothing), 128)
     expected = np.array(large.resize((128, 85), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     for i, tolerance in ((0, 0), (1, 3)):  # the JPEG is decoded at half size first
         assert data[i][1:3] == (85, 128) and not data[i].canvas[:, 85:].any()

@@ -66,3 +66,15 @@ def test_missing_classes_and_another_list_are_refused(imagenet: Path) -> None:
     (imagenet / "lists" / "imagenet100.txt").write_text("n02869837\n")
     with pytest.raises(ConfigError, match="another list"):
         check(DataConfig(name="imagenet100"), imagenet)
+
+
+@needs_list
+def test_imagenet100s_subset_is_a_share_of_every_class(imagenet: Path) -> None:
+    """No list exists for it: by rule, of the train split alone."""
+    one, ten = (
+        catalogue(DataConfig(name="imagenet100", subset=subset), "train", imagenet)  # type: ignore[arg-type]
+        for subset in ("1percent", "10percent")
+    )
+    assert [np.bincount(part.labels).tolist() for part in (one, ten)] == [[7] * 100, [73] * 100]
+    assert set(one.paths) < set(ten.paths) and one.classes == ten.classes and len(one.classes) == 100
+    assert len(catalogue(DataConfig(name="imagenet100", subset="1percent"), "val", imagenet).paths) == 5000

@@ -17,7 +17,7 @@ from jigclu.stages import linear
 from jigclu.stages.frozen import frozen_extractor
 from jigclu.training import interrupt
 from jigclu.training.checkpoint import save_atomic
-from jigclu.training.features import Extractor, centre_crop
+from jigclu.training.features import Extractor, centre_crop, random_crop
 from jigclu.training.folder import JobFolder
 from jigclu.training.session import Session, TrainingError
 
@@ -26,7 +26,7 @@ RUNTIME = RuntimeConfig(workers=0, threads=1, device="cpu", log_every=1)
 RATES = (1.0, 0.01, 10.0)
 PROBE = LinearConfig(
     data=SCENES, backbone="resnet18", image_size=32, resize=36, batch_size=64, runtime=RUNTIME,
-    epochs=4, milestones=(2, 3), lr=RATES[0], other_lrs=RATES[1:],
+    epochs=4, milestones=(0.5, 0.75), lr=RATES[0], other_lrs=RATES[1:],
 )  # fmt: skip
 
 
@@ -98,6 +98,18 @@ def test_cached_views_learn_as_fresh_crops_do(several: linear.Probe, tmp_path: P
     assert torch.equal(two.views[1][0], cached.views[1][0]) and not torch.equal(two.views[0][0], two.views[1][0])
     assert not torch.allclose(weights(two, 0), weights(cached, 0), rtol=1e-2, atol=1e-2)
     assert set(two.finish()["metrics"]) == {"top1", "top5", "last_top1"}
+
+
+def test_a_probe_sees_the_crop_that_its_config_names(tmp_path: Path) -> None:
+    """Padded crops of native pixels (protocols.md §2.5): drawn by epoch and image, the backbone's features of exactly those."""
+    padded = changed(crop="padded", padding=4, views=1, epochs=1, other_lrs=())
+    train, val = open_dataset(padded.data, "train"), open_dataset(padded.data, "val")
+    probe = linear.Probe(padded, Session(tmp_path, RUNTIME), train, val)
+    canvas, first = torch.stack([train[i].canvas for i in range(64)]), torch.arange(64)
+    crops = random_crop(padded, canvas, torch.full((64, 2), 32), first, probe.seed, 0)
+    assert torch.equal(probe.views[0][0][:64], probe.extractor(crops))
+    resized = random_crop(changed(crop="resized"), canvas, torch.full((64, 2), 32), first, probe.seed, 0)
+    assert not torch.equal(crops, resized)
 
 
 def pretrained(store: Path, job: str, seed: int) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch import nn
 
 from jigclu import methods, random
 from jigclu.config import PretrainConfig, parse
@@ -19,15 +20,24 @@ from jigclu.data.loader import Unreadable, batches
 from jigclu.data.order import epoch_groups
 from jigclu.montage import exchange, stitch
 from jigclu.stages import pretrain
-from jigclu.training.distributed import distribute, place
+from jigclu.training.distributed import GlobalBatchNorm2d, distribute, place, synchronise_batch_norm
 from jigclu.training.folder import JobFolder
 
+METHODS: dict[str, dict[str, Any]] = {
+    "m=2": {},
+    "m=3": {"m": 3},
+    "small": {"input": "small"},
+    "simclr": {"name": "simclr"},
+    "moco": {"name": "moco", "queue": 12, "shuffle_groups": 4},
+    "supervised": {"name": "supervised"},
+}
 
-def config(m: int = 2, **over: Any) -> PretrainConfig:
+
+def config(method: str = "m=2", **over: Any) -> PretrainConfig:
     values = {
         "data": {"name": "scenes", "canvas": 48, "train_images": 40, "val_images": 10},
         "backbone": "resnet18",
-        "method": {"m": m},
+        "method": METHODS[method],
         "image_size": 48,
         "batch_size": 8,
         "epochs": 1,
@@ -70,36 +80,58 @@ def test_exchange_gives_each_rank_its_montages(tmp_path: Path, world: int, m: in
     assert len(list(tmp_path.iterdir())) == world
 
 
-def _one_step(out: Path, m: int) -> None:
-    where, settings = place("cpu", 1), config(m)
+def _two_steps(out: Path) -> None:
+    for name in METHODS:
+        (out / name).mkdir(exist_ok=True)
+        _two_steps_of(name, out / name)
+
+
+def _two_steps_of(method_name: str, out: Path) -> None:
+    """Two losses, the gradient of the second, and all buffers; no optimiser in between, which would blow rounding up."""
+    where, settings = place("cpu", 1), config(method_name)
     torch.manual_seed(0)
-    method = methods.build(settings, 0, where)
-    network = distribute(method.network.double(), where)
     dataset = open_dataset(settings.data, "train")
+    method = methods.build(settings, 0, where, len(dataset.classes))
+    network = distribute(method.network.double(), where)
     groups = epoch_groups(0, 0, len(dataset), settings.batch_size, rank=where.rank, world=where.world)
-    batch = next(batches(dataset, groups, 0, Unreadable(), substitute=True))
-    prepared = method.prepare(batch, 0, 0)
-    loss, logged = method.loss(network, (prepared[0].double(), *prepared[1:]))
-    loss.backward()
+    losses = []
+    for step, batch in enumerate(batches(dataset, groups[:2], 0, Unreadable(), substitute=True)):
+        prepared = method.prepare(batch, 0, step)
+        network.zero_grad(set_to_none=True)
+        loss, logged = method.loss(network, (prepared[0].double(), *prepared[1:]))
+        loss.backward()
+        losses += [float(value) for value in logged.values()]
     state = {
-        "losses": torch.tensor([float(value) for value in logged.values()]),
-        **{f"grad {name}": p.grad for name, p in method.network.named_parameters()},
+        "losses": torch.tensor(losses),
+        **{f"grad {name}": p.grad for name, p in method.network.named_parameters() if p.requires_grad},
         **dict(method.network.named_buffers()),
     }
     torch.save(state, out / f"{where.world}-{where.rank}.pt")
 
 
-@pytest.mark.parametrize("m", [2, 3])
-def test_two_ranks_have_the_losses_and_gradients_of_one(tmp_path: Path, m: int) -> None:
-    """The objective runs in float32, the network in float64: tolerances are float32's in the loss."""
-    on_ranks(2, _one_step, tmp_path, m)
-    _one_step(tmp_path, m)
-    one, *two = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All methods on two ranks, then on one: processes start slowly, so they start once."""
+    out = tmp_path_factory.mktemp("steps")
+    on_ranks(2, _two_steps, out)
+    _two_steps(out)
+    return out
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_two_ranks_have_the_losses_and_gradients_of_one(two_steps: Path, method: str) -> None:
+    """The objective runs in float32, the network in float64: tolerances are float32's in the loss.
+
+    MoCo's queue of 12 takes 8 keys a step, so the second step meets keys of the first and writes round the end.
+    """
+    one, *two = (torch.load(two_steps / method / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     for other in two:
         assert one.keys() == other.keys()
         for name, value in one.items():
             scale = value.double().norm().clamp(min=1e-6)
             assert (value.double() - other[name].double()).norm() / scale < 1e-5, name
+    for name, value in two[0].items():  # buffers are not sent round: they must be equal as they are
+        assert name.startswith("grad") or torch.equal(value, two[1][name]), name
 
 
 def _train(out: Path) -> None:
@@ -113,7 +145,7 @@ def test_two_ranks_train_to_the_weights_of_one(tmp_path: Path) -> None:
         folders[name] = JobFolder(tmp_path / "pretrain" / name).create()
         folders[name].update_job(seed=3)
     torch.manual_seed(3)
-    torch.save(methods.build(config(), 3, place("cpu", 1)).encoder_state_dict(), folders["one"].path / "start.pt")
+    torch.save(methods.build(config(), 3, place("cpu", 1), 10).encoder_state_dict(), folders["one"].path / "start.pt")
     on_ranks(2, _train, folders["two"].path)
     _train(folders["one"].path)
     one, two = (torch.load(folder.path / "encoder.pt", weights_only=True) for folder in folders.values())
@@ -124,6 +156,18 @@ def test_two_ranks_train_to_the_weights_of_one(tmp_path: Path) -> None:
     assert folders["two"].result["world"] == 2
     losses = [[line["loss"] for line in folder.metrics()] for folder in folders.values()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", GlobalBatchNorm2d), ("cuda", nn.SyncBatchNorm)])
+def test_batch_norm_spans_the_ranks_but_for_the_key_encoders(device: str, kind: type[nn.Module]) -> None:
+    network = methods.build(config("moco"), 0, place("cpu", 1), 10).network
+    before = network.state_dict()
+    synchronise_batch_norm(network, torch.device(device))
+    for name, module in network.named_modules():
+        if "bn" in name.split(".")[-1] or name.endswith("downsample.1"):
+            assert type(module) is (nn.BatchNorm2d if name.startswith("key.") else kind), name
+    after = network.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jigclu import random
+from jigclu.config import ConfigError
 
 
 def epoch_groups(
@@ -10,12 +11,12 @@ def epoch_groups(
 ) -> list[list[int]]:
     """Index groups of one rank, one a step: the rank's contiguous part of every global batch of the epoch's permutation.
 
-    Raises ValueError where the batch does not divide by the ranks or the data set is smaller than a batch.
+    Raises ConfigError where the batch does not divide by the ranks or the data set is smaller than a batch.
     """
     if batch % world:
-        raise ValueError(f"a global batch of {batch} does not divide by {world} ranks")
+        raise ConfigError(f"a global batch of {batch} does not divide by {world} ranks")
     if drop_last and length < batch:
-        raise ValueError(f"{length} images do not fill one batch of {batch}")
+        raise ConfigError(f"{length} images do not fill one batch of {batch}")
     order = random.permutation(seed, random.SHUFFLE, epoch, 0, length).tolist()
     local = batch // world
     starts = range(0, length - batch + 1 if drop_last else length, batch)

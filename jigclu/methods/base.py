@@ -10,7 +10,10 @@ from jigclu.data.loader import Batch
 
 
 class Method(Protocol):
-    """One pretext task. `network` is what is trained; the loop may wrap it for several ranks and then passes the wrapped one."""
+    """One pretext task. `network` is what is trained, and its state_dict all the state that there is.
+
+    The loop may wrap it for several ranks and then passes the wrapped one.
+    """
 
     @property
     def network(self) -> nn.Module: ...
@@ -19,7 +22,10 @@ class Method(Protocol):
         """The network's input first, then its targets, from decoded images on the device. No gradient, no state."""
 
     def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The scalar to minimise, and what to log."""
+        """The scalar to minimise, and what to log, `loss` first; of the global batch, the same on every rank.
+
+        Once a training step: a method may keep state in the network's buffers.
+        """
 
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """The backbone under torchvision's key names."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +9,12 @@ from jigclu import augment, random
 from jigclu.config import PretrainConfig
 from jigclu.data.loader import Batch
 from jigclu.losses import clustering_loss, location_loss
+from jigclu.method_configs import JigCluConfig
+from jigclu.methods.inputs import Patches
 from jigclu.montage import exchange, stitch
 from jigclu.network import JigCluNetwork
-from jigclu.patches import patch_size, split_boxes
-from jigclu.training.distributed import Place, gather
+from jigclu.patches import patch_size
+from jigclu.training.distributed import Place, gather_batch
 
 OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)
 
@@ -22,45 +22,50 @@ OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07
 class JigClu:
     """n images -> n montages of m x m patches; m*m*n vectors -> n clusters and m*m positions."""
 
-    def __init__(self, config: PretrainConfig, seed: int, where: Place):
-        self.config, self.method, self.seed, self.where = config, config.method, seed, where
-        self.m = config.method.m
-        self.network = JigCluNetwork(config.backbone, self.m, config.method.dim)
-        scaled = config.method.loss_scale == "official"
-        self.alpha = config.method.clustering_weight * (config.method.temperature / OFFICIAL_BASE if scaled else 1.0)
-        self.beta = config.method.location_weight
-        self._boxes = cache(lambda width, height: split_boxes(width, height, self.m, config.method.extend))
+    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int = 0):
+        method = config.method
+        assert isinstance(method, JigCluConfig)
+        self.config, self.method, self.seed, self.where, self.m = config, method, seed, where, method.m
+        self.network = JigCluNetwork(config.backbone, self.m, method.dim, montage=method.input == "montage")
+        self.patches = Patches(config, method, seed, where.device)
+        scaled = method.loss_scale == "official"
+        self.alpha = method.clustering_weight * (method.temperature / OFFICIAL_BASE if scaled else 1.0)
+        self.beta = method.location_weight
 
     @torch.no_grad()
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
-        """(montages (n, 3, S, S), permutation (m*m*N,) over the global batch N = n * world)."""
-        boxes = torch.tensor([self._boxes(width, height) for height, width in batch.sizes.tolist()])
-        parameters = augment.draw(self.config.augment, self.seed, epoch, batch.indices, boxes)
-        canvases = batch.canvas.to(self.where.device, non_blocking=True)
-        patches = augment.apply(canvases, parameters, patch_size(self.config.image_size, self.m))
-        permutation = random.permutation(self.seed, random.MONTAGE, epoch, step, self.where.world * len(patches))
+        """(montages (n, 3, S, S), permutation (m*m*N,) over the global batch N = n * world).
+
+        With patches for input, small or scaled up (§5.1, Figure 5 a and b), these are (m*m*n, 3, h, h) and nothing is permuted.
+        """
+        size = self.config.image_size if self.method.input == "scaled" else patch_size(self.config.image_size, self.m)
+        images = self.patches(batch, epoch, size)
+        length = self.where.world * len(images)
+        if self.method.input == "montage":
+            permutation = random.permutation(self.seed, random.MONTAGE, epoch, step, length)
+        else:
+            permutation = torch.arange(length)
         moved = permutation.to(self.where.device, non_blocking=True)
-        montages = stitch(patches, moved, self.m) if self.where.world == 1 else exchange(patches, permutation, self.m)
-        return montages.contiguous(memory_format=torch.channels_last), moved
+        if self.method.input == "montage":
+            images = stitch(images, moved, self.m) if self.where.world == 1 else exchange(images, permutation, self.m)
+        return images.contiguous(memory_format=torch.channels_last), moved
 
     def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Eq. 4 over the global batch, the same on every rank; in float32 whatever the network's precision."""
-        montages, permutation = prepared
-        embeddings, logits = network(montages)
-        with torch.autocast(montages.device.type, enabled=False):
+        images, permutation = prepared
+        embeddings, logits = network(images)
+        with torch.autocast(images.device.type, enabled=False):
             return self.objective(embeddings.float(), logits.float(), permutation)
 
     def objective(
         self, embeddings: Tensor, logits: Tensor, permutation: Tensor
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """embeddings (m*m*n, dim) and logits (m*m*n, m*m) of this rank's montages; permutation (m*m*N,) of the global batch."""
-        mm, world = self.m * self.m, self.where.world
-        images = len(permutation) // mm
-        if world > 1:  # (world, mm * n, dim) -> position-major over the global batch, which is the permutation's order
-            embeddings, logits = (
-                gather(vectors).view(world, mm, images // world, -1).transpose(0, 1).reshape(mm * images, -1)
-                for vectors in (embeddings, logits)
-            )
+        """embeddings (m*m*n, dim) and logits (m*m*n, m*m) of this rank's input; permutation (m*m*N,) of the global batch.
+
+        Gathered position-major over the global batch: the permutation's order.
+        """
+        embeddings, logits = (gather_batch(vectors, self.m * self.m, self.where) for vectors in (embeddings, logits))
+        images = len(permutation) // (self.m * self.m)
         clusters, positions = permutation % images, permutation // images
         clustering = clustering_loss(embeddings, clusters, self.method.temperature)
         location = location_loss(logits, positions)
@@ -78,6 +83,4 @@ class JigClu:
         return self.network.encoder_state_dict()
 
     def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
-        montages = prepared[0].float()
-        mean, std = montages.new_tensor(augment.MEAN)[:, None, None], montages.new_tensor(augment.STD)[:, None, None]
-        return (montages * std + mean).clamp(0, 1)
+        return augment.to_pixels(prepared[0])

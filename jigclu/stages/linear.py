@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jigclu.config import LinearConfig
 from jigclu.data.datasets import CanvasDataset, open_dataset
 from jigclu.data.order import epoch_groups
-from jigclu.stages.frozen import alone, frozen_extractor
+from jigclu.stages.frozen import alone, fresh_classifier, frozen_extractor
 from jigclu.training.features import accuracy, random_crop
 from jigclu.training.schedules import steps
 from jigclu.training.session import Session, TrainingError
@@ -53,7 +53,9 @@ class Probe:
         self.seed, self.device = session.folder.seed, session.where.device
         self.extractor = frozen_extractor(config, session)
         self.rates = [config.lr, *(rate for rate in config.other_lrs if rate != config.lr)]
-        self.heads = nn.ModuleList(self._head(len(train.classes)) for _ in self.rates).to(self.device)
+        # Every learning rate starts from the same weights: what differs is the rate alone.
+        heads = [fresh_classifier(self.extractor.backbone.dim, len(train.classes), self.seed) for _ in self.rates]
+        self.heads = nn.ModuleList(heads).to(self.device)
         self.optimizer = torch.optim.SGD(
             [{"params": head.parameters(), "lr": rate} for head, rate in zip(self.heads, self.rates, strict=True)],
             momentum=config.momentum, weight_decay=config.weight_decay,
@@ -72,15 +74,6 @@ class Probe:
         self.steps_per_epoch = -(-length // config.batch_size)
         self.epoch = session.step // self.steps_per_epoch
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
-
-    def _head(self, classes: int) -> nn.Linear:
-        """Weights N(0, 0.01), bias 0 (protocols.md §2.1)."""
-        head = nn.Linear(self.extractor.backbone.dim, classes)
-        # Every learning rate starts from the same weights: what differs is the rate alone.
-        generator = torch.Generator().manual_seed(self.seed)
-        nn.init.normal_(head.weight, std=0.01, generator=generator)
-        nn.init.zeros_(head.bias)
-        return head
 
     def state(self) -> dict[str, Any]:
         return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}

@@ -1,35 +1,45 @@
-"""Unsupervised pretraining (paper §4): SGD, cosine per epoch, checkpoints at any step, encoder.pt at the end."""
+"""Pretraining by any method (paper §4): SGD, cosine per epoch, checkpoints at any step, encoder.pt at the end."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.utils import make_grid, save_image
 
 from jigclu import methods
 from jigclu.config import KnnConfig, PretrainConfig
 from jigclu.data.datasets import CanvasDataset, open_dataset
-from jigclu.data.loader import Unreadable, batches
+from jigclu.data.loader import Batch, Unreadable, batches
 from jigclu.data.order import epoch_groups
 from jigclu.network import load_encoder
 from jigclu.stages.knn import evaluate
+from jigclu.training import pictures
 from jigclu.training.checkpoint import save_atomic
 from jigclu.training.distributed import distribute
 from jigclu.training.features import Extractor, loader_workers
+from jigclu.training.memory import peak_memory_mb
 from jigclu.training.schedules import cosine
 from jigclu.training.session import Session
 
 log = logging.getLogger("jigclu")
+STARVED = 0.1  # of the time in training: past it the loader, not the device, sets the pace
 
 
 def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
     """Train in `folder` (a job folder; its newest checkpoint is gone on from) and return result.json's content.
 
-    Writes encoder.pt (torchvision's key names, loads with weights_only) and figures/montage.png, the first batch. Raises
-    interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError on too many unreadable images.
+    Writes encoder.pt (torchvision's key names, loads with weights_only) and figures of the first batch (`pictures`). Raises
+    interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError on too many unreadable images,
+    ConfigError where the method's numbers do not fit the batch or the ranks.
+
+    Metrics beside the last step's: `hours` in training over all attempts; `peak_memory_mb` in MiB, of rank 0, the most of any
+    attempt, `memory_kind` says of what; `loader_wait`, the part of that time (0 to 1) in which the loop waited for the loader.
+    On a GPU the loop runs ahead of the device, so `loader_wait` is the most that the device can have lost. `limiter`: loader or
+    compute.
     """
     session = Session(folder, config.runtime)
     dataset = open_dataset(config.data, "train")
@@ -48,7 +58,7 @@ class Trainer:
         self.config, self.session, self.dataset = config, session, dataset
         self.seed, self.where = session.folder.seed, session.where
         torch.manual_seed(self.seed)
-        self.method = methods.build(config, self.seed, self.where)
+        self.method = methods.build(config, self.seed, self.where, len(dataset.classes))
         network = self.method.network.to(self.where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if session.restored:
             network.load_state_dict(session.restored["network"])
@@ -64,11 +74,22 @@ class Trainer:
             self.optimizer.load_state_dict(session.restored["optimizer"])
         self.steps_per_epoch = len(epoch_groups(self.seed, 0, len(dataset), config.batch_size))
         self.last: dict[str, Any] = {}
+        restored = session.restored or {}
+        self.waited, self.memory_before = restored.get("waited", 0.0), restored.get("peak_memory_mb", 0.0)
         self.unreadable = Unreadable()
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
-        return {"network": self.method.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "network": self.method.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "waited": self.waited,
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+
+    @property
+    def peak_memory_mb(self) -> float:
+        return max(self.memory_before, peak_memory_mb(self.where.device))
 
     @property
     def epoch(self) -> int:
@@ -86,12 +107,11 @@ class Trainer:
         )
         workers = loader_workers(config.runtime, self.where.device)
         self.network.train()
-        for step, batch in enumerate(
-            batches(self.dataset, groups[done:], workers, self.unreadable, substitute=True), done
-        ):
+        stream = batches(self.dataset, groups[done:], workers, self.unreadable, substitute=True)
+        for step, batch in enumerate(self.timed(stream), done):
             prepared = self.method.prepare(batch, epoch, step)
             if self.session.step == 0 and self.where.first:
-                self.draw(prepared)
+                pictures.draw(self.method, batch, prepared, self.session.folder.path / "figures")
             with torch.autocast(self.where.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 loss, self.last = self.method.loss(self.network, prepared)
             self.optimizer.zero_grad(set_to_none=True)
@@ -105,12 +125,15 @@ class Trainer:
                 due=bool(watched),
             )
 
-    def draw(self, prepared: tuple[torch.Tensor, ...]) -> None:
-        """figures/montage.png: up to 16 inputs of the first batch."""
-        save_image(
-            make_grid(self.method.picture(prepared)[:16].cpu(), nrow=4, padding=4, pad_value=1),
-            self.session.folder.path / "figures" / "montage.png",
-        )
+    def timed(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; what the loop waited for them is added to `waited`."""
+        while True:
+            start = time.monotonic()
+            batch = next(stream, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
 
     def monitor(self, epoch: int) -> dict[str, float]:
         """The kNN accuracy of the encoder as it is, every `runtime.monitor_every` epochs. Touches no training state."""
@@ -124,7 +147,10 @@ class Trainer:
         return {"knn_top1": evaluate(extractor, self.dataset, open_dataset(config.data, "val"))["top1"]}
 
     def finish(self) -> dict[str, Any]:
+        seconds = self.session.seconds
+        wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
+        metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
         if not self.where.first:
             return {"metrics": metrics}
         save_atomic(
@@ -137,4 +163,6 @@ class Trainer:
             steps=self.session.steps,
             unreadable=sorted(self.unreadable.paths),
             precision=self.config.precision,
+            limiter="loader" if wait > STARVED else "compute",
+            memory_kind="device" if self.where.device.type == "cuda" else "resident",
         )

@@ -50,8 +50,9 @@ class _SumGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.contiguous()  # first: what is received must lie in the same order as what is sent
         out = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-        dist.all_gather(out, value.contiguous())
+        dist.all_gather(out, value)
         return torch.stack(out)
 
     @staticmethod
@@ -68,6 +69,16 @@ def gather(value: Tensor) -> Tensor:
     parameters get exactly that loss's gradient (protocols.md §1.6).
     """
     return _SumGradient.apply(value)
+
+
+def gather_batch(values: Tensor, positions: int, where: Place) -> Tensor:
+    """(positions * n, ...) of this rank's n images -> (positions * N, ...) of the global batch, both position-major.
+
+    Image = rank * n + local image. With gradient, see `gather`; the values themselves where there is one rank.
+    """
+    if where.world == 1:
+        return values
+    return gather(values).unflatten(1, (positions, -1)).transpose(0, 1).flatten(0, 2)
 
 
 class _AllReduce(torch.autograd.Function):
@@ -110,23 +121,33 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Every BatchNorm2d over all ranks: torch's own on GPUs, ours on CPUs. Parameters and buffers keep their names."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = GlobalBatchNorm2d
-    return network
+def synchronise_batch_norm(network: nn.Module, device: torch.device) -> None:
+    """Every BatchNorm2d below `network` over all ranks: torch's own on GPUs, ours on CPUs.
+
+    Parameters and buffers keep their names. A module that says `local_batch_norm` is passed over with all that it holds.
+    """
+    for name, child in network.named_children():
+        if getattr(child, "local_batch_norm", False):
+            continue
+        if type(child) is not nn.BatchNorm2d:
+            synchronise_batch_norm(child, device)
+        elif device.type == "cuda":
+            setattr(network, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            child.__class__ = GlobalBatchNorm2d
 
 
 def distribute(network: nn.Module, where: Place) -> nn.Module:
-    """The network ready to train over the ranks; itself where there is one."""
+    """The network ready to train over the ranks; itself where there is one.
+
+    Buffers aren't sent round before every step: batch norm's are the same on every rank because its statistics are, a queue
+    of keys because every rank enqueues the same ones.
+    """
     if where.world == 1:
         return network
-    network = synchronise_batch_norm(network, where.device)
+    synchronise_batch_norm(network, where.device)
     return nn.parallel.DistributedDataParallel(
-        network, device_ids=[where.device] if where.device.type == "cuda" else None
+        network, device_ids=[where.device] if where.device.type == "cuda" else None, broadcast_buffers=False
     )
 
 

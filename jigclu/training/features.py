@@ -1,4 +1,4 @@
-"""What every evaluation does: the test transform, and features of a frozen backbone."""
+"""What every evaluation does: its transforms, accuracy, and features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jigclu import augment, random
-from jigclu.config import EvaluationConfig, LinearConfig, RuntimeConfig
+from jigclu.config import ClassifierConfig, ConfigError, EvaluationConfig, RuntimeConfig
 from jigclu.data.datasets import CanvasDataset
 from jigclu.data.loader import Batch, Unreadable, batches
 from jigclu.network import Backbone
@@ -44,13 +44,52 @@ def centre_crop(canvas: Tensor, sizes: Tensor, resize: int, size: int) -> Tensor
     return augment.normalise(images)
 
 
-def random_crop(config: LinearConfig, canvas: Tensor, sizes: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
-    """Resized crop and flip of the whole image, normalised (protocols.md §2.1 "train aug")."""
+def random_crop(
+    config: ClassifierConfig, canvas: Tensor, sizes: Tensor, indices: Tensor, seed: int, epoch: int
+) -> Tensor:
+    """The train transform of a classifier, normalised: (N, 3, image_size, image_size) float32 on the canvas's device.
+
+    canvas (N, 3, S, S) uint8, sizes (N, 2) height and width, indices (N,); the draws are counted by (seed, epoch, index).
+    `crop: resized`: resized crop and flip of the whole image (protocols.md §2.1 "train aug"); `padded`: §2.5's. Raises ConfigError
+    where an image is too small for a padded crop.
+    """
+    if config.crop == "padded":
+        return augment.normalise(_padded(config, canvas, sizes, indices, seed, epoch).float() / 255)
     boxes = torch.stack((torch.zeros_like(sizes[:, 0]), torch.zeros_like(sizes[:, 0]), sizes[:, 1], sizes[:, 0]), 1)[
         :, None
     ]
     parameters = augment.draw(config, seed, epoch, indices, boxes, purpose=random.PROBE)
     return augment.apply(canvas, parameters, config.image_size)
+
+
+def _padded(config: ClassifierConfig, canvas: Tensor, sizes: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
+    room = sizes + 2 * config.padding - config.image_size
+    if (room < 0).any():
+        height, width = sizes[room.amin(dim=1).argmin()].tolist()
+        raise ConfigError(
+            f"crop: padded takes {config.image_size} pixels of an image of {width} x {height} with {config.padding} round it: "
+            "it is too small"
+        )
+    drawn = random.uniforms(seed, random.PROBE, epoch, indices, 1, 3)[:, 0]
+    flip = drawn[:, 2] < config.flip_probability
+    return padded_crop(canvas, sizes, (drawn[:, :2] * (room + 1)).long(), flip, config.image_size, config.padding)
+
+
+def padded_crop(canvas: Tensor, sizes: Tensor, offsets: Tensor, flip: Tensor, size: int, padding: int) -> Tensor:
+    """`size` x `size` pixels of each image with `padding` black ones round it, as torchvision pads and crops: no resampling.
+
+    canvas (N, 3, S, S) uint8; on the CPU sizes (N, 2) height and width, offsets (N, 2) upper and left in the padded image, flip
+    (N,) bool. Returns (N, 3, size, size) uint8.
+    """
+    side = canvas.shape[-1]
+    place = torch.arange(size)
+    rows = offsets[:, :1] + place - padding
+    columns = offsets[:, 1:] + torch.where(flip[:, None], size - 1 - place, place) - padding
+    seen = [(axis >= 0) & (axis < extent[:, None]) for axis, extent in ((rows, sizes[:, 0]), (columns, sizes[:, 1]))]
+    inside = (seen[0][:, None, :, None] & seen[1][:, None, None, :]).to(canvas.device, non_blocking=True)
+    rows, columns = (axis.clamp(0, side - 1).to(canvas.device, non_blocking=True) for axis in (rows, columns))
+    picked = canvas.gather(2, rows[:, None, :, None].expand(-1, 3, -1, side))
+    return picked.gather(3, columns[:, None, None, :].expand(-1, 3, size, -1)) * inside
 
 
 class Extractor:
@@ -93,8 +132,15 @@ class Extractor:
             yield batch._replace(canvas=batch.canvas.to(self.device, non_blocking=True))
 
 
+def hits(scores: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> Tensor:
+    """How many of the (n, classes) scores have their label among the k best, (len(ks),) float64; k is capped at the classes."""
+    top = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
+    found = top == labels[:, None]
+    return torch.stack([found[:, :k].any(dim=1).double().sum() for k in ks])
+
+
 def accuracy(scores: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
     """{"top1": percent, "top5": percent} of (n, classes) scores; k is capped at the number of classes."""
-    top = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
-    hits = top == labels[:, None]
-    return {f"top{k}": 100 * hits[:, :k].any(dim=1).double().mean().item() for k in ks}
+    return {
+        f"top{k}": 100 * (found / len(labels)) for k, found in zip(ks, hits(scores, labels, ks).tolist(), strict=True)
+    }

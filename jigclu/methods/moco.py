@@ -1,0 +1,153 @@
+"""MoCo (He et al. 2020; version 2, Chen et al. 2020): a query is to find its key among a queue of earlier images' keys."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jigclu import augment, random
+from jigclu.config import PretrainConfig
+from jigclu.data.loader import Batch
+from jigclu.losses import first_percent
+from jigclu.method_configs import MoCoConfig
+from jigclu.methods.inputs import views
+from jigclu.network import EncoderWithHead
+from jigclu.schema import ConfigError
+from jigclu.training.distributed import Place, gather_batch
+
+
+class MoCoNetwork(nn.Module):
+    """images (n, 3, S, S) -> queries (n, dim). Holds all of MoCo's state: both encoders, the queue, where it is written next.
+
+    `key` starts as a copy of `query` and has no gradient. Its batch norms always use the statistics of what they are given and keep
+    no running ones (it is never evaluated), so it is the same on every rank though each rank sees other images.
+    """
+
+    queue: Tensor
+    pointer: Tensor
+
+    def __init__(self, backbone: str, dim: int, linear: bool, queue: int):
+        super().__init__()
+        self.query = EncoderWithHead(backbone, dim, linear)
+        self.key = KeyEncoder(self.query)
+        self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.query(images)
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """key <- momentum * key + (1 - momentum) * query, parameter by parameter."""
+        for key, query in zip(self.key.parameters(), self.query.parameters(), strict=True):
+            key.lerp_(query, 1 - momentum)
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Write keys (N, dim), N no more than the queue, over the oldest, round the queue's end where they reach it."""
+        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[places] = keys.to(self.queue.dtype)
+        self.pointer.copy_((self.pointer + len(keys)) % len(self.queue))
+
+
+class KeyEncoder(nn.Module):
+    """A copy of the query's encoder and head that is trained by nothing but `MoCoNetwork.follow`."""
+
+    local_batch_norm = True  # see distributed.synchronise_batch_norm
+
+    def __init__(self, query: EncoderWithHead):
+        super().__init__()
+        self.net = copy.deepcopy(query).requires_grad_(False)
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images.contiguous(memory_format=torch.channels_last))
+
+
+class MoCo:
+    """n images -> n queries, and N keys of the global batch."""
+
+    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int = 0):
+        method = config.method
+        assert isinstance(method, MoCoConfig)
+        self.config, self.method, self.seed, self.where = config, method, seed, where
+        if method.queue < config.batch_size:
+            raise ConfigError(
+                f"pretrain.method.queue: a queue of {method.queue} does not hold the {config.batch_size} keys of one batch"
+            )
+        self.groups = groups(config.batch_size, method.shuffle_groups)
+        if self.groups % where.world:
+            raise ConfigError(
+                f"pretrain.method.shuffle_groups: {self.groups} groups of a batch of {config.batch_size} do not divide by "
+                f"{where.world} ranks"
+            )
+        self.network = MoCoNetwork(config.backbone, method.dim, method.version == 1, method.queue)
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
+        """(views (2n, 3, S, S), the queries' and then the keys'; permutation (N,) of the global batch that shuffles the keys')."""
+        order = random.permutation(self.seed, random.KEYS, epoch, step, len(batch.indices) * self.where.world)
+        images = views(self.config, 2, batch, self.seed, epoch, self.where.device)
+        return images, order.to(self.where.device, non_blocking=True)
+
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """InfoNCE over the global batch, in float32. Moves the key encoder before, the queue after: once a step."""
+        images, order = prepared
+        for_queries, for_keys = images.chunk(2)
+        queries = network(for_queries)
+        self.network.follow(self.method.momentum)
+        keys = self.keys(for_keys, order)
+        with torch.autocast(images.device.type, enabled=False):
+            total, logged = self.objective(queries.float(), keys)
+        self.network.enqueue(keys)
+        return total, logged
+
+    @torch.no_grad()
+    def keys(self, images: Tensor, order: Tensor) -> Tensor:
+        """images (n, 3, S, S) of this rank, order (N,) -> keys (N, dim) of the global batch, normalised, in its own order.
+
+        Shuffled batch norm: `groups` random parts of the batch go through the key encoder one by one, each rank its share.
+        Queries are normalised over the whole batch, so batch statistics do not tell which key is whose.
+        """
+        everyone = gather_batch(images, 1, self.where)
+        share = self.groups // self.where.world
+        parts = order.view(self.groups, -1)[self.where.rank * share : (self.where.rank + 1) * share]
+        shuffled = torch.cat([F.normalize(self.network.key(everyone[part]).float(), dim=1) for part in parts])
+        shuffled = gather_batch(shuffled, 1, self.where)
+        keys = torch.empty_like(shuffled)
+        keys[order] = shuffled
+        return keys
+
+    def objective(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """queries (n, dim) of this rank, keys (N, dim) normalised: cross-entropy of [q.k+, q.queue] / temperature at place 0.
+
+        `contrastive_accuracy`: percent of queries that are nearer to their key than to every key of the queue.
+        """
+        q = F.normalize(gather_batch(queries, 1, self.where), dim=1)
+        # A copy of the queue: it is written before the backward pass needs what was multiplied.
+        logits = torch.cat(((q * keys).sum(dim=1, keepdim=True), q @ self.network.queue.to(q.dtype, copy=True).T), 1)
+        logits = logits / self.method.temperature
+        first = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+        total = F.cross_entropy(logits, first)
+        return total, {"loss": total.detach(), "contrastive_accuracy": first_percent(logits.detach(), first)}
+
+    def encoder_state_dict(self) -> dict[str, Tensor]:
+        return self.network.query.encoder.weights()
+
+    def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
+        """Image by image, the query's view and the key's side by side."""
+        return augment.to_pixels(prepared[0]).unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def groups(batch: int, wanted: int) -> int:
+    """How many equal parts a batch is shuffled into: its largest divisor up to `wanted` that leaves two images in each.
+
+    One image alone has no batch statistics.
+    """
+    return max(parts for parts in range(1, min(wanted, batch // 2) + 1) if batch % parts == 0)

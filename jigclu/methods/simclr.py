@@ -1,0 +1,57 @@
+"""SimCLR (Chen et al. 2020): two views of every image; each is to find the other among all views of the global batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jigclu import augment
+from jigclu.config import PretrainConfig
+from jigclu.data.loader import Batch
+from jigclu.losses import clustering_loss, first_percent
+from jigclu.method_configs import SimCLRConfig
+from jigclu.methods.inputs import views
+from jigclu.network import EncoderWithHead
+from jigclu.training.distributed import Place, gather_batch
+
+
+class SimCLR:
+    """n images -> 2n views -> 2n vectors.
+
+    Its loss, NT-Xent, is JigClu's Eq. 1-2 with clusters of two: the mean over the 2N views of -log softmax, over all the others, of
+    the cosine with the other view. One piece of code serves both.
+    """
+
+    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int = 0):
+        assert isinstance(config.method, SimCLRConfig)
+        self.config, self.method, self.seed, self.where = config, config.method, seed, where
+        self.network = EncoderWithHead(config.backbone, config.method.dim)
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
+        """(views (2n, 3, S, S),), the first of every image, then the second."""
+        return (views(self.config, 2, batch, self.seed, epoch, self.where.device),)
+
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """NT-Xent over the global batch, in float32."""
+        embeddings = network(prepared[0])
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.objective(embeddings.float())
+
+    def objective(self, embeddings: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """embeddings (2n, dim) of this rank's views. `contrastive_accuracy`: percent of views whose other view is the nearest."""
+        embeddings = gather_batch(embeddings, 2, self.where)
+        images = torch.arange(len(embeddings) // 2, device=embeddings.device)
+        total = clustering_loss(embeddings, images.repeat(2), self.method.temperature)
+        z = F.normalize(embeddings.detach(), dim=1)
+        similarity = (z @ z.T).fill_diagonal_(-torch.inf)
+        accuracy = first_percent(similarity, torch.cat((images + len(images), images)))
+        return total, {"loss": total.detach(), "contrastive_accuracy": accuracy}
+
+    def encoder_state_dict(self) -> dict[str, Tensor]:
+        return self.network.encoder.weights()
+
+    def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
+        """Image by image, its two views side by side."""
+        return augment.to_pixels(prepared[0]).unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)

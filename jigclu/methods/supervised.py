@@ -1,0 +1,48 @@
+"""Cross-entropy with the labels, on one augmented view an image: the paper's `Supervised` rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jigclu import augment
+from jigclu.config import PretrainConfig
+from jigclu.data.loader import Batch
+from jigclu.losses import first_percent
+from jigclu.methods.inputs import views
+from jigclu.network import EncoderWithHead
+from jigclu.training.distributed import Place, gather_batch
+
+
+class Supervised:
+    """n images -> n views -> n x `classes` logits."""
+
+    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int):
+        self.config, self.seed, self.where = config, seed, where
+        self.network = EncoderWithHead(config.backbone, classes, linear=True)
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
+        """(views (n, 3, S, S), labels (n,))."""
+        images = views(self.config, 1, batch, self.seed, epoch, self.where.device)
+        return images, batch.labels.to(self.where.device, non_blocking=True)
+
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Cross-entropy over the global batch, in float32."""
+        images, labels = prepared
+        logits = network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.objective(logits.float(), labels)
+
+    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """logits (n, classes) and labels (n,) of this rank. `accuracy`: top-1 on the views trained on, in percent."""
+        logits, labels = (gather_batch(values, 1, self.where) for values in (logits, labels))
+        total = F.cross_entropy(logits, labels)
+        return total, {"loss": total.detach(), "accuracy": first_percent(logits.detach(), labels)}
+
+    def encoder_state_dict(self) -> dict[str, Tensor]:
+        return self.network.encoder.weights()
+
+    def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
+        return augment.to_pixels(prepared[0])

@@ -1,0 +1,179 @@
+"""Fine-tuning (paper §4.2, §4.3; protocols.md §2.4, §2.5): backbone and a fresh classifier trained together on labels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jigclu.config import FinetuneConfig
+from jigclu.data.datasets import CanvasDataset, open_dataset
+from jigclu.data.loader import Unreadable, batches
+from jigclu.data.order import epoch_groups
+from jigclu.stages.frozen import fresh_classifier, starting_backbone
+from jigclu.training.distributed import Place, distribute
+from jigclu.training.features import centre_crop, hits, loader_workers, random_crop
+from jigclu.training.schedules import cosine, steps
+from jigclu.training.session import Session
+
+
+def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
+    """Train in `folder` (its newest checkpoint is gone on from) from the upstream encoder, or from the seed's random weights.
+
+    Metrics: top1, top5 (percent) of the validated epoch with the best top1 on the val split, as the released code reports;
+    last_top1; best_epoch, counted in epochs trained. Raises ConfigError where the images do not fill a batch or the batch does not
+    divide by the ranks, interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError.
+    """
+    session = Session(folder, config.runtime)
+    train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+    if session.where.first:
+        session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
+    tuner = Finetuner(config, session, train, val)
+    while tuner.epoch < config.epochs:
+        tuner.train_epoch()
+    return tuner.finish()
+
+
+def rate(config: FinetuneConfig, base: float, epoch: int) -> float:
+    """A parameter group's learning rate in `epoch`, from its own base (golden g7)."""
+    if config.schedule == "cosine":
+        return cosine(base, epoch, config.epochs)
+    return steps(base, epoch, config.milestone_epochs, config.gamma)
+
+
+class Finetuner:
+    """Network, optimiser, the step they stand at, and the best accuracy so far."""
+
+    def __init__(self, config: FinetuneConfig, session: Session, train: CanvasDataset, val: CanvasDataset):
+        self.config, self.session, self.train, self.val = config, session, train, val
+        self.seed, self.where = session.folder.seed, session.where
+        self.steps_per_epoch = len(self._groups(0))
+        backbone = starting_backbone(config, session)
+        head = fresh_classifier(backbone.dim, len(train.classes), self.seed)
+        model = nn.Sequential(OrderedDict(backbone=backbone, head=head))
+        self.model = model.to(self.where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if session.restored:
+            self.model.load_state_dict(session.restored["network"])
+        self.network = distribute(self.model, self.where)
+        self.bases = (config.lr, config.head_lr or config.lr)
+        self.optimizer = torch.optim.SGD(
+            [
+                {"params": part.parameters(), "lr": base}
+                for part, base in zip(self.model.children(), self.bases, strict=True)
+            ],
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.best: dict[str, float] = {"top1": -1.0, "top5": -1.0, "epoch": -1}
+        self.now: dict[str, float] = {}
+        if session.restored:
+            self.optimizer.load_state_dict(session.restored["optimizer"])
+            self.best = session.restored["best"]
+        self.unreadable = {"train": Unreadable(), "val": Unreadable()}
+        self.validated = 0  # images
+        session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
+
+    def state(self) -> dict[str, Any]:
+        return {"network": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}
+
+    @property
+    def epoch(self) -> int:
+        return self.session.step // self.steps_per_epoch
+
+    def _groups(self, epoch: int) -> list[list[int]]:
+        where, size = self.where, self.config.batch_size
+        return epoch_groups(self.seed, epoch, len(self.train), size, rank=where.rank, world=where.world)
+
+    def train_epoch(self) -> None:
+        """From the step that the job stands at to the end of its epoch, then validate where it is due."""
+        config, epoch = self.config, self.epoch
+        done = self.session.step % self.steps_per_epoch
+        for group, base in zip(self.optimizer.param_groups, self.bases, strict=True):
+            group["lr"] = rate(config, base, epoch)
+        lr, head_lr = (group["lr"] for group in self.optimizer.param_groups)
+        workers = loader_workers(config.runtime, self.where.device)
+        self.network.train()  # batch norm learns too (protocols.md §2.4)
+        groups = self._groups(epoch)[done:]
+        stream = batches(self.train, groups, workers, self.unreadable["train"], substitute=True)
+        for step, batch in enumerate(stream, done):
+            canvas = batch.canvas.to(self.where.device, non_blocking=True)
+            images = random_crop(config, canvas, batch.sizes, batch.indices, self.seed, epoch)
+            loss = F.cross_entropy(self._scores(self.network, images), batch.labels.to(self.where.device))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            # Before the tick, so that a checkpoint taken there knows the epoch's accuracy.
+            measured = self._validate_if_due(epoch) if step + 1 == self.steps_per_epoch else {}
+            self.session.tick(
+                epoch + (step + 1) / self.steps_per_epoch,
+                config.batch_size,
+                {
+                    "loss": _total(loss.detach(), self.where) / self.where.world,
+                    "lr": lr,
+                    "head_lr": head_lr,
+                    **measured,
+                },
+                due=bool(measured),
+            )
+
+    def _scores(self, network: nn.Module, images: Tensor) -> Tensor:
+        """(N, 3, h, w) normalised -> (N, classes) float32."""
+        with torch.autocast(self.where.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return network(images.contiguous(memory_format=torch.channels_last)).float()
+
+    def _validate_if_due(self, epoch: int) -> dict[str, float]:
+        trained = epoch + 1
+        if trained % self.config.validate_every and trained != self.config.epochs:
+            return {}
+        self.now = self.validate()
+        if self.now["top1"] > self.best["top1"]:
+            self.best = {**self.now, "epoch": trained}
+        return self.now
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """{"top1", "top5"} in percent on the val split, which the ranks share out between them."""
+        config, where = self.config, self.where
+        local = max(1, config.batch_size // where.world)
+        mine = range(where.rank, len(self.val), where.world)
+        groups = [list(mine[start : start + local]) for start in range(0, len(mine), local)]
+        self.model.eval()
+        found = torch.zeros(3, dtype=torch.float64, device=where.device)  # in the top 1, in the top 5, images
+        workers = loader_workers(config.runtime, where.device)
+        for batch in batches(self.val, groups, workers, self.unreadable["val"], substitute=False):
+            if not len(batch.labels):
+                continue
+            canvas = batch.canvas.to(where.device, non_blocking=True)
+            scores = self._scores(self.model, centre_crop(canvas, batch.sizes, config.resize, config.image_size))
+            found[:2] += hits(scores, batch.labels.to(where.device))
+            found[2] += len(batch.labels)
+            if where.first:
+                self.session.folder.set_status("running", force=False)  # the heartbeat of a long validation
+        top1, top5, count = _total(found, where).tolist()
+        self.validated = int(count)
+        return {"top1": 100 * (top1 / count), "top5": 100 * (top5 / count)}
+
+    def finish(self) -> dict[str, Any]:
+        metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
+        metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
+        return self.session.finish(
+            metrics,
+            val_images=self.validated,
+            images=len(self.train),
+            unreadable=sorted(path for counted in self.unreadable.values() for path in counted.paths),
+            lr=self.config.lr,
+            head_lr=self.bases[1],
+            precision=self.config.precision,
+        )
+
+
+def _total(values: Tensor, where: Place) -> Tensor:
+    """The sum over all ranks, on every rank."""
+    if where.world > 1:
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,90 @@
+"""The method in pictures: the paper's Figures 1, 3 and 5 as a pretraining drew them from its first batch, 2 and 6 as diagrams."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reports import diagrams
+from reports.cells import Job
+from reports.figures import for_page
+from reports.read import artifact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LARGEST = 4 << 20  # bytes; a page with larger pictures inside is slow on a phone
+# What a job must say to show the method as it is; a field that it does not name has the schema's default, which is this.
+PLAIN = {"method.name": "jigclu", "method.input": "montage", "method.augment": "after", "method.m": "2"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`image`: a data URI, or "" where `svg` is the picture."""
+
+    name: str
+    caption: str
+    image: str = ""
+    svg: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of one job, in the order of the paper's figures."""
+
+    job: Job
+    pictures: tuple[Picture, ...]
+
+
+def data_uri(client: MlflowClient | None, job: Job, name: str) -> str:
+    """A picture of the job's as it stands inside a page; "" where there is none, or it is too large."""
+    picture = artifact(client, job.run_id, job.uri, f"figures/{name}.png")
+    if not picture or len(picture) > LARGEST:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def plain(job: Job) -> bool:
+    """Whether the job is a finished pretraining of the method as the paper describes it, m = 2."""
+    usual = all(job.params.get(name, value) == value for name, value in PLAIN.items())
+    return job.stage == "pretrain" and job.state == "done" and "method.name" in job.params and usual
+
+
+def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
+    """Of the first of the jobs that is `plain`; None where none is. Pictures that it has not drawn are left out."""
+    job = next(filter(plain, jobs), None)
+    if job is None:
+        return None
+    size = job.params.get("image_size", "224")
+    drawn = [
+        Picture(
+            "Figure 1",
+            "The pretext task, first half. A row is an image: whole, its patches as cut, and the same patches augmented, each on "
+            "its own.",
+            data_uri(client, job, "patches"),
+        ),
+        Picture(
+            "Figure 1, continued",
+            f"Second half: the patches of the whole batch, shuffled and stitched. These {size}-pixel montages are the input.",
+            data_uri(client, job, "montage"),
+        ),
+        Picture("Figure 2", "The pipeline, with this job's sizes.", svg=for_page(diagrams.pipeline(job.params))),
+        Picture(
+            "Figure 3",
+            "Two images and the boxes of their patches. Neighbours overlap. Edges that coincide are drawn side by side.",
+            data_uri(client, job, "split"),
+        ),
+        Picture(
+            "Figure 5",
+            "What the network could be fed, at true relative size: small patches (a), patches scaled up (b), montages (c).",
+            data_uri(client, job, "inputs"),
+        ),
+        Picture(
+            "Figure 6",
+            "Where the augmentation stands: on every patch, after the split and before the montage.",
+            svg=for_page(diagrams.augmentation(job.params)),
+        ),
+    ]
+    return Gallery(job, tuple(picture for picture in drawn if picture.image or picture.svg))
