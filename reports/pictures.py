@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LARGEST = 4 << 20  # bytes; a page with larger pictures inside is slow on a phone
 # What a job must say to show the method as it is; a field that it does not name has the schema's default, which is this.
 PLAIN = {"method.name": "jigclu", "method.input": "montage", "method.augment": "after", "method.m": "2"}
+# Among such jobs one with both branches and an overlap of the two protocols is the better example: Figure 3 is about overlap.
+BETTER = {"method.location_weight": ("1.0",), "method.clustering_weight": ("1.0",), "method.extend": ("0.3", "0.15")}
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,19 @@ def plain(job: Job) -> bool:
     return job.stage == "pretrain" and job.state == "done" and "method.name" in job.params and usual
 
 
+def _better(job: Job) -> int:
+    return sum(job.params.get(name, values[0]) in values for name, values in BETTER.items())
+
+
 def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
-    """Of the first of the jobs that is `plain`; None where none is. Pictures that it has not drawn are left out."""
-    job = next(filter(plain, jobs), None)
-    if job is None:
+    """Of the first of the jobs that is `plain`, of ones with both branches and the usual overlap where there are such.
+
+    None where none is plain. Pictures that the job has not drawn are left out.
+    """
+    fitting = list(filter(plain, jobs))
+    if not fitting:
         return None
+    job = max(fitting, key=_better)  # the first of equals
     size = job.params.get("image_size", "224")
     drawn = [
         Picture(

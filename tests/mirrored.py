@@ -15,8 +15,10 @@ SYNC = "import sys; from pathlib import Path; from orchestrate import mirror; pr
 SYNC += "print('imported' if 'mlflow' in sys.modules else 'not imported')"
 
 
-def use(cell: str, protocol: str = "official", variant: str = "") -> dict[str, str]:
-    names = {"experiment": "table8", "metric": "top1", "scale": "mini"}
+def use(
+    cell: str, protocol: str = "official", variant: str = "", experiment: str = "table8", metric: str = "top1"
+) -> dict[str, str]:
+    names = {"experiment": experiment, "metric": metric, "scale": "mini"}
     return {**names, "cell": cell, "protocol": protocol, "variant": variant}
 
 

@@ -43,6 +43,43 @@ def test_a_table_has_every_cell_of_the_ledger(store: Path) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
 
 
+def test_cells_that_no_job_fills_say_why_and_do_not_count(store: Path) -> None:
+    # A cell that was run once and is cited now: its old job says nothing of it.
+    make_job(store, "aaaaaaaaaaaa", uses=[use("JigClu", experiment="table1"), use("PIRL", experiment="table1")])
+    JobFolder(store / "linear" / "aaaaaaaaaaaa").write_result({"top1": 61.0})
+    make_job(store, "bbbbbbbbbbbb", uses=[use("after", experiment="table7")]).set_status("running")
+    mirror.sync(store)
+    found = cells(store, table="table1")
+    assert found["JigClu"].data.metrics["value"] == 61.0 and found["MoCo"].data.tags["jigclu.state"] == "not run"
+    pirl = found["PIRL"]
+    assert pirl.data.tags["jigclu.state"] == "cited" and pirl.info.status == "FINISHED"
+    assert pirl.data.metrics == {"n": 0.0, "printed": 63.6} and pirl.data.tags["jigclu.jobs"] == ""
+    assert "Cited: [26]" in pirl.data.tags["mlflow.note.content"]
+    montage = cells(store, table="table7")["montage"]
+    assert montage.data.tags["jigclu.state"] == "not applicable" and "printed" not in montage.data.metrics
+    assert "Not applicable: a random crop" in montage.data.tags["mlflow.note.content"]
+    parents = {
+        run.info.run_name: run for run in runs(store, "jigclu-mini-tables") if "jigclu.cell" not in run.data.tags
+    }
+    assert "1 of 6 cells done" in parents["table1 official"].data.tags["mlflow.note.content"]
+    assert "0 of 4 cells done" in parents["table7 official"].data.tags["mlflow.note.content"]
+
+
+def test_time_and_memory_have_their_own_units_and_say_how_they_were_measured(store: Path) -> None:
+    uses = [
+        use("montage time", experiment="table6", metric="hours"),
+        use("montage memory", experiment="table6", metric="peak_memory_mb"),
+    ]
+    folder = make_job(store, "aaaaaaaaaaaa", stage="pretrain", uses=uses)
+    folder.write_result({"hours": 0.5, "peak_memory_mb": 900.0}, limiter="loader", memory_kind="resident")
+    mirror.sync(store)
+    time_, memory = (cells(store, table="table6")[f"montage {what}"] for what in ("time", "memory"))
+    assert time_.data.metrics["value"] == 0.5 and "printed 5.7 h" in time_.data.tags["mlflow.note.content"]
+    assert memory.data.metrics["value"] == 900.0 and "printed 3000 MB" in memory.data.tags["mlflow.note.content"]
+    assert time_.data.tags["jigclu.measured"] == "limited by the loader"
+    assert memory.data.tags["jigclu.measured"] == "resident memory of the process"
+
+
 def test_several_seeds_give_mean_and_standard_deviation(store: Path) -> None:
     values = [60.0, 61.0, 63.5]
     folders = [make_job(store, f"{seed:012x}", seed=seed, uses=[use("m=2")]) for seed in range(3)]

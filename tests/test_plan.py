@@ -293,7 +293,7 @@ def test_dry_run_tells_the_graph_and_the_cost(tmp_path: Path) -> None:
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no experiment": ([], ["which experiment?", "table8", "all"]),
-    "experiment": (["tabel8"], ["'tabel8'", "valid: all, augmentation", "table8", "did you mean table8?"]),
+    "experiment": (["tabel8"], ["'tabel8'", "valid: all, augmentation", "did you mean table8?"]),
     "scale": (["table8", "--scale", "papr"], ["'papr'", "mini, paper, small, smoke", "did you mean paper?"]),
     "protocol": (["m", "--protocol", "offical"], ["'offical'", "official, paper", "did you mean official?"]),
     "cluster": (["m", "--cluster", "slrum"], ["'slrum'", "local, slurm", "did you mean slurm?", "YAML"]),
@@ -301,7 +301,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no stage": (["m", "--set", "epochs=3"], ["'epochs=3'", "stage.key=value"]),
     "no value": (["m", "--set", "pretrain.epochs"], ["'pretrain.epochs'", "stage.key=value"]),
     "not YAML": (["m", "--set", "linear.milestones=[1"], ["linear.milestones=[1", "not a YAML value"]),
-    "stage": (["m", "--set", "pretrian.epochs=3"], ["'pretrian'", "valid: finetune, knn, linear, pretrain", "did you mean pretrain?"]),
+    "stage": (["m", "--set", "pretrian.epochs=3"], ["'pretrian'", "valid: finetune, knn", "did you mean pretrain?"]),
     "unused stage": (["m", "--set", "knn.k=3"], ["'knn'", "table8", "valid: linear, pretrain"]),
     "key": (["m", "--set", "pretrain.epoch=3"], ["pretrain.epoch;", "batch_size", "did you mean epochs?"]),
     "nested key": (["m", "--set", "pretrain.method.dims=3"], ["pretrain.method.dims", "temperature", "did you mean dim?"]),

@@ -35,7 +35,8 @@ def add_job(store: Path, job_id: str, use: dict[str, str] | None = None, state: 
     folder = JobFolder(store / stage / job_id).create()
     metrics, message = dict(more.pop("metrics", {})), more.pop("message", "")
     val_images = metrics.pop("val_images", None)
-    config = {"backbone": "resnet18", "data": {"name": "imagenette"}, "epochs": 3}
+    config: dict[str, Any] = {"backbone": "resnet18", "data": {"name": "imagenette"}, "epochs": 3}
+    config |= {} if use else {"image_size": 80, "method": {"name": "jigclu", "m": 2}}
     job = {"id": job_id, "stage": stage, "seed": 0, "scale": "mini", "protocol": "official", "commit": "c0ffee" * 6}
     job |= {"name": f"{stage} resnet18 imagenette {job_id} seed 0", "config": config, "upstream": [], "uses": []}
     job |= {"command": f"python orchestrate/run.py table8 --only {job_id}", "uses": [use] if use else []}
@@ -69,7 +70,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_job(store, "aaaaaaaaaa40", state="failed", name="pretrain m=4 seed 0", message=FAILURE)
     add_job(store, "bbbbbbbbbb40", use("m=4"), state="pending", upstream=["aaaaaaaaaa40"])
     add_job(store, "cccccccccc00", use("random", "smoke"), scale="smoke", metrics={"top1": 50.0, "val_images": 400})
-    variant = use("m=2", "smoke", "paper", "linear.milestones=[1, 2] linear.epochs=3")
+    variant = use("m=2", "smoke", "paper", "linear.milestones=[0.3, 0.6] linear.epochs=3")
     add_job(store, "cccccccccc01", variant, scale="smoke", state="running")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -163,7 +164,7 @@ def test_results_json_has_every_cell_of_every_shown_table(store: Path, out: Path
     results = json.loads((out / "results.json").read_text())
     ledger = experiments.find(["table8"])[0]
     shown = list(dict.fromkeys((one["scale"], one["protocol"], one["variant"]) for one in results["cells"]))
-    variant = "linear.milestones=[1, 2] linear.epochs=3"
+    variant = "linear.milestones=[0.3, 0.6] linear.epochs=3"
     assert shown == [("mini", "official", ""), ("smoke", "official", ""), ("smoke", "paper", variant)]
     assert [one["cell"] for one in results["cells"]] == [cell.key for cell in ledger.all_cells] * 3
     cell = by_cell(results)["m=2"]
@@ -188,7 +189,7 @@ def test_one_seed_has_the_binomial_interval_of_its_validation_set(out: Path) -> 
 def test_variant_names_its_overrides_in_the_command(out: Path) -> None:
     texts = [path.read_text() for path in out.glob("table8-smoke-paper-*.md")]
     assert len(texts) == 1
-    assert "--protocol paper --set 'linear.milestones=[1, 2]' --set linear.epochs=3" in texts[0]
+    assert "--protocol paper --set 'linear.milestones=[0.3, 0.6]' --set linear.epochs=3" in texts[0]
 
 
 def test_fullest_scale_comes_first_and_the_larger_of_equals() -> None:
@@ -216,6 +217,61 @@ def test_named_experiment_without_runs_is_shown_cell_by_cell(tmp_path: Path) -> 
     results = run(tmp_path / "runs", tmp_path / "out", "--scale", "mini", "--targets", "table8")
     assert {one["state"] for one in results["cells"]} == {"not run"} and len(results["cells"]) == 4
     assert (tmp_path / "out" / "table8-mini-official.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_claims_are_judged_in_every_output(
+    store: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = json.loads((out / "results.json").read_text())
+    ledger = experiments.find(["table8"])[0]
+    mini = [one for one in results["claims"] if one["scale"] == "mini"]
+    assert [one["text"] for one in mini] == [claim.text for claim in ledger.claims]
+    assert [one["outcome"] for one in mini] == ["open", "open"] and len(results["claims"]) == 3 * 2
+    assert mini[0]["reason"] == "missing: m=3 (NaN); m=4 (failed)." and mini[0]["source"] == "§3.1, §5.3"
+    sums = [
+        (one["scale"], one["protocol"], one["holds"], one["fails"], one["open"]) for one in results["run"]["claims"]
+    ]
+    assert sums == [("mini", "official", 0, 0, 2), ("smoke", "official", 0, 0, 2)]  # a variant does not count
+    line = "m = 2 is best (§3.1, §5.3): missing: m=3 (NaN); m=4 (failed)."
+    assert f"- **open**: {line}\n" in (out / "table8-mini-official.md").read_text()
+    assert rf"\textbf{{open}}: {tables.escape(line)}" in (out / "table8-mini-official.tex").read_text()
+    page = (out / "index.html").read_text()
+    assert "missing: m=3 (NaN); m=4 (failed)." in page and 'href="#table8-mini-official"' in page
+    run(store, tmp_path, "--scale", "mini")
+    assert f"- **open**: {line}" in capsys.readouterr().out
+
+
+def test_cited_and_inapplicable_cells_are_shown_but_not_counted_as_ours(tmp_path: Path) -> None:
+    results = run(tmp_path / "runs", tmp_path, "--scale", "paper", "--targets", "table1", "table7")
+    pirl = by_cell(results, "paper")["PIRL"]
+    assert (pirl["state"], pirl["cited"], pirl["printed"], pirl["value"], pirl["difference"]) == (
+        *("cited", "[26]", 63.6),
+        *(None, None),
+    )
+    assert by_cell(results, "paper")["montage"]["state"] == "not applicable" and pirl["command"] == ""
+    assert results["run"]["cells"] == 6 + 4
+    text = (tmp_path / "table1-paper-official.md").read_text()
+    assert "| PIRL | cited |\n| printed | 63.6 |\n| SimCLR | not run |" in text
+    assert "Not run: Supervised, JigClu, MoCo, SimCLR, MoCo v2, Random init. To run:" in text and "PIRL [26]" in text
+    text = (tmp_path / "table7-paper-official.md").read_text()
+    assert "| Aug after montage | not applicable |\n| Random init (ours only) |" in text
+    assert "0 of 6" in (tmp_path / "index.html").read_text()
+
+
+def test_a_stage_of_a_later_version_is_said_to_be_one(tmp_path: Path) -> None:
+    results = run(tmp_path / "runs", tmp_path, "--scale", "paper", "--targets", "table4")
+    assert {one["state"] for one in results["cells"]} == {"not run"} and {
+        one["command"] for one in results["cells"]
+    } == {""}
+    text = (tmp_path / "table4-paper-official.md").read_text()
+    assert "This version cannot run the stage detect" in text and "To run:" not in text
+    assert "orchestrate/run.py table4" not in (tmp_path / "index.html").read_text()
+
+
+def test_a_figure_that_prints_no_numbers_has_neither_printed_nor_ours_only(tmp_path: Path) -> None:
+    run(tmp_path / "runs", tmp_path, "--scale", "mini", "--targets", "figure7")
+    text = (tmp_path / "figure7-mini-official.md").read_text()
+    assert "| JigClu | not run |" in text and "printed |" not in text and tables.OURS_ONLY not in text
 
 
 def test_missing_artifacts_leave_the_numbers(store: Path, tmp_path: Path) -> None:
@@ -275,7 +331,8 @@ def nasty_table() -> cells.Table:
     cell = Cell(key="a", row=NASTY, column="b", report="linear.top1", printed=1.25)
     places: dict[str, Any] = {"title": NASTY, "source": "§1", "topic": "t", "unit": "% top-1"}
     experiment = Experiment(name="table0", recipe={"linear": {}}, cells=(cell,), **places)
-    result = cells.Result(cell, False, "failed", f"{NASTY} \N{SNOWMAN}", "", None, None, 0, None, (), (), (), (), ())
+    message = f"{NASTY} \N{SNOWMAN}"
+    result = cells.Result(cell, False, "failed", message, "", "", None, None, 0, None, (), (), (), (), ())
     return cells.Table(experiment, "paper", "official", "", (result,), "", "")
 
 
