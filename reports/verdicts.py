@@ -1,7 +1,7 @@
 """What our numbers say of the paper's: a verdict on a cell, and whether a claim holds.
 
-Noise is a 95 % half-width. Of a cell with n seeds it is 2 std / sqrt(n); of a percentage from one seed the binomial one on the
-validation images; time, memory and whatever else comes without any have none and are compared plainly, and so is a number that
+Noise is a 95 % half-width. Of a cell with n seeds it is Student's t times std / sqrt(n); of a percentage from one seed the
+binomial one on the validation images; time, memory and whatever else comes without any have none and are compared plainly, and so is a number that
 the paper cites. Of a difference it is the root of the summed squares.
 
 A cell is judged where it was run as printed (scale `paper`, no override): `reproduced` if it lies within the noise of the printed
@@ -37,6 +37,17 @@ if TYPE_CHECKING:
 Outcome = Literal["holds", "fails", "open"]
 OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "open")
 TINY = 1e-9  # of decimal numbers in binary: 66.4 - 63.8 is not 2.6
+STUDENT = (
+    12.71,
+    4.30,
+    3.18,
+    2.78,
+    2.57,
+    2.45,
+    2.36,
+    2.31,
+    2.26,
+)  # 97.5 % quantiles for 2, 3, ... seeds, the last for more
 CITED = "cited from another paper: compared at scale paper only"
 AS_PRINTED = "at scale paper, run as printed"
 Pair = tuple[str, str]
@@ -66,7 +77,7 @@ class Value(NamedTuple):
 def noise(result: Result) -> float:
     """95 % half-width of the cell's value, in its unit; nought where nothing is known of it."""
     if result.n > 1 and result.std is not None:
-        return 2 * result.std / math.sqrt(result.n)
+        return STUDENT[min(result.n, len(STUDENT) + 1) - 2] * result.std / math.sqrt(result.n)
     return result.half_width or 0.0
 
 

@@ -24,7 +24,7 @@ def use(
 
 def make_job(store: Path, job_id: str, stage: str = "linear", seed: int = 0, **fields: Any) -> JobFolder:
     folder = JobFolder(store / stage / job_id).create()
-    config = {"data": {"name": "imagenette", "train_images": None}, "epochs": 3, "milestones": [1, 2]}
+    config = {"data": {"name": "imagenette", "train_images": None}, "epochs": 3, "milestones": [0.6, 0.8]}
     job = {"id": job_id, "stage": stage, "name": f"{stage} {job_id}", "config": config, "upstream": [], "seed": seed}
     job |= {"scale": "mini", "protocol": "official", "experiments": ["table8"], "uses": [], "commit": "c0ffee"}
     write_json(folder.path / "job.json", job | {"command": "python orchestrate/run.py table8"} | fields)

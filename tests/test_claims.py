@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import scipy.stats
 
 from jigclu.config import ConfigError
 from orchestrate import experiments
@@ -58,8 +59,10 @@ REACHES = {"reaches": {"target": "t", "series": ["a", "b", "c"], "at": "c"}}
 
 
 # -- noise ------------------------------------------------------------------------------------------------------------
-def test_of_several_seeds_the_noise_is_two_standard_errors_and_of_one_the_binomial() -> None:
-    assert verdicts.noise(result("a", 60.0, std=3.0, n=4, half_width=9.0)) == 3.0
+def test_of_several_seeds_the_noise_is_students_and_of_one_the_binomial() -> None:
+    for n in (2, 3, 4, 10):
+        wanted = scipy.stats.t.ppf(0.975, n - 1) * 3.0 / math.sqrt(n)
+        assert verdicts.noise(result("a", 60.0, std=3.0, n=n, half_width=9.0)) == pytest.approx(wanted, rel=2e-3)
     assert verdicts.noise(result("a", 60.0, half_width=1.5)) == 1.5
     assert verdicts.noise(result("a", 5.5)) == 0.0
 
@@ -68,7 +71,7 @@ def test_a_difference_must_exceed_the_root_of_the_summed_squares() -> None:
     for apart, wanted in ((5.1, "holds"), (4.9, "open"), (-4.9, "open"), (-5.1, "fails")):
         pair = result("a", 50 + apart, half_width=3.0), result("b", 50.0, half_width=4.0)
         assert outcome(MORE, *pair) == wanted
-    seeds = result("a", 55.1, std=3.0, n=4), result("b", 50.0, half_width=4.0)  # 2 * 3 / sqrt(4) = 3
+    seeds = result("a", 56.3, std=3.0, n=4), result("b", 50.0, half_width=4.0)  # 3.18 * 3 / sqrt(4) = 4.77
     assert outcome(MORE, *seeds) == "holds"
 
 
@@ -200,8 +203,8 @@ def test_a_cell_is_reproduced_within_the_noise_of_both_runs() -> None:
     within = math.sqrt(2) * 0.5  # one seed: ours and the paper's single run
     assert verdict(result("a", 66.4 - within + 0.01, half_width=0.5, printed=66.4)) == "reproduced"
     assert verdict(result("a", 66.4 - within - 0.01, half_width=0.5, printed=66.4)) == "off by −0.7"
-    seeds = {"std": 1.0, "n": 4, "printed": 66.4}  # 2 * sqrt(1/4 + 1) = 2.24
-    assert verdict(result("a", 68.6, **seeds)) == "reproduced" and verdict(result("a", 68.7, **seeds)) == "off by +2.3"
+    seeds = {"std": 1.0, "n": 4, "printed": 66.4}  # 3.18 * sqrt(1/4 + 1) = 3.56
+    assert verdict(result("a", 69.9, **seeds)) == "reproduced" and verdict(result("a", 70.0, **seeds)) == "off by +3.6"
 
 
 def test_without_noise_a_cell_is_reproduced_to_the_printed_digit() -> None:

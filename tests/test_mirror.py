@@ -25,7 +25,7 @@ def test_a_job_becomes_a_run_with_its_params_curve_result_and_files(store: Path)
     assert (
         run.info.end_time == int(1000 * folder.result["finished"]) and run.info.end_time - run.info.start_time == 5000
     )
-    assert run.data.params["data.name"] == "imagenette" and run.data.params["milestones"] == "[1, 2]"
+    assert run.data.params["data.name"] == "imagenette" and run.data.params["milestones"] == "[0.6, 0.8]"
     assert run.data.params["upstream"] == "bbbbbbbbbbbb"
     assert run.data.metrics["result.top1"] == 61.0 and run.data.metrics["top1/lr_0.1"] == 60.0
     lines = list(folder.metrics())
