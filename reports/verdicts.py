@@ -1,8 +1,8 @@
 """What our numbers say of the paper's: a verdict on a cell, and whether a claim holds.
 
 Noise is a 95 % half-width. Of a cell with n seeds it is Student's t times std / sqrt(n); of a percentage from one seed the
-binomial one on the validation images; time, memory and whatever else comes without any have none and are compared plainly, and so is a number that
-the paper cites. Of a difference it is the root of the summed squares.
+binomial one on the validation images; time, memory and whatever else comes without any have none and are compared plainly, and
+so is a number that the paper cites. Of a difference it is the root of the summed squares.
 
 A cell is judged where it was run as printed (scale `paper`, no override): `reproduced` if it lies within the noise of the printed
 value, which is itself one run and so adds that of a single seed; else `off by` so much. Hours and megabytes are the

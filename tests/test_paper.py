@@ -18,7 +18,7 @@ from orchestrate.experiments import Cell
 # A pretraining is 4 to 8 steps, and every method, input, augmentation and stage of the paper's is one of the jobs.
 CUT: dict[str, Any] = {
     **{key: value for key, value in TINY.items() if not key.startswith("linear.data.")},
-    "pretrain.data.train_images": 40, "pretrain.batch_size": 20, "pretrain.epochs": 2,
+    "pretrain.data.train_images": 40, "pretrain.batch_size": 10, "pretrain.epochs": 2,
     "finetune.image_size": 32, "finetune.resize": 36, "finetune.batch_size": 4, "finetune.epochs": 2,
     "finetune.precision": "float32", "finetune.runtime.threads": 1, "finetune.runtime.workers": 0,
 }  # fmt: skip
