@@ -1,8 +1,9 @@
 """What a job costs before it has run: images through the backbone over a stated rate.
 
 GPU: ResNet-50 at 224 px trains 938 images/s on one A100 80 GB in TF32, the published rate of NVIDIA's own recipe (protocols.md §5).
-CPU: 18 images/s are 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 137 images/s of ResNet-18 at 128 px,
-augmentation included). Other backbones and sizes by their multiply-adds; a forward pass alone is a third of a training step.
+CPU: 10 images/s are 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 287 images/s of ResNet-18 at 64 px in two jobs at
+once, augmentation included; another such machine made nearly twice as many). Other backbones and sizes by their
+multiply-adds; a forward pass alone is a third of a training step. To start a job takes Python and torch some seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 from jigclu.data.catalog import expected_images
 from orchestrate.plan import Job
 
-RESNET50_224 = {"GPU": 938.0, "CPU": 18.0}  # images/s, training
+RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
+START_HOURS = 6 / 3600
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
 
 
@@ -39,9 +41,9 @@ def hours(job: Job, device: str) -> float:
     )
     train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
     if job.stage == "pretrain":
-        return train * config.epochs * passes(config) / rate / 3600
+        return START_HOURS + train * config.epochs * passes(config) / rate / 3600
     if job.stage == "finetune":
         validations = -(-config.epochs // config.validate_every)
-        return (train * config.epochs + val * validations / 3) / rate / 3600
+        return START_HOURS + (train * config.epochs + val * validations / 3) / rate / 3600
     looks = min(config.views or config.epochs, config.epochs) if job.stage == "linear" else 1
-    return (train * looks + val) / (3 * rate) / 3600
+    return START_HOURS + (train * looks + val) / (3 * rate) / 3600

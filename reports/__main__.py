@@ -77,13 +77,15 @@ def report(
 
 
 def render_table(table: Table) -> dict[str, bytes]:
-    """File name -> bytes: .md, .csv, .tex, .png, .pdf, and the .svg for the page."""
+    """File name -> bytes: .md, .csv, .tex, .png, .pdf, the .svg for the page, and of probes -rates.csv, the whole sweep."""
     from reports import figures, lines, tables
 
     plot = lines.lines if table.experiment.layout.plot == "lines" else figures.bars
     texts = {"md": tables.markdown(table), "csv": tables.csv(table), "tex": tables.latex(table)}
     files = {kind: text.encode() for kind, text in texts.items()} | plot(table)
-    return {f"{table.stem}.{kind}": data for kind, data in files.items()}
+    named = {f"{table.stem}.{kind}": data for kind, data in files.items()}
+    rates = tables.rates_csv(table)
+    return {**named, f"{table.stem}-rates.csv": rates.encode()} if rates else named
 
 
 def upload(client: MlflowClient | None, table: Table, files: dict[str, bytes]) -> bool:

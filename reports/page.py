@@ -114,10 +114,12 @@ def duration(seconds: float | None) -> str:
 
 
 def highlights(job: Job) -> str:
-    """`m=2 epochs=4 ...`: the config in a line."""
+    """`m=2 epochs=4 ...`: the config in a line, and a probe's sweep."""
     keys = HIGHLIGHTS.get(job.stage, ())
     words = [(key.rpartition(".")[2] if key != "data.name" else "data", job.params.get(key)) for key in keys]
-    return ", ".join(f"{key} {value}" for key, value in words if value not in (None, "", "null"))
+    told = [f"{key} {value}" for key, value in words if value not in (None, "", "null")]
+    sweep = [f"{rate}: {numbers.number(value, 1)}" for rate, value in tables.by_rate(job).items()]
+    return ", ".join(told) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
 
 
 def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, list[Experiment]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports import verdicts
-from reports.cells import Result, Table
+from reports.cells import Job, Result, Table
 from reports.numbers import MINUS, PLUS_MINUS, number, places, printed, printed_places
 
 OURS_ONLY = "ours only"
@@ -267,6 +267,31 @@ def claim_record(table: Table, one: verdicts.Judged) -> dict[str, str]:
         "outcome": one.outcome,
         "reason": one.reason,
     }
+
+
+def by_rate(job: Job) -> dict[str, float]:
+    """Best top-1 (percent) of each learning rate of a probe's sweep, smallest rate first: {"0.1": 66.4}."""
+    prefix = "result.top1.lr"
+    rates = {name.removeprefix(prefix): value for name, value in job.metrics.items() if name.startswith(prefix)}
+    return dict(sorted(rates.items(), key=lambda item: float(item[0])))
+
+
+def rates_csv(table: Table) -> str:
+    """One line a cell, seed and learning rate of the probes' sweeps; "" where the table has none."""
+    lines = [
+        {
+            "cell": result.cell.key,
+            "job": job.job,
+            "seed": job.seed,
+            "lr": rate,
+            "reported": float(job.params.get("lr", "nan")) == float(rate),
+            "best_top1": value,
+        }
+        for result in table.results
+        for job in result.jobs
+        for rate, value in by_rate(job).items()
+    ]
+    return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")) if lines else ""
 
 
 def results_json(tables: list[Table], run: dict[str, Any]) -> str:
