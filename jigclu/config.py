@@ -63,7 +63,7 @@ class DataConfig(Strict):
     @classmethod
     def _declare_version(cls, values: Any) -> Any:
         if isinstance(values, dict) and not values.get("version"):
-            values = {**values, "version": DATASET_VERSIONS.get(values.get("name", "imagenet100"), "")}
+            values = {**values, "version": DATASET_VERSIONS.get(str(values.get("name", "imagenet100")), "")}
         return values
 
     @model_validator(mode="after")

@@ -18,8 +18,8 @@ def split_boxes(width: int, height: int, m: int = 2, extend: float = 0.3) -> lis
     """The m*m boxes (left, upper, right, lower) in pixels, row-major: for m = 2 top-left, top-right, bottom-left, bottom-right.
 
     `extend`: how far a patch reaches past its cell's inner borders, as a fraction of the image side (the released code's
-    cross-ratio; protocols.md §1.1). Neighbours overlap by 2 * extend: Figure 7's x. Pixels are rounded half to even, as PIL's crop
-    does. Raises ValueError for a size, m or extend that gives no patches.
+    cross-ratio; protocols.md §1.1). Neighbours overlap by 2 * extend, which is Figure 7's x as
+    printed. Pixels are rounded half to even, as PIL's crop does. Raises ValueError for a size, m or extend that gives no patches.
     """
     if width < m or height < m or m < 1:
         raise ValueError(f"cannot split {width} x {height} pixels into {m} x {m} patches")

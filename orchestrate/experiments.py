@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jigclu.config import STAGES, ConfigError, nearest
+from jigclu.config import STAGES, Backbone, ConfigError, DatasetName, Subset, nearest
+from jigclu.method_configs import METHODS
 from orchestrate.claims import Claim
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 LATER = ("detect",)  # stages that the ledger names and this version cannot run yet
 Overlay = dict[str, Any]
+# A recipe's data as overlays name it: imagenet1k, imagenet1k/10percent.
+DATA_KEYS = [name + part for name in get_args(DatasetName) for part in ("", *(f"/{one}" for one in get_args(Subset)))]
 
 
 class _Strict(BaseModel):
@@ -35,8 +38,8 @@ class Cell(_Strict):
 
     Just one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the number
     from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file of experiments/methods; null: random
-    weights. `set`: dotted keys laid over the recipe; `protocols`: the same under one protocol only. A value such as 40% is that
-    share of what the scale says.
+    weights. `set`: dotted keys laid over the recipe; `protocols`: the same under one protocol only, or why there is no such cell
+    under it. A value such as 40% is that share of what the scale says.
     """
 
     key: str
@@ -49,7 +52,7 @@ class Cell(_Strict):
     not_applicable: str | None = None
     method: str | None = "jigclu"
     set: Overlay = Field(default_factory=dict)
-    protocols: dict[str, Overlay] = Field(default_factory=dict)
+    protocols: dict[str, Overlay | str] = Field(default_factory=dict)
 
     @property
     def runs(self) -> bool:
@@ -62,6 +65,13 @@ class Cell(_Strict):
     @property
     def metric(self) -> str:
         return (self.report or "").split(".", 1)[1]
+
+    def under(self, protocol: str) -> Cell:
+        """The cell as it is under that protocol, `protocols` done with."""
+        own = self.protocols.get(protocol, {})
+        if isinstance(own, str):
+            return self.model_copy(update={"protocols": {}, "report": None, "not_applicable": own})
+        return self.model_copy(update={"protocols": {}, "set": {**self.set, **own}})
 
     @model_validator(mode="after")
     def _one_source(self) -> Cell:
@@ -90,6 +100,11 @@ class Experiment(_Strict):
     @property
     def all_cells(self) -> tuple[Cell, ...]:
         return self.cells + self.references
+
+    def under(self, protocol: str) -> Experiment:
+        """The experiment with every cell as it is under that protocol."""
+        update = {name: tuple(cell.under(protocol) for cell in getattr(self, name)) for name in ("cells", "references")}
+        return self.model_copy(update=update)
 
     @property
     def printed_table(self) -> bool:
@@ -122,6 +137,17 @@ class Experiment(_Strict):
         for cell in self.all_cells:
             if cell.report and cell.stage not in self.recipe:
                 raise ValueError(f"cell {cell.key!r} reports {cell.report!r}, a stage that the recipe lacks")
+        for cell in self.all_cells:
+            for protocol, values in {"": cell.set, **cell.protocols}.items():
+                if protocol and protocol not in overlays("protocols"):
+                    raise ValueError(
+                        f"cell {cell.key!r}: unknown protocol {protocol!r}; {nearest(protocol, overlays('protocols'))}"
+                    )
+                for key in values if isinstance(values, dict) else ():
+                    if (stage := key.split(".")[0]) not in self.recipe or "." not in key:
+                        raise ValueError(
+                            f"cell {cell.key!r} sets {key!r}; {nearest(stage, list(self.recipe))}, each with .key"
+                        )
         for cell in self.cells if self.printed_table else ():
             if cell.printed is None and cell.not_applicable is None:
                 raise ValueError(f"cell {cell.key!r} has no printed value: it belongs among the references")
@@ -147,13 +173,17 @@ def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
             "key": f"{row['key']} {column['key']}".strip(),
             "set": {**column.get("set", {}), **row.get("set", {})},
         }
+        both = column.get("protocols", {}), row.get("protocols", {})
         cell["protocols"] = {
-            name: {**column.get("protocols", {}).get(name, {}), **row.get("protocols", {}).get(name, {})}
-            for name in {**column.get("protocols", {}), **row.get("protocols", {})}
+            name: _over(both[0].get(name, {}), both[1].get(name, {})) for name in {**both[0], **both[1]}
         }
         if row.keys() & {"cited", "not_applicable"}:
             cell.pop("report", None)
         yield cell if value is ... else {**cell, "printed": value}
+
+
+def _over(column: Overlay | str, row: Overlay | str) -> Overlay | str:
+    return {**column, **row} if isinstance(column, dict) and isinstance(row, dict) else row or column
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -176,6 +206,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _validate(path: Path) -> Experiment:
     try:
         return Experiment.model_validate({"name": path.stem, **read_yaml(path)})
+    except (KeyError, TypeError, AttributeError) as error:  # rows or columns of another shape
+        raise ConfigError(f"{path.name}: rows or columns are not as in the other files: {error!r}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ": ".join(filter(None, (path.name, ".".join(map(str, first["loc"])))))
@@ -208,7 +240,29 @@ def overlays(kind: str) -> list[str]:
 
 @cache
 def overlay(kind: str, name: str) -> Overlay:
-    """The overlay's mapping. ConfigError names the valid ones."""
+    """The overlay's mapping. ConfigError names the valid ones, and the valid keys where it has another."""
     if name not in overlays(kind):
         raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, overlays(kind))}")
-    return read_yaml(ROOT / kind / f"{name}.yaml")
+    path = ROOT / kind / f"{name}.yaml"
+    values = read_yaml(path)
+    sections = {
+        "for_data": DATA_KEYS,
+        "methods": list(METHODS),
+        "datasets": DATA_KEYS,
+        "backbones": list(get_args(Backbone)),
+    }
+    _known(path, values, [*STAGES, *sections, "gpus"])
+    for section, names in sections.items():
+        _known(path, values.get(section, {}), names, section)
+    for section in ("for_data", "methods"):
+        for one, stages in values.get(section, {}).items():
+            _known(path, stages, list(STAGES), f"{section}.{one}")
+    return values
+
+
+def _known(path: Path, values: Any, names: list[str], where: str = "") -> None:
+    for key in values if isinstance(values, dict) else ():
+        if key not in names:
+            raise ConfigError(
+                f"{path.name}: unknown key {'.'.join(filter(None, (where, str(key))))}; {nearest(str(key), names)}"
+            )

@@ -89,7 +89,7 @@ def sync_tables(
     ledger, changed = experiments.every(), 0
     for table, fillers in _tables(jobs).items():
         if table.experiment in ledger:
-            contents = _contents(table, ledger[table.experiment], fillers)
+            contents = _contents(table, ledger[table.experiment].under(table.protocol), fillers)
             key = json.dumps(table)
             known[key], wrote = _sync_table(tracking, table, contents, known.get(key), path)
             changed += wrote

@@ -131,6 +131,11 @@ def parse_sets(words: Iterable[str]) -> Overlay:
             )
         try:
             settings[key] = yaml.safe_load(value)
+            json.dumps(settings[key])  # YAML has dates, configs have none
+        except TypeError:
+            raise ConfigError(
+                f"--set {word!r}: {value!r} is a {type(settings[key]).__name__}, no number, text or list"
+            ) from None
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {word!r}: not a YAML value: {getattr(error, 'problem', error)}") from None
     return settings
@@ -142,44 +147,63 @@ def variant_of(settings: Overlay) -> str:
 
 
 def resolve(
-    experiment: Experiment, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay, protocol_name: str = ""
+    experiment: Experiment, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay
 ) -> dict[str, Strict | None]:
     """The stages of one cell's recipe with their schemas filled; None for the pretraining of a cell without a method.
 
     Schema defaults <- recipe <- method <- scale <- protocol <- --set <- cell. A scale may also say which data set and backbone
-    stand in for the recipe's (`datasets`, `backbones`), and what else it changes `on` one of the recipe's data sets; scale and
-    protocol alike what they change for one method (`methods`). An evaluation looks at the data and backbone of the pretraining, as
-    resolved, unless its own layers say otherwise.
+    stand in for the recipe's (`datasets`, `backbones`). Method, scale and protocol may say what they change `for_data` one of the
+    recipe's data sets, scale and protocol also what for one method (`methods`); each over the rest of its own layer. An evaluation
+    looks at the data and backbone of the pretraining, as resolved, unless its own layers say otherwise.
     """
     method = overlay("methods", cell.method) if cell.method else {}
-    own = merge(undot(cell.set), undot(cell.protocols.get(protocol_name, {})))
+    kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", cell.method)
+    own = undot(cell.set)
 
-    def laid(stage: str) -> Overlay:
+    def recipe_of(stage: str) -> tuple[Overlay, Overlay]:
         # What a cell says of data set and backbone is the recipe's word: a scale's stand-ins hold for it as well.
         told, rest = _take(own.get(stage) or {}, ("data", "name"), ("backbone",))
-        recipe = merge(experiment.recipe[stage], told)
-        data = (recipe.get("data") or experiment.recipe.get(ENCODER_STAGE, {}).get("data") or {}).get("name")
-        kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", cell.method)
-        layers = [method, scale, scale.get("on", {}).get(data, {})]
-        layers += [layer.get("methods", {}).get(kind, {}) for layer in (scale, protocol)]
+        return merge(experiment.recipe.get(stage, {}), told), rest
+
+    def data_of(stage: str) -> str:
+        """As `for_data` names it: imagenet1k, or imagenet1k/10percent."""
+        data: Overlay = {}
+        for one in dict.fromkeys((ENCODER_STAGE, stage)):
+            recipe, rest = recipe_of(one)
+            data = merge(data, merge(recipe.get("data") or {}, rest.get("data") or {}))
+        return "/".join(filter(None, (data.get("name"), data.get("subset"))))
+
+    def laid(stage: str) -> Overlay:
+        recipe, rest = recipe_of(stage)
         values = _stand_in(recipe, scale)
-        for layer in (*layers, protocol, undot(settings)):
-            values = merge(values, layer.get(stage) or {})
-        return _lay_cell(values, rest, stage)
+        for layer in (method, scale, protocol):
+            for part in (
+                layer,
+                layer.get("for_data", {}).get(data_of(stage), {}),
+                layer.get("methods", {}).get(kind, {}),
+            ):
+                values = merge(values, part.get(stage) or {})
+        return _lay_cell(merge(values, undot(settings).get(stage) or {}), rest, stage)
 
     encoder = laid(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
     shared: Overlay = {key: encoder[key] for key in ("data", "backbone") if key in encoder}
     stages: dict[str, Strict | None] = {}
     for stage in dict.fromkeys((ENCODER_STAGE, cell.stage)):
-        if stage == ENCODER_STAGE:
-            stages[stage] = parse(stage, encoder) if cell.method and encoder else None
-            continue
-        values = laid(stage)
-        other = values.get("data", {}).get("name", encoder.get("data", {}).get("name")) != encoder.get("data", {}).get(
-            "name"
-        )
-        stages[stage] = parse(stage, {**merge(shared, values), **({"data": values["data"]} if other else {})})
+        values = encoder if stage == ENCODER_STAGE else merge(shared, laid(stage))
+        if stage != ENCODER_STAGE and _names(laid(stage)) not in ("", _names(encoder)):
+            values["data"] = laid(stage)["data"]  # another data set: nothing of the pretraining's holds for it
+        try:
+            stages[stage] = parse(stage, values) if values and (stage != ENCODER_STAGE or cell.method) else None
+        except ConfigError as error:
+            which = f" ({experiment.name} {cell.key}, {cell.method or 'random weights'})" if experiment.name else ""
+            raise ConfigError(f"{error}{which}") from None
     return stages
+
+
+def _names(values: Overlay) -> str:
+    """The data set that a stage's values name, "" where they name none."""
+    data = values.get("data")
+    return str(data.get("name", "")) if isinstance(data, dict) else ""
 
 
 def _take(values: Overlay, *paths: tuple[str, ...]) -> tuple[Overlay, Overlay]:
@@ -203,7 +227,7 @@ def _lay_cell(values: Overlay, own: Overlay, path: str) -> Overlay:
         elif isinstance(value, str) and re.fullmatch(r"\d+%", value):
             whole = values.get(key, STAGES[path].model_fields[key].default if path in STAGES else None)
             if not isinstance(whole, int):
-                raise ConfigError(f"{path}.{key}: {value} of {whole!r} is no number")
+                raise ConfigError(f"{path}.{key}: {value} of {whole!r}: a share is of a whole number")
             laid[key] = max(1, round(whole * int(value[:-1]) / 100))
     return laid
 
@@ -232,7 +256,9 @@ def _check_sets(settings: Overlay, experiments: list[Experiment]) -> None:
 def _told(cell: Cell) -> Iterator[str]:
     """The keys that the cell sets itself; a share of what lies below leaves that open."""
     for values in (cell.set, *cell.protocols.values()):
-        yield from (key for key, value in values.items() if not (isinstance(value, str) and value.endswith("%")))
+        yield from (
+            key for key, value in (values.items() if isinstance(values, dict) else ()) if not str(value).endswith("%")
+        )
 
 
 def make_plan(
@@ -253,7 +279,8 @@ def make_plan(
     for key in only:
         if key not in keys:
             raise ConfigError(f"no cell {key!r} in {', '.join(one.name for one in experiments)}; {nearest(key, keys)}")
-    layers = overlay("scales", scale), overlay("protocols", protocol), settings, protocol
+    layers = overlay("scales", scale), overlay("protocols", protocol), settings
+    experiments = [experiment.under(protocol) for experiment in experiments]
     words = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))
     plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, words, only)
     label = Labels(*layers)
@@ -272,8 +299,8 @@ def make_plan(
 class Labels:
     """An encoder in a few words: the method, and where its pretraining differs from what scale and protocol make of that method."""
 
-    def __init__(self, scale: Overlay, protocol: Overlay, settings: Overlay, protocol_name: str):
-        self.layers = scale, protocol, settings, protocol_name
+    def __init__(self, scale: Overlay, protocol: Overlay, settings: Overlay):
+        self.layers = scale, protocol, settings
         self.usual: dict[str, dict[str, Any]] = {}
 
     def __call__(self, encoder: Any, cell: Cell) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,8 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     for line in left_out:
         say(line)
     cluster = clusters.load(args.cluster)
+    if args.jobs > 1 and (cluster.kind == "slurm" or clusters.visible_gpus()):
+        say(f"--jobs {args.jobs} has no effect: {'SLURM' if cluster.kind == 'slurm' else 'one job a GPU'} decides")
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     states = _states(plan, store)
     if args.dry_run:
@@ -156,7 +159,7 @@ def _dry_run(plan: Plan, store: Path, states: dict[str, str], cluster: clusters.
 
     def line(job: Job, depth: int) -> None:
         state = "stale" if stale(job, job.folder(store), digests) else states[job.id]
-        cells = ", ".join(sorted(use.cell for use in job.uses)) or "shared"
+        cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses})) or "shared"
         say(f"{'  ' * depth}{job.id}  {state:11s} {clock(3600 * cost[job.id]):>9s} {device}  {job.name}  [{cells}]")
         for below in plan.downstream(job.id):
             line(below, depth + 1)

@@ -199,7 +199,7 @@ def assemble(
 
 
 def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, protocol: str, variant: str) -> Table:
-    key = (experiment.name, scale, protocol, variant)
+    experiment, key = experiment.under(protocol), (experiment.name, scale, protocol, variant)
     records = {row["cell"]: row for row in _where(frames.cells, key)}
     parent = next(iter(_where(frames.tables, key)), {"run_id": "", "digest": ""})
     references = {cell.key for cell in experiment.references}
