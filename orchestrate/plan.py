@@ -292,34 +292,38 @@ def make_plan(
                 continue
             stages = resolve(experiment, cell, *layers)
             for seed in range(seeds):
-                _add_chain(plan, experiment, cell, stages, seed, label(stages.get(ENCODER_STAGE), cell))
+                _add_chain(plan, experiment, cell, stages, seed, label(stages.get(ENCODER_STAGE), experiment, cell))
     return plan
 
 
 class Labels:
-    """An encoder in a few words: the method, and where its pretraining differs from what scale and protocol make of that method."""
+    """An encoder in a few words: the method, and where its pretraining differs from what scale and protocol make of that method
+    on that data."""
 
     def __init__(self, scale: Overlay, protocol: Overlay, settings: Overlay):
         self.layers = scale, protocol, settings
-        self.usual: dict[str, dict[str, Any]] = {}
+        self.usual: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def __call__(self, encoder: Any, cell: Cell) -> str:
+    def __call__(self, encoder: Any, experiment: Experiment, cell: Cell) -> str:
         if encoder is None or cell.method is None:
             return "random init"
-        if cell.method not in self.usual:
-            bare = Experiment(
-                name="", title="", source="", topic="", unit="", recipe={ENCODER_STAGE: {}},
-                cells=(Cell(key="", row="", column="", report=f"{ENCODER_STAGE}.loss", method=cell.method),),
-            )  # fmt: skip
-            usual = resolve(bare, bare.cells[0], *self.layers)[ENCODER_STAGE]
-            self.usual[cell.method] = _leaves(identity(usual)) if usual else {}
-        own, usual_values = _leaves(identity(encoder)), self.usual[cell.method]
+        name = undot(cell.set).get(ENCODER_STAGE, {}).get("data", {}).get("name")
+        usual = self._usual(cell.method, name or _names(experiment.recipe[ENCODER_STAGE]))
         differing = [
-            f"{key.rpartition('.')[2]}={value}" for key, value in own.items()
-            if not key.startswith(("data.", "backbone")) and key != "method.m" and usual_values.get(key) != value
+            f"{key.rpartition('.')[2]}={value}" for key, value in _leaves(identity(encoder)).items()
+            if not key.startswith(("data.", "backbone")) and key != "method.m" and usual.get(key) != value
         ]  # fmt: skip
         name = f"m={encoder.method.m}" if encoder.method.name == "jigclu" else cell.method.replace("_", " ")
         return " ".join([name, *differing])
+
+    def _usual(self, method: str, data: str) -> dict[str, Any]:
+        if (method, data) not in self.usual:
+            cell = Cell(key="", row="", column="", report=f"{ENCODER_STAGE}.loss", method=method)
+            recipe = {ENCODER_STAGE: {"data": {"name": data}} if data else {}}
+            bare = Experiment(name="", title="", source="", topic="", unit="", recipe=recipe, cells=(cell,))
+            config = resolve(bare, cell, *self.layers)[ENCODER_STAGE]
+            self.usual[method, data] = _leaves(identity(config)) if config else {}
+        return self.usual[method, data]
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

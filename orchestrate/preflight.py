@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data.catalog import check, expected_images
+from jigclu.data.catalog import check, check_whole, expected_images
 from jigclu.patches import patch_size
 from orchestrate import tracking
 from orchestrate.plan import Job
@@ -23,6 +23,7 @@ def preflight(jobs: list[Job], store: Path) -> None:
         if config.data not in seen:
             seen.add(config.data)
             check(config.data)
+            check_whole(config.data)
         _fits(job)
     tracking.prepare(store)
 
@@ -51,5 +52,10 @@ def _fits(job: Job) -> None:
         )
     if method and method.name == "moco" and method.queue < config.batch_size:
         raise ConfigError(f"{job.name}: a queue of {method.queue} does not hold one batch of {config.batch_size}")
+    most = config.data.canvas + 2 * getattr(config, "padding", 0)
+    if getattr(config, "crop", "") == "padded" and config.image_size > most:
+        raise ConfigError(
+            f"{job.name}: crop padded takes {config.image_size} pixels of an image of at most {most}, padding included"
+        )
     if job.stage in ("pretrain", "finetune") and (count := expected_images(config.data, "train")) < config.batch_size:
         raise ConfigError(f"{job.name}: {count} images do not fill one batch of {config.batch_size}")

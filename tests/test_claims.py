@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,3 +245,14 @@ def test_a_claim_must_have_just_one_relation_and_cells_that_exist() -> None:
     cell = result("a").cell
     with pytest.raises((ValueError, ConfigError), match="names the cell 'b'"):
         Experiment(recipe={"linear": {}}, cells=(cell,), claims=(Claim(text="x", source="", **MORE),), **words)
+
+
+def test_time_is_compared_on_one_device_and_where_no_loader_was_waited_for() -> None:
+    def timed(key: str, hours: float, device: str = "A100", measured: str = "limited by compute") -> Result:
+        return result(key, hours, unit="h", measured=measured, jobs=(SimpleNamespace(device=device),))
+
+    assert outcome(THIRD, timed("a", 3.0), timed("b", 10.0)) == "holds"
+    other = judge(THIRD, timed("a", 3.0, "T4"), timed("b", 10.0))
+    assert other.outcome == "open" and "A100 and T4" in other.reason
+    starved = judge(THIRD, timed("a", 3.0, measured="limited by the loader"), timed("b", 10.0))
+    assert starved.outcome == "open" and "a is limited by the loader" in starved.reason

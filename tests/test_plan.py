@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from orchestrated import ROOT, cpu_seconds, environment, refused, run
 
-from jigclu.config import STAGES, Strict, identity
+from jigclu.config import STAGES, ConfigError, Strict, identity
+from jigclu.data.catalog import expected_images
 from orchestrate import experiments
 from orchestrate.experiments import Cell, Experiment
 from orchestrate.plan import Job, Plan, make_plan, parse_sets, resolve
@@ -183,7 +184,7 @@ def test_a_share_is_of_what_the_layers_below_say_and_at_least_one() -> None:
 def test_scale_and_protocol_reach_one_method_or_one_data_set_alone() -> None:
     scale = {
         "methods": {"moco": {"pretrain": {"method": {"queue": 99}}}},
-        "on": {"cifar10": {"linear": {"image_size": 32}}},
+        "for_data": {"cifar10": {"linear": {"image_size": 32}}},
         "datasets": {"cifar10": {"name": "scenes", "canvas": 16}},
     }
     protocol = {"methods": {"jigclu": {"pretrain": {"method": {"extend": 0.1}}}}}
@@ -200,15 +201,119 @@ def test_scale_and_protocol_reach_one_method_or_one_data_set_alone() -> None:
         assert (tuned.data, tuned.image_size) == (pretrain.data, 224)
 
 
+def test_the_scales_own_words_reach_cifar_and_the_label_lists() -> None:
+    """In the real files: CIFAR is seen at its own size, and a batch fits the smallest list."""
+    for scale in experiments.overlays("scales"):
+        for job in make_plan(experiments.find(["table5", "table3"]), scale, "official").jobs.values():
+            config: Any = job.config
+            if getattr(config, "crop", "") == "padded":
+                assert (config.image_size, config.resize, config.data.canvas) == (32, 32, 32), (scale, job.name)
+            if job.stage == "finetune":
+                assert expected_images(config.data, "train") >= config.batch_size, (scale, job.name)
+
+
+def test_figure_4_has_a_training_of_its_own_for_every_point() -> None:
+    for scale in experiments.overlays("scales"):
+        made = make_plan(experiments.find(["figure4"]), scale, "official")
+        assert len([job for job in made.jobs.values() if job.stage == "pretrain"]) == 15, scale
+
+
+def test_the_methods_rates_are_the_protocols() -> None:
+    """protocols.md §1.7, §2.1, §3.3: 0.03, on ImageNet-100 0.06 for the contrastive ones; the probe's rates by data set."""
+    made = make_plan(experiments.find(["table1", "table2", "table5"]), "paper", "official")
+    rates = {
+        (job.label, job.config.data.name): job.config.optimizer.lr
+        for job in made.jobs.values()
+        if job.stage == "pretrain"
+    }  # type: ignore[attr-defined]
+    assert {rates[name, "imagenet1k"] for name in ("m=2", "simclr", "moco", "moco v2")} == {0.03}
+    assert (rates["simclr", "imagenet100"], rates["moco v2", "imagenet100"], rates["m=2", "imagenet100"]) == (
+        0.06,
+        0.06,
+        0.03,
+    )
+    probes = {
+        (job.label, job.config.data.name, job.config.data.subset): job.config.lr
+        for job in made.jobs.values()
+        if job.stage == "linear"
+    }  # type: ignore[attr-defined]
+    assert (probes["m=2", "imagenet1k", None], probes["moco v2", "imagenet1k", None]) == (10.0, 30.0)
+    assert {lr for (_, data, subset), lr in probes.items() if data != "imagenet1k" or subset} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        ("scales", "on: {cifar10: {linear: {image_size: 32}}}", ["unknown key True", "for_data"]),
+        ("scales", "pretrian: {epochs: 3}", ["unknown key pretrian", "did you mean pretrain?"]),
+        ("scales", "for_data: {cifar: {linear: {lr: 1}}}", ["unknown key for_data.cifar;", "cifar10"]),
+        ("scales", "methods: {moco_v2: {pretrain: {epochs: 1}}}", ["unknown key methods.moco_v2", "moco"]),
+        ("protocols", "methods: {jigclu: {pretrian: {}}}", ["unknown key methods.jigclu.pretrian"]),
+    ],
+)
+def test_an_overlay_with_an_unknown_key_is_refused(
+    kind: str, text: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "odd.yaml").write_text(text)
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    with pytest.raises(ConfigError) as error:
+        experiments.overlay(kind, "odd")
+    assert str(error.value).startswith("odd.yaml: ") and all(word in str(error.value) for word in told), error.value
+
+
+HEAD = "title: t\nsource: s\ntopic: p\nunit: u\nrecipe: {pretrain: {}}\n"
+COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (COLUMN + "rows: [{row: r, printed: [1, 2]}]", ["prints 2 values for 1 columns"]),
+        (COLUMN + "rows: [{row: r, printed: 3.0}]", ["rows or columns"]),
+        (COLUMN + "rows: [1]", ["rows or columns"]),
+        ("columns: [{colum: a}]\nrows: [{row: r, printed: [1]}]", ["rows or columns", "column"]),
+        (
+            COLUMN + "rows: [{row: r, printed: [1], set: {pretrian.epochs: 3}}]",
+            ["sets 'pretrian.epochs'", "did you mean pretrain?"],
+        ),
+        (
+            COLUMN + "rows: [{row: r, printed: [1], protocols: {oficial: {}}}]",
+            ["unknown protocol 'oficial'", "did you mean official?"],
+        ),
+        (COLUMN + "rows: [{row: r}]", ["no printed value"]),
+        (COLUMN + "rows: [{row: r, printed: [1], cited: x, not_applicable: y}]", ["just one of"]),
+        (
+            COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s, best: [r a, r b]}]",
+            ["'r b'", "did you mean r a?"],
+        ),
+        (COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s}]", ["just one of order, best"]),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_is_one_line(
+    text: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "protocols").mkdir()
+    for name in ("official", "paper"):
+        (tmp_path / "protocols" / f"{name}.yaml").write_text("")
+    (tmp_path / "table1.yaml").write_text(HEAD + text)
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    with pytest.raises(ConfigError) as error:
+        experiments.every()
+    assert str(error.value).startswith("table1.yaml: ") and "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in told), error.value
+
+
 def test_a_cell_may_mean_something_else_under_each_protocol() -> None:
     """Figure 7's x: how far a patch reaches (official), the overlap of two (paper); protocols.md D1."""
     for protocol, share in (("official", 1.0), ("paper", 0.5)):
         made = make_plan(experiments.find(["figure7"]), "paper", protocol)
+        found = {}
         for job in made.jobs.values():
             config: Any = made.jobs[job.upstream[0]].config if job.upstream else None
-            for use in job.uses:
-                x = float(use.cell.removeprefix("x="))
-                assert config.method.extend == pytest.approx(min(0.5, x * share))
+            found |= {float(use.cell.removeprefix("x=")): config.method.extend for use in job.uses}
+        assert found == pytest.approx({x: x * share for x in found})
+        assert len(found) == (6 if protocol == "official" else 7)  # a patch that reaches past the image is none
 
 
 def test_only_the_cells_that_are_asked_for_are_planned(tmp_path: Path) -> None:
@@ -306,6 +411,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "key": (["m", "--set", "pretrain.epoch=3"], ["pretrain.epoch;", "batch_size", "did you mean epochs?"]),
     "nested key": (["m", "--set", "pretrain.method.dims=3"], ["pretrain.method.dims", "temperature", "did you mean dim?"]),
     "type": (["m", "--set", "pretrain.epochs=ten"], ["pretrain.epochs", "integer", "'ten'"]),
+    "data is no name": (["m", "--set", "linear.data=imagenette"], ["linear.data", "imagenette"]),
+    "data name is no text": (["m", "--set", "pretrain.data.name=[1]"], ["pretrain.data.name"]),
+    "date": (["m", "--set", "pretrain.epochs=2026-01-01"], ["2026-01-01", "date"]),
+    "another method's": (["table2", "--set", "pretrain.method.queue=9"], ["pretrain.method.queue", "valid: ", "table2 SimCLR"]),
     "choice": (["m", "--set", "linear.backbone=vgg"], ["linear.backbone", "'resnet18'", "'resnet152'", "'vgg'"]),
     "what the cells are": (["m", "--set", "pretrain.method.m=2"], ["pretrain.method.m", "cells of table8 differ"]),
     "two backbones": (["m", "--set", "linear.backbone=resnet34"], ["linear", "resnet34", "resnet50", "pretrained"]),

@@ -30,6 +30,7 @@ from orchestrated import (
     whole_table,
 )
 from PIL import Image
+from small_cifar import small_cifar
 from torchvision.models import resnet18
 
 from orchestrate.source import stage_digest
@@ -234,3 +235,9 @@ def test_patches_too_small_to_see_are_told(tmp_path: Path) -> None:
     words = table8(pretrain__image_size=8)
     refused(tmp_path / "runs", words, "image_size 8", "patches of", "8 is the least")
     assert nothing_started(tmp_path / "runs")
+
+
+def test_a_part_of_cifar_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    small_cifar(tmp_path / "data")
+    words = ["table5", "--cells", "linear random CIFAR-10", "--scale", "paper", "--cluster", "local"]
+    refused(tmp_path / "runs", words, "not the official set", "data.train_images", JIGCLU_DATA=str(tmp_path / "data"))

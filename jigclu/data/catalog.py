@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jigclu.config import DataConfig
+from jigclu.config import ConfigError, DataConfig
 from jigclu.data import cifar, drawn, folders
 from jigclu.data.parts import SHARES, wanted
 from jigclu.data.source import SPLITS, Collection, Source, Split
@@ -68,6 +68,19 @@ def catalogue(data: DataConfig, split: Split, root: Path | None = None) -> Sourc
 def check(data: DataConfig, root: Path | None = None) -> None:
     """Raises ConfigError (one line: which folder was looked in, how to get it) unless both splits are whole."""
     COLLECTIONS[data.name].check(data, data_root(root))
+
+
+def check_whole(data: DataConfig, root: Path | None = None) -> None:
+    """Raises ConfigError where the config wants every image of a set of which a part lies here, with digests of its own."""
+    collection = COLLECTIONS[data.name]
+    if not isinstance(collection, cifar.CifarCollection) or None not in (data.train_images, data.val_images):
+        return
+    sums = data_root(root) / collection.folder / cifar.SUMS
+    if sums.exists():
+        raise ConfigError(
+            f"data set {data.name}: {sums.absolute()} says that this is not the official set; "
+            "get that, or set data.train_images and data.val_images to how many of these are to be used"
+        )
 
 
 def expected_images(data: DataConfig, split: Split) -> int:
