@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as tf
 from small_cifar import small_cifar
+from stopping import Killed
 from test_ranks import on_ranks
 from torch import Tensor
 
@@ -166,28 +166,6 @@ def test_too_few_images_are_one_line(tmp_path: Path) -> None:
 
 
 # -- interruption and ranks -------------------------------------------------------------------------------------------
-class Killed(BaseException):
-    """Ends the process's work at once, nothing saved."""
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, str]]:
-    """{step: "stop" or "kill"}: what comes over the job just before that step is ticked."""
-    plan: dict[int, str] = {}
-    tick = Session.tick
-
-    def ticked(session: Session, *arguments: Any, **keywords: Any) -> None:
-        what = plan.pop(session.step + 1, "")
-        if what == "kill":
-            raise Killed
-        if what == "stop":
-            interrupt.request()
-        tick(session, *arguments, **keywords)
-
-    monkeypatch.setattr(Session, "tick", ticked)
-    yield plan
-
-
 def test_interrupted_it_ends_bit_equal(tmp_path: Path, stop_at: dict[int, str]) -> None:
     """Stopped in mid-epoch, where a validation has just been the best, and killed with its checkpoint two steps behind."""
     settings, folder = config(validate_every=1, precision="bfloat16"), job(tmp_path / "broken")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stopping import Killed
 from torch import Tensor
 
 from jigclu.config import DataConfig, LinearConfig, RuntimeConfig
@@ -171,28 +171,6 @@ def test_a_backbone_that_moved_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(TrainingError, match="frozen backbone changed"):
         linear.run(changed(epochs=1), tmp_path)
     assert not JobFolder(tmp_path).done
-
-
-class Killed(BaseException):
-    """Ends the process's work at once, nothing saved."""
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, str]]:
-    """{step: "stop" or "kill"}: what comes over the job just before that step is ticked."""
-    plan: dict[int, str] = {}
-    tick = Session.tick
-
-    def ticked(session: Session, *arguments: Any, **keywords: Any) -> None:
-        what = plan.pop(session.step + 1, "")
-        if what == "kill":
-            raise Killed
-        if what == "stop":
-            interrupt.request()
-        tick(session, *arguments, **keywords)
-
-    monkeypatch.setattr(Session, "tick", ticked)
-    yield plan
 
 
 @pytest.mark.parametrize("views", [None, 2])
