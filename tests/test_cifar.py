@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,6 +259,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
     for proxy in ("http_proxy", "https_proxy"):  # nothing listens there
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it knows the proxies of the moment it was made, for good
     assert main(["get", name, "--root", str(tmp_path / "root")]) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and f"{name} could not be got" in told and "nothing was kept" in told
