@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from jigclu.detect_config import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
 from jigclu.method_configs import METHODS, JigCluConfig, MethodConfig
 from jigclu.schema import (
     ConfigError,
@@ -196,11 +197,28 @@ class KnnConfig(EvaluationConfig):
     temperature: PositiveFloat = 0.07
 
 
+class DetectConfig(Strict):
+    """Faster R-CNN R50-FPN from a pretrained backbone (paper §4.3; protocols.md §2.6). `precise_bn`: batches, 0: none.
+
+    `precision`: bfloat16 puts the network's forward pass under autocast, as Detectron2's AMP does; losses stay in float32.
+    """
+
+    data: DetectionDataConfig = DetectionDataConfig()
+    backbone: Backbone = "resnet50"
+    solver: Solver = Solver()
+    detector: DetectorConfig = DetectorConfig()
+    sizes: SizesConfig = SizesConfig()
+    precise_bn: Annotated[int, Field(ge=0)] = 200
+    precision: Precision = "float32"
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
 STAGES: dict[str, type[Strict]] = {
     "pretrain": PretrainConfig,
     "linear": LinearConfig,
     "finetune": FinetuneConfig,
     "knn": KnnConfig,
+    "detect": DetectConfig,
 }
 
 

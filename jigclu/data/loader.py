@@ -6,8 +6,8 @@ import atexit
 import logging
 import signal
 import weakref
-from collections.abc import Generator, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -16,6 +16,7 @@ from jigclu.data.datasets import CanvasDataset, Sample
 
 MOST_UNREADABLE = 0.001  # of the data set; past it the disk is the problem, not a file
 log = logging.getLogger("jigclu")
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -58,27 +59,40 @@ def batches(
     `substitute` on (training): an unreadable image's place goes to the next readable index, so the batch keeps its
     size whatever the worker count. Off (evaluation): it is left out, the batch is shorter. Raises DataError.
     """
-    stream = _stream(dataset, groups, workers, unreadable, substitute)
+    return _read(dataset, groups, workers, unreadable, substitute)
+
+
+def _read(
+    dataset: CanvasDataset, groups: list[list[int]], workers: int, unreadable: Unreadable, substitute: bool
+) -> Iterator[Batch]:
+    for batch, broken in loaded(_Attempts(dataset, substitute), groups, workers, _collate):
+        for index in broken:
+            unreadable.report(str(dataset.paths[index]), len(dataset))
+        yield batch
+
+
+def loaded(dataset: Any, groups: Sequence[Any], workers: int, collate: Callable[[list[Any]], T]) -> Generator[T, None, None]:
+    """`collate` of the samples of each group of keys, in order, read by `workers` processes (0: here).
+
+    Whoever may stop before the end must close it: left to the garbage collector it can fail to end the workers.
+    """
+    stream = _stream(dataset, groups, workers, collate)
     _open_streams.add(stream)
     return stream
 
 
 def _stream(
-    dataset: CanvasDataset, groups: list[list[int]], workers: int, unreadable: Unreadable, substitute: bool
-) -> Generator[Batch, None, None]:
-    loader = DataLoader(
-        _Attempts(dataset, substitute),
+    dataset: Any, groups: Sequence[Any], workers: int, collate: Callable[[list[Any]], T]
+) -> Generator[T, None, None]:
+    yield from DataLoader(
+        dataset,
         batch_sampler=groups,
         num_workers=min(workers, len(groups)),
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # its own, so that making an iterator draws nothing from the global one
     )
-    for batch, broken in loader:
-        for index in broken:
-            unreadable.report(str(dataset.paths[index]), len(dataset))
-        yield batch
 
 
 class _Attempts(Dataset[list[Sample]]):
@@ -116,7 +130,7 @@ def _ignore_signals(_worker: int) -> None:
 
 # An uncaught error keeps its frames, and so a half-read stream, until the interpreter exits; there multiprocessing
 # SIGTERMs the workers, which ignore it, and waits for ever. Closing the streams first ends the workers in order.
-_open_streams: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+_open_streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 
 @atexit.register

@@ -1,0 +1,44 @@
+"""What the released Detectron2 v0.6 misses on today's Pillow, numpy and without its compiled part. Nothing where nothing is missing.
+
+Upstream's main branch needs none of this. v0.6 names constants that Pillow 10 and numpy 1.24 removed, and imports a compiled module at
+start-up, of which Faster R-CNN with ROIAlign and NMS from torchvision and the pycocotools COCOeval call nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+
+import numpy
+from PIL import Image
+
+from jigclu.config import ConfigError
+
+PILLOW = {"LINEAR": "BILINEAR", "CUBIC": "BICUBIC", "ANTIALIAS": "LANCZOS"}  # removed in Pillow 10 -> what they meant
+NUMPY = {"int": int, "float": float, "bool": bool}  # removed in numpy 1.24; numpy 2 has bool again
+COMPILED = "detectron2._C"
+SUPPLIED: list[str] = []  # by this process so far; the result says so
+
+
+def prepare() -> None:
+    """Make detectron2 importable; what had to be supplied is in SUPPLIED. To be called before the first import of it.
+
+    Raises ConfigError where it is not installed.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        raise ConfigError("detectron2 is not installed; the README's section on detection says how to get it")
+    for old, new in PILLOW.items():
+        if not hasattr(Image, old):
+            setattr(Image, old, getattr(Image.Resampling, new))
+            SUPPLIED.append(f"PIL.Image.{old}")
+    for name, kind in NUMPY.items():
+        if name not in vars(numpy):
+            setattr(numpy, name, kind)
+            SUPPLIED.append(f"numpy.{name}")
+    package = importlib.import_module("detectron2")
+    if COMPILED not in sys.modules and importlib.util.find_spec(COMPILED) is None:
+        empty = types.ModuleType(COMPILED, "Nothing was compiled: supplied by detection.compat.")
+        sys.modules[COMPILED] = package._C = empty  # type: ignore[attr-defined]
+        SUPPLIED.append(COMPILED)

@@ -1,0 +1,121 @@
+"""A COCO-format split -> Detectron2's data: registered for its evaluator, read and augmented by its mapper, batched by us.
+
+Batches are counted, not drawn: a batch, and the random numbers of each image in it, depend on the seed and on its place in the training
+alone, not on ranks, workers or a resume. Detectron2's own loader knows no such place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from jigclu import random
+from jigclu.config import ConfigError
+from jigclu.data.coco import DetectionSplit
+from jigclu.data.loader import DataError, loaded
+from jigclu.training.distributed import Place
+
+# key of a sample: (image index, how often the images had been gone through before)
+Order = np.ndarray
+
+
+def register(name: str, split: DetectionSplit, folder: Path) -> list[dict[str, Any]]:
+    """Make the split known to Detectron2 as `name`, its annotations written to `folder`; returns its images as d2's dicts.
+
+    Images and boxes are as d2 reads them: those of `iscrowd` stay in, for the evaluation ignores what falls on them.
+    """
+    annotations = folder / f"{name}.json"
+    annotations.write_text(json.dumps(split.annotations))
+    for catalog in (DatasetCatalog, MetadataCatalog):  # they are global, and this process may have run a job before
+        if name in catalog.list():
+            catalog.remove(name)
+    register_coco_instances(name, {}, str(annotations), str(split.folder))
+    return list(DatasetCatalog.get(name))
+
+
+def with_objects(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those on which there is something to learn (d2's DATALOADER.FILTER_EMPTY_ANNOTATIONS, its default)."""
+    return [image for image in images if any(not box.get("iscrowd", 0) for box in image["annotations"])]
+
+
+def order(images: list[dict[str, Any]], seed: int, batches: int, batch: int) -> Order:
+    """(batches, batch, 2) int32 of keys. The images are gone through again and again, each time in a new order.
+
+    Wide and tall images are batched apart, so that little is padded (d2's DATALOADER.ASPECT_RATIO_GROUPING, its default); a batch
+    stands where its last image does. Raises ConfigError where a batch could never be filled.
+    """
+    if not images:
+        raise ConfigError("no image of the train split has an object on it")
+    wide = [image["width"] > image["height"] for image in images]
+    found = np.empty((batches, batch, 2), np.int32)
+    waiting: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+    full = 0
+    for turn in count():
+        for index in random.permutation(seed, random.SHUFFLE, turn, 0, len(images)).tolist():
+            group = waiting[wide[index]]
+            group.append((index, turn))
+            if len(group) == batch:
+                found[full] = group
+                group.clear()
+                full += 1
+                if full == batches:
+                    return found
+    raise AssertionError
+
+
+class Mapped:
+    """Images by key through Detectron2's mapper, whose draws (numpy's global ones) are made to depend on the key alone."""
+
+    def __init__(self, images: list[dict[str, Any]], mapper: DatasetMapper, seed: int):
+        self.images, self.mapper, self.seed = images, mapper, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        before = np.random.get_state()
+        np.random.seed([self.seed & 0xFFFFFFFF, self.seed >> 32, *map(int, key)])
+        try:
+            return self.mapper(self.images[int(key[0])])
+        except (OSError, SyntaxError) as error:  # PIL's SyntaxError: a broken PNG
+            raise DataError(f"unreadable image {self.images[int(key[0])]['file_name']}: {error}") from None
+        finally:
+            np.random.set_state(before)
+
+
+def train_batches(
+    cfg: CfgNode, images: list[dict[str, Any]], seed: int, keys: Order, workers: int, where: Place
+) -> Generator[list[dict[str, Any]], None, None]:
+    """This rank's part of every batch of `keys`. Raises ConfigError where the batch does not divide by the ranks."""
+    batch = keys.shape[1]
+    if batch % where.world:
+        raise ConfigError(f"a global batch of {batch} does not divide by {where.world} ranks")
+    local = batch // where.world
+    mine = keys[:, where.rank * local : (where.rank + 1) * local]
+    return loaded(Mapped(images, DatasetMapper(cfg, True), seed), _Groups(mine), workers, list)
+
+
+class _Groups:
+    """Rows of an array as the groups that a loader takes, without a list of 180,000 lists."""
+
+    def __init__(self, keys: Order):
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(int(index), int(turn)) for index, turn in row] for row in self.keys)
+
+
+def test_batches(
+    cfg: CfgNode, images: list[dict[str, Any]], workers: int, where: Place
+) -> Generator[list[dict[str, Any]], None, None]:
+    """One image at a time (as d2 tests), this rank's share of them."""
+    mine = [[(index, 0)] for index in range(where.rank, len(images), where.world)]
+    return loaded(Mapped(images, DatasetMapper(cfg, False), 0), mine, workers, list)

@@ -1,0 +1,159 @@
+"""The stage `detect` (paper §4.3, Table 4; protocols.md §2.6): Faster R-CNN with an FPN over the encoder, on COCO, by Detectron2.
+
+The same contract as jigclu's stages: job folder, status, curve, checkpoints, stop signal. Detectron2 builds the network, the
+optimiser and the schedule, reads and augments the images, runs the iterations and scores the boxes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from detection import compat
+
+compat.prepare()  # before the first import of detectron2, which the modules below bring
+
+import detectron2  # noqa: E402
+import torch  # noqa: E402
+from detectron2.config import CfgNode  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+from detectron2.solver import build_optimizer  # noqa: E402
+from torch import nn  # noqa: E402
+from torchvision.utils import save_image  # noqa: E402
+
+from detection import data, pictures, train  # noqa: E402
+from detection.config import detectron2_config  # noqa: E402
+from detection.convert import PREFIX, convert  # noqa: E402
+from detection.evaluate import RESULTS, Counted, evaluate, precise_batch_norm  # noqa: E402
+from jigclu.config import ConfigError, DetectConfig  # noqa: E402
+from jigclu.data.catalog import data_root  # noqa: E402
+from jigclu.data.coco import DetectionSplit, expected_images, open_split  # noqa: E402
+from jigclu.network import Backbone  # noqa: E402
+from jigclu.stages.frozen import starting_backbone  # noqa: E402
+from jigclu.training import interrupt  # noqa: E402
+from jigclu.training.distributed import agree, distribute  # noqa: E402
+from jigclu.training.features import loader_workers  # noqa: E402
+from jigclu.training.session import Session  # noqa: E402
+
+log = logging.getLogger("jigclu")
+# It logs every exception that leaves the loop, with its traceback; a stop signal is one, and the worker tells the others.
+logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL)
+
+
+def run(config: DetectConfig, folder: str | Path) -> dict[str, Any]:
+    """Train in `folder` (its newest checkpoint is gone on from) from the upstream encoder, or from the seed's random weights.
+
+    Metrics, in percent: ap, ap50, ap75, ap_small, ap_medium, ap_large (COCO's, box), agnostic_ap, agnostic_ap50, person_ap,
+    person_ap50; see `evaluate`. Writes figures/predictions.png. Raises ConfigError where the batch does not divide by the ranks or the
+    data set is not whole, interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError.
+    """
+    session = Session(folder, config.runtime)
+    with tempfile.TemporaryDirectory(prefix="jigclu-detect-") as scratch:
+        return Detector(config, session, Path(scratch)).run()
+
+
+class Detector:
+    """Network, data and the step that they stand at."""
+
+    def __init__(self, config: DetectConfig, session: Session, scratch: Path):
+        self.config, self.session, self.scratch = config, session, scratch
+        self.where, self.seed = session.where, session.folder.seed
+        train_split, self.val_split = (
+            open_split(config.data, split, data_root(), scratch / split) for split in ("train", "val")
+        )
+        if self.where.first:
+            session.folder.update_job(data_fingerprint=f"{train_split.fingerprint}+{self.val_split.fingerprint}")
+        self.images = data.with_objects(data.register("jigclu_train", train_split, scratch))
+        self.val_images = data.register("jigclu_val", self.val_split, scratch)
+        self.count = expected_images(config.data, "train")  # by which the schedule goes
+        self.cfg = detectron2_config(config, self.count, len(self.val_split.categories), self.where.device.type)
+        self.iterations = self.cfg.SOLVER.MAX_ITER
+        self.keys = data.order(
+            self.images, self.seed, self.iterations + config.precise_bn, self.cfg.SOLVER.IMS_PER_BATCH
+        )
+        self.workers = loader_workers(config.runtime, self.where.device)
+        self.model = self._network()
+        self.network = distribute(self.model, self.where)
+        batches = self._batches(session.step, self.iterations)
+        self.training = train.Training(
+            self.cfg, session, self.network, build_optimizer(self.cfg, self.model), batches, self.count
+        )
+        passes = math.ceil(self.iterations * self.cfg.SOLVER.IMS_PER_BATCH / self.count)
+        session.begin(passes, self.iterations, lambda: {"network": self.model.state_dict(), **self.training.state()})
+
+    def _network(self) -> nn.Module:
+        backbone = starting_backbone(self.config, self.session)  # seeds torch: what d2 draws follows from the seed too
+        model: nn.Module = build_model(self.cfg)
+        load_backbone(model, backbone)
+        if self.config.precision == "bfloat16":
+            model.forward = torch.autocast(self.where.device.type, torch.bfloat16)(model.forward)
+        if self.session.restored:
+            model.load_state_dict(self.session.restored["network"])
+        return model
+
+    def _batches(self, start: int, end: int) -> Generator[Any, None, None]:
+        return data.train_batches(self.cfg, self.images, self.seed, self.keys[start:end], self.workers, self.where)
+
+    def run(self) -> dict[str, Any]:
+        session = self.session
+        if session.step < self.iterations:
+            self.training.run()
+            session.save()  # the evaluation is long enough to be stopped in
+        metrics = self._evaluate()
+        return session.finish(
+            metrics,
+            images=len(self.images),
+            val_images=len(self.val_images),
+            categories=len(self.val_split.categories),
+            iterations=self.iterations,
+            lr=self.cfg.SOLVER.BASE_LR,
+            detectron2=detectron2.__version__,
+            supplied=compat.SUPPLIED,
+        )
+
+    def _evaluate(self) -> dict[str, float]:
+        config, where = self.config, self.where
+        with closing(self._batches(self.iterations, len(self.keys))) as batches:
+            watched = self._watched(batches, "batch norm", config.precise_bn)
+            precise_batch_norm(self.model, watched, config.precise_bn)
+        mine, shared = len(range(where.rank, len(self.val_images), where.world)), len(self.val_images) // where.world
+        with closing(data.test_batches(self.cfg, self.val_images, self.workers, where)) as batches:
+            watched = self._watched(batches, "evaluation", shared)
+            metrics = evaluate(self.model, Counted(watched, mine), "jigclu_val", self.scratch)
+        if where.first:
+            self._draw()
+        return metrics
+
+    def _draw(self) -> None:
+        names = {one["id"]: one["name"] for one in self.val_split.annotations["categories"]}
+        boxes = json.loads((self.scratch / RESULTS).read_text())
+        drawn = pictures.predictions(data.with_objects(self.val_images), boxes, names)
+        save_image(drawn, self.session.folder.path / "figures" / "predictions.png")
+
+    def _watched(self, batches: Iterator[Any], what: str, shared: int) -> Iterator[Any]:
+        """The same batches, with a heartbeat and random numbers for each. A stop is asked for only at the first `shared` ones, which
+        every rank has, so that none waits for another that is through."""
+        for number, batch in enumerate(batches):
+            if number < shared and agree(int(interrupt.requested()), self.where):
+                if self.where.first:
+                    self.session.folder.set_status("interrupted", message=f"stopped in {what}")
+                raise interrupt.Interrupted(f"stopped in {what}; the training is saved, this is done again")
+            if self.where.first:
+                self.session.folder.set_status("running", force=False, message=f"{what}: {number + 1} of {shared}")
+            train.seed_step(self.seed, self.iterations + number, self.where.rank)
+            yield batch
+
+
+def load_backbone(model: nn.Module, backbone: Backbone) -> None:
+    """The backbone's weights into the detector's, by exact name. ConfigError unless each finds its place and none is left random."""
+    weights = convert(backbone.weights())
+    own = {key for key in model.state_dict() if key.startswith(PREFIX)}
+    if missing := own ^ weights.keys():
+        raise ConfigError(f"backbone and detector do not fit: {sorted(missing)[0]} is in one of them only")
+    model.load_state_dict(weights, strict=False)

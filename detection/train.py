@@ -1,0 +1,71 @@
+"""Detectron2's trainer on our step boundary: every iteration is a `Session.tick`, which logs, saves and stops."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase, SimpleTrainer, hooks
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils.events import get_event_storage
+
+from jigclu import random
+from jigclu.training.session import Session
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Detectron2 samples anchors and regions with torch's global generator: from here on they depend on these three alone."""
+    words = random.philox(
+        (torch.tensor(step), torch.tensor(rank), torch.tensor(0), torch.tensor(0)),
+        (seed & 0xFFFFFFFF, (seed >> 32) ^ random.STEP),
+    )
+    torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+class StepBoundary(HookBase):
+    """Seeds an iteration before, reports it after. Detectron2's storage holds the losses, of all ranks, on rank 0."""
+
+    def __init__(self, session: Session, images: int, batch: int):
+        self.session, self.images, self.batch = session, images, batch
+
+    def before_step(self) -> None:
+        seed_step(self.session.folder.seed, self.session.step, self.session.where.rank)
+
+    def after_step(self) -> None:
+        step = self.session.step + 1
+        self.session.tick(step * self.batch / self.images, self.batch, self._metrics())
+
+    def _metrics(self) -> dict[str, Any]:
+        if not self.session.where.first:
+            return {}
+        latest = {name: value for name, (value, _) in get_event_storage().latest().items()}
+        losses = {name: value for name, value in latest.items() if name.startswith("loss_")}
+        # d2 leaves the sum out where there is a single loss
+        return {"loss": latest.get("total_loss", sum(losses.values())), **losses, "lr": latest["lr"]}
+
+
+class Training:
+    """Trainer, schedule and hooks over a network; `state` is what a checkpoint holds beside the network's."""
+
+    def __init__(self, cfg: Any, session: Session, network: torch.nn.Module, optimizer: Any, batches: Generator[Any, None, None], images: int):
+        self.cfg, self.session = cfg, session
+        self.optimizer, self.scheduler = optimizer, build_lr_scheduler(cfg, optimizer)
+        if session.restored:
+            optimizer.load_state_dict(session.restored["optimizer"])
+            self.scheduler.load_state_dict(session.restored["scheduler"])
+        self.batches, self.trainer = batches, SimpleTrainer(network, batches, optimizer)
+        # The schedule first: a checkpoint taken at the boundary must know of its step.
+        boundary = StepBoundary(session, images, cfg.SOLVER.IMS_PER_BATCH)
+        self.trainer.register_hooks([hooks.LRScheduler(optimizer, self.scheduler), boundary])
+
+    def state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+
+    def run(self) -> None:
+        """From the session's step to the last. Raises interrupt.Interrupted, session.TrainingError."""
+        # The trainer takes no batch more than it needs, and is part of a cycle: were the stream left to the garbage collector, its
+        # workers, who ignore signals, would not be told to end.
+        with contextlib.closing(self.batches):
+            self.trainer.train(self.session.step, self.cfg.SOLVER.MAX_ITER)
