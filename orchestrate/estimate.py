@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from jigclu.config import DetectConfig
+from jigclu.data import coco
 from jigclu.data.catalog import expected_images
 from orchestrate.plan import Job
 
 RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
+# Faster R-CNN, images/s of training: R50-FPN at 800 px on one V100, from d2's model zoo: 16 images in 0.210 s on 8 of them, 1.32
+# times that with a 4conv1fc head and SyncBN (Mask R-CNN's 0.345 to 0.261; protocols.md §2.6, §5). CPU: R18, 64 channels at 256 px.
+DETECTION = {"GPU": 16 / (8 * 0.210 * 0.345 / 0.261), "CPU": 8.0}
 START_HOURS = 6 / 3600
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
 
@@ -30,9 +35,20 @@ def passes(config: Any) -> float:
     return 1.0
 
 
+def _detection_hours(config: DetectConfig, device: str) -> float:
+    """Training by images seen, the test and precise batch norm at a third of a training step an image."""
+    count = coco.expected_images(config.data, "train")
+    seen = config.solver.iterations(count) * config.solver.batch_size
+    tested = coco.expected_images(config.data, "val") + config.precise_bn * config.solver.batch_size
+    size = (config.sizes.test / 800) ** 2 if device == "GPU" else (config.sizes.test / 256) ** 2
+    return START_HOURS + (seen + tested / 3) * size / DETECTION[device] / 3600
+
+
 def hours(job: Job, device: str) -> float:
     """Estimated hours of one `GPU` or (a whole machine's) `CPU`."""
     config: Any = job.config
+    if job.stage == "detect":
+        return _detection_hours(config, device)
     rate = (
         RESNET50_224[device]
         * GIGA_MULTIPLY_ADDS["resnet50"]

@@ -11,14 +11,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import STAGES, Backbone, ConfigError, DatasetName, Subset, nearest
+from jigclu.detect_config import DetectionName
 from jigclu.method_configs import METHODS
 from orchestrate.claims import Claim
 
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
-LATER = ("detect",)  # stages that the ledger names and this version cannot run yet
 Overlay = dict[str, Any]
 # A recipe's data as overlays name it: imagenet1k, imagenet1k/10percent.
 DATA_KEYS = [name + part for name in get_args(DatasetName) for part in ("", *(f"/{one}" for one in get_args(Subset)))]
+DATA_KEYS += get_args(DetectionName)
 
 
 class _Strict(BaseModel):
@@ -56,7 +57,7 @@ class Cell(_Strict):
 
     @property
     def runs(self) -> bool:
-        return self.report is not None and self.stage not in LATER
+        return self.report is not None
 
     @property
     def stage(self) -> str:
@@ -84,7 +85,8 @@ class Cell(_Strict):
 
 class Experiment(_Strict):
     """One table or figure. In its file `columns` and `rows` stand as in the paper: a cell is what its row and its column say
-    together, the row having the last word; a row's `printed` is a list, null where the paper has no number."""
+    together, the row having the last word; a row's `printed` is a list, null where the paper has no number. A column that the
+    paper lacks is `ours: true`: its cells are references."""
 
     name: str
     title: str
@@ -115,14 +117,15 @@ class Experiment(_Strict):
     def _lay_out(cls, values: Overlay) -> Overlay:
         values = dict(values)
         columns = values.pop("columns", [])
-        cells = [
-            *values.get("cells", ()),
-            *(cell for row in values.pop("rows", []) for cell in _row_cells(row, columns)),
-        ]
-        references = [
+        ours = [_less(column, "ours") for column in columns if column.get("ours")]
+        columns = [column for column in columns if not column.get("ours")]
+        rows = values.pop("rows", [])
+        cells = [*values.get("cells", ()), *(cell for row in rows for cell in _row_cells(row, columns))]
+        references = [cell for row in rows for cell in _row_cells(_less(row, "printed"), ours)]
+        references += [
             cell
             for one in values.pop("references", [])
-            for cell in ([one] if "column" in one else _row_cells(one, columns))
+            for cell in ([one] if "column" in one else _row_cells(one, [*columns, *ours]))
         ]
         return {**values, "cells": cells, "references": references}
 
@@ -132,7 +135,7 @@ class Experiment(_Strict):
         if len(keys) != len(set(keys)):
             raise ValueError(f"two cells share the key {next(key for key in keys if keys.count(key) > 1)!r}")
         for stage in self.recipe:
-            if stage not in (*STAGES, *LATER):
+            if stage not in STAGES:
                 raise ValueError(f"unknown stage {stage!r} in recipe; {nearest(stage, list(STAGES))}")
         for cell in self.all_cells:
             if cell.report and cell.stage not in self.recipe:
@@ -155,6 +158,10 @@ class Experiment(_Strict):
             if unknown := [key for key in claim.cells if key not in keys]:
                 raise ValueError(f"claim {claim.text!r} names the cell {unknown[0]!r}; {nearest(unknown[0], keys)}")
         return self
+
+
+def _less(values: Overlay, key: str) -> Overlay:
+    return {name: value for name, value in values.items() if name != key}
 
 
 def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:

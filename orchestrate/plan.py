@@ -16,7 +16,7 @@ import yaml
 
 from jigclu.config import STAGES, ConfigError, Strict, identity, nearest, parse
 from jigclu.training.folder import JobFolder
-from orchestrate.experiments import LATER, Cell, Experiment, Overlay, overlay
+from orchestrate.experiments import Cell, Experiment, Overlay, overlay
 
 # The stage whose encoder the others look at, where the recipe has it.
 ENCODER_STAGE = "pretrain"
@@ -63,7 +63,7 @@ class Job:
     def name(self) -> str:
         """`pretrain resnet50 imagenet100 m=2 seed 0`: what people read in squeue and MLflow."""
         config: Any = self.config
-        data = " ".join(filter(None, (config.data.name, config.data.subset)))
+        data = " ".join(filter(None, (config.data.name, getattr(config.data, "subset", None))))
         head = f" head_lr={config.head_lr:g}" if getattr(config, "head_lr", None) else ""
         return f"{self.stage} {config.backbone} {data} {self.label}{head} seed {self.seed}"
 
@@ -83,7 +83,6 @@ class Plan:
     seeds: int
     settings: tuple[str, ...] = ()  # the --set words, for the command that recomputes
     only: tuple[str, ...] = ()  # the --cells words
-    left_out: dict[str, str] = field(default_factory=dict)  # experiment -> the stage of its cells that cannot run yet
 
     @property
     def naive(self) -> int:
@@ -93,6 +92,14 @@ class Plan:
         for job in self.jobs.values():
             if job_id in job.upstream:
                 yield job
+
+    def leave_out(self, job_ids: Iterable[str]) -> None:
+        """These jobs go, and upstream of them what no other job or cell needs."""
+        for job_id in job_ids:
+            gone = self.jobs.pop(job_id)
+            self.leave_out(
+                [one for one in gone.upstream if not self.jobs[one].uses and not any(self.downstream(one))]
+            )
 
 
 def merge(base: Overlay, over: Overlay) -> Overlay:
@@ -286,8 +293,6 @@ def make_plan(
     label = Labels(*layers)
     for experiment in experiments:
         for cell in experiment.all_cells:
-            if cell.stage in LATER:
-                plan.left_out[experiment.name] = cell.stage
             if not cell.runs or (only and cell.key not in only):
                 continue
             stages = resolve(experiment, cell, *layers)

@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import uuid
 from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data.catalog import check, check_whole, expected_images
+from jigclu.data import coco
+from jigclu.data.catalog import check, check_whole, data_root, expected_images
+from jigclu.detect_config import DetectionDataConfig
 from jigclu.patches import patch_size
 from orchestrate import tracking
-from orchestrate.plan import Job
+from orchestrate.plan import Job, Plan
+
+
+DETECTRON2 = (
+    "detectron2 is not installed: `make detectron2`, or for GPUs "
+    "`pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2` (README, Detection)"
+)
+
+
+def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
+    """Where it is not installed, leave out of the plan what needs it, in a line. ConfigError where nothing else is left."""
+    wanting = [job.id for job in plan.jobs.values() if job.stage == "detect" and states[job.id] != "done"]
+    if not wanting or importlib.util.find_spec("detectron2"):
+        return
+    tables = ", ".join(sorted({name for job_id in wanting for name in plan.jobs[job_id].experiments}))
+    plan.leave_out(wanting)
+    if not plan.jobs:
+        raise ConfigError(f"{tables}: {DETECTRON2}")
+    print(f"{tables}: left out, {DETECTRON2}", flush=True)
 
 
 def preflight(jobs: list[Job], store: Path) -> None:
     """Raises ConfigError, one line, at the first thing that would make the jobs fail."""
     _writable(store)
-    seen: set[DataConfig] = set()
+    seen: set[DataConfig | DetectionDataConfig] = set()
     for job in jobs:
         config: Any = job.config
         if config.data not in seen:
             seen.add(config.data)
-            check(config.data)
-            check_whole(config.data)
+            _whole(config.data)
         _fits(job)
     tracking.prepare(store)
+
+
+def _whole(data: DataConfig | DetectionDataConfig) -> None:
+    if isinstance(data, DetectionDataConfig):
+        coco.check(data, data_root())
+    else:
+        check(data)
+        check_whole(data)
 
 
 def _writable(store: Path) -> None:
@@ -45,6 +73,8 @@ def _writable(store: Path) -> None:
 
 def _fits(job: Job) -> None:
     config: Any = job.config
+    if job.stage == "detect":
+        return
     method = config.method if job.stage == "pretrain" else None
     if method and method.name == "jigclu" and (patch := patch_size(config.image_size, method.m)) < 8:
         raise ConfigError(

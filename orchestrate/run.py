@@ -84,16 +84,8 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
             raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
     found = experiments.find(args.experiments)
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
-    left_out = [
-        f"{name}: the cells of stage {stage} are left out, this version cannot run it"
-        for name, stage in plan.left_out.items()
-    ]
     if not plan.jobs:
-        raise ConfigError(
-            "; ".join(left_out) or f"no cell of {', '.join(args.experiments)} is run: the paper cites them"
-        )
-    for line in left_out:
-        say(line)
+        raise ConfigError(f"no cell of {', '.join(args.experiments)} is run: the paper cites them")
     cluster = clusters.load(args.cluster)
     if args.jobs > 1 and (cluster.kind == "slurm" or clusters.visible_gpus()):
         say(f"--jobs {args.jobs} has no effect: {'SLURM' if cluster.kind == 'slurm' else 'one job a GPU'} decides")
@@ -103,8 +95,9 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         return _dry_run(plan, store, states, cluster)
     if all(state == "done" for state in states.values()):
         return _all_cached(plan, store)
-    from orchestrate.preflight import preflight
+    from orchestrate.preflight import preflight, without_detectron2
 
+    without_detectron2(plan, states)
     preflight([job for job in plan.jobs.values() if states[job.id] != "done"], store)
     write_jobs(plan, store)
     if cluster.kind == "slurm":

@@ -17,6 +17,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 COMMIT = "COMMIT.json"  # in a frozen tree: the commit that its bytes are
 PACKAGES = ("jigclu", "orchestrate", "detection", "experiments")  # what a job may need of the project
 STAGE_MODULES = {name: f"jigclu.stages.{name}" for name in ("pretrain", "linear", "finetune", "knn")}
+STAGE_MODULES["detect"] = "detection.stage"
 
 
 def _module_file(module: str, root: Path) -> Path | None:
