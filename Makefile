@@ -7,14 +7,21 @@ SCALE ?=
 PROTOCOL ?=
 TARGETS ?=
 
-.PHONY: demo test report lint bench mlflow clean
+.PHONY: demo test detectron2 report lint bench mlflow clean
 
 demo: $(READY)
 	$(BIN)/python orchestrate/run.py table8 --scale smoke --cluster local
 	$(MAKE) report
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Detectron2's released v0.6, Python parts alone: no compiler, CPU and GPU. (detection/compat.py supplies what is missing.)
+detectron2: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[detection]'
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary :all: --require-hashes --requirement detection/v0.6.txt --dest $(VENV)/detectron2
+	tar -xzf $(VENV)/detectron2/pb1-detectron2-0.6.tar.gz -C $(VENV)/detectron2
+	cp -R $(VENV)/detectron2/pb1-detectron2-0.6/detectron2 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 report: $(READY)
 	$(BIN)/python -m reports $(if $(SCALE),--scale $(SCALE)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(TARGETS),--targets $(TARGETS))

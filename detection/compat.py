@@ -1,23 +1,27 @@
-"""What the released Detectron2 v0.6 misses on today's Pillow, numpy and without its compiled part. Nothing where nothing is missing.
+"""What the released Detectron2 v0.6 misses on today's Pillow and numpy, and where it was not compiled. Else this does nothing.
 
-Upstream's main branch needs none of this. v0.6 names constants that Pillow 10 and numpy 1.24 removed, and imports a compiled module at
-start-up, of which Faster R-CNN with ROIAlign and NMS from torchvision and the pycocotools COCOeval call nothing.
+Upstream's main branch needs none of it. v0.6 names constants that Pillow 10 and numpy 1.24 removed, and imports a compiled
+module at start-up, of which Faster R-CNN with ROIAlign and NMS from torchvision and the pycocotools COCOeval call nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import types
+from pathlib import Path
 
 import numpy
 from PIL import Image
 
 from jigclu.config import ConfigError
 
+# Where a release names what is gone, and what is put in its place.
 PILLOW = {"LINEAR": "BILINEAR", "CUBIC": "BICUBIC", "ANTIALIAS": "LANCZOS"}  # removed in Pillow 10 -> what they meant
 NUMPY = {"int": int, "float": float, "bool": bool}  # removed in numpy 1.24; numpy 2 has bool again
+NAMES_THEM = {"data/transforms/transform.py": r"\bImage\.LINEAR\b", "data/build.py": r"\bnp\.int\b"}
 COMPILED = "detectron2._C"
 SUPPLIED: list[str] = []  # by this process so far; the result says so
 
@@ -27,13 +31,17 @@ def prepare() -> None:
 
     Raises ConfigError where it is not installed.
     """
-    if importlib.util.find_spec("detectron2") is None:
+    found = importlib.util.find_spec("detectron2")
+    if found is None or not found.origin:
         raise ConfigError("detectron2 is not installed; the README's section on detection says how to get it")
-    for old, new in PILLOW.items():
+    old_pillow, old_numpy = (
+        re.search(word, (Path(found.origin).parent / file).read_text()) for file, word in NAMES_THEM.items()
+    )
+    for old, new in PILLOW.items() if old_pillow else ():
         if not hasattr(Image, old):
             setattr(Image, old, getattr(Image.Resampling, new))
             SUPPLIED.append(f"PIL.Image.{old}")
-    for name, kind in NUMPY.items():
+    for name, kind in NUMPY.items() if old_numpy else ():
         if name not in vars(numpy):
             setattr(numpy, name, kind)
             SUPPLIED.append(f"numpy.{name}")

@@ -1,4 +1,4 @@
-"""DetectConfig -> Detectron2's own config: its Base-RCNN-FPN.yaml, and over it what the released configs set (protocols.md §2.6)."""
+"""DetectConfig -> Detectron2's config: its own Base-RCNN-FPN.yaml, and over it what the released ones set (protocols.md §2.6)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A COCO-format split -> Detectron2's data: registered for its evaluator, read and augmented by its mapper, batched by us.
 
-Batches are counted, not drawn: a batch, and the random numbers of each image in it, depend on the seed and on its place in the training
-alone, not on ranks, workers or a resume. Detectron2's own loader knows no such place.
+Batches are counted, not drawn: a batch, and the random numbers of each image in it, depend on the seed and on its place in
+the training alone, not on ranks, workers or a resume. Detectron2's own loader knows no such place.
 """
 
 from __future__ import annotations

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import draw_bounding_boxes
 
-PHOTOGRAPHS, WIDTH, GAP = 4, 320, 6
+PHOTOGRAPHS, WIDTH, GAP = 4, 240, 6
 TRUE, FOUND = "#009E73", "#D55E00"  # Okabe and Ito's green and vermilion
 
 
 def predictions(images: list[dict[str, Any]], boxes: list[dict[str, Any]], names: dict[int, str]) -> Tensor:
     """(3, h, w) in [0, 1]: a row a photograph, the annotated boxes on the left, on the right as many of the best scored ones.
 
-    images: Detectron2's dicts; boxes: COCO's results; names: category id -> name. No threshold is chosen: a threshold that suits one
+    images: Detectron2's dicts; boxes: COCO's results; names: category id -> name. No threshold is chosen: one that suits one
     detector hides all that another finds.
     """
     return torch.cat([_row(image, boxes, names) for image in images[:PHOTOGRAPHS]], dim=1)
 
 
 def _row(image: dict[str, Any], boxes: list[dict[str, Any]], names: dict[int, str]) -> Tensor:
-    pixels = decode_image(image["file_name"], ImageReadMode.RGB)
+    with Image.open(image["file_name"]) as file:
+        pixels = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
     scale = WIDTH / pixels.shape[2]
     small = F.interpolate(pixels[None].float(), size=(round(pixels.shape[1] * scale), WIDTH), mode="area")[0].byte()
     ordered = [names[key] for key in sorted(names)]

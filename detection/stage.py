@@ -21,7 +21,6 @@ compat.prepare()  # before the first import of detectron2, which the modules bel
 
 import detectron2  # noqa: E402
 import torch  # noqa: E402
-from detectron2.config import CfgNode  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.solver import build_optimizer  # noqa: E402
 from torch import nn  # noqa: E402
@@ -33,7 +32,7 @@ from detection.convert import PREFIX, convert  # noqa: E402
 from detection.evaluate import RESULTS, Counted, evaluate, precise_batch_norm  # noqa: E402
 from jigclu.config import ConfigError, DetectConfig  # noqa: E402
 from jigclu.data.catalog import data_root  # noqa: E402
-from jigclu.data.coco import DetectionSplit, expected_images, open_split  # noqa: E402
+from jigclu.data.coco import expected_images, open_split  # noqa: E402
 from jigclu.network import Backbone  # noqa: E402
 from jigclu.stages.frozen import starting_backbone  # noqa: E402
 from jigclu.training import interrupt  # noqa: E402
@@ -50,8 +49,9 @@ def run(config: DetectConfig, folder: str | Path) -> dict[str, Any]:
     """Train in `folder` (its newest checkpoint is gone on from) from the upstream encoder, or from the seed's random weights.
 
     Metrics, in percent: ap, ap50, ap75, ap_small, ap_medium, ap_large (COCO's, box), agnostic_ap, agnostic_ap50, person_ap,
-    person_ap50; see `evaluate`. Writes figures/predictions.png. Raises ConfigError where the batch does not divide by the ranks or the
-    data set is not whole, interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError.
+    person_ap50; see `evaluate`. Writes figures/predictions.png. Raises ConfigError where the batch does not divide by the
+    ranks or the data set is not whole, interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss,
+    DataError.
     """
     session = Session(folder, config.runtime)
     with tempfile.TemporaryDirectory(prefix="jigclu-detect-") as scratch:
@@ -137,8 +137,8 @@ class Detector:
         save_image(drawn, self.session.folder.path / "figures" / "predictions.png")
 
     def _watched(self, batches: Iterator[Any], what: str, shared: int) -> Iterator[Any]:
-        """The same batches, with a heartbeat and random numbers for each. A stop is asked for only at the first `shared` ones, which
-        every rank has, so that none waits for another that is through."""
+        """The same batches, with a heartbeat and random numbers for each. A stop is asked for only at the first `shared` ones,
+        which every rank has, so that none waits for another that is through."""
         for number, batch in enumerate(batches):
             if number < shared and agree(int(interrupt.requested()), self.where):
                 if self.where.first:
@@ -151,7 +151,7 @@ class Detector:
 
 
 def load_backbone(model: nn.Module, backbone: Backbone) -> None:
-    """The backbone's weights into the detector's, by exact name. ConfigError unless each finds its place and none is left random."""
+    """The backbone's weights into the detector's, by exact name. ConfigError unless each has its place and none stays random."""
     weights = convert(backbone.weights())
     own = {key for key in model.state_dict() if key.startswith(PREFIX)}
     if missing := own ^ weights.keys():

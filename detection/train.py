@@ -7,9 +7,11 @@ from collections.abc import Generator
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase, SimpleTrainer, hooks
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils.events import get_event_storage
+from torch import nn
 
 from jigclu import random
 from jigclu.training.session import Session
@@ -49,7 +51,15 @@ class StepBoundary(HookBase):
 class Training:
     """Trainer, schedule and hooks over a network; `state` is what a checkpoint holds beside the network's."""
 
-    def __init__(self, cfg: Any, session: Session, network: torch.nn.Module, optimizer: Any, batches: Generator[Any, None, None], images: int):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        session: Session,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Generator[Any, None, None],
+        images: int,
+    ):
         self.cfg, self.session = cfg, session
         self.optimizer, self.scheduler = optimizer, build_lr_scheduler(cfg, optimizer)
         if session.restored:

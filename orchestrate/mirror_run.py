@@ -76,7 +76,10 @@ def wanted_run(folder: Path) -> Wanted:
     job, status, result = files.job, files.status, files.result
     state = state_of(status, result)
     finished = int(1000 * float(result.get("finished", 0)))
-    values = {**result.get("metrics", {}), **{key: result.get(key) for key in ("seconds", "val_images")}}
+    values = {
+        **result.get("metrics", {}),
+        **{key: result.get(key) for key in ("seconds", "val_images", "images", "categories", "iterations")},
+    }
     values |= {f"top1.lr{rate}": best["top1"] for rate, best in result.get("by_lr", {}).items()}
     points = [
         (metric_name(f"result.{name}"), known, finished, 0)

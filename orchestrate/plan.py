@@ -97,9 +97,7 @@ class Plan:
         """These jobs go, and upstream of them what no other job or cell needs."""
         for job_id in job_ids:
             gone = self.jobs.pop(job_id)
-            self.leave_out(
-                [one for one in gone.upstream if not self.jobs[one].uses and not any(self.downstream(one))]
-            )
+            self.leave_out([one for one in gone.upstream if not self.jobs[one].uses and not any(self.downstream(one))])
 
 
 def merge(base: Overlay, over: Overlay) -> Overlay:

@@ -16,7 +16,7 @@ from jigclu.patches import patch_size
 from orchestrate import tracking
 from orchestrate.plan import Job, Plan
 
-
+FEWEST = 5  # iterations of a detector: 2/3 and 8/9 of fewer are not two steps inside the training
 DETECTRON2 = (
     "detectron2 is not installed: `make detectron2`, or for GPUs "
     "`pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2` (README, Detection)"
@@ -74,6 +74,12 @@ def _writable(store: Path) -> None:
 def _fits(job: Job) -> None:
     config: Any = job.config
     if job.stage == "detect":
+        count = coco.expected_images(config.data, "train")
+        if (iterations := config.solver.iterations(count)) < FEWEST:
+            raise ConfigError(
+                f"{job.name}: solver.schedule {config.solver.schedule:g} of {count} images is {iterations} iterations of "
+                f"{config.solver.batch_size}; at least {FEWEST} are needed for the rate's two steps"
+            )
         return
     method = config.method if job.stage == "pretrain" else None
     if method and method.name == "jigclu" and (patch := patch_size(config.image_size, method.m)) < 8:

@@ -79,6 +79,13 @@ class Result:
         return self.state == "not run" and self.cell.runs
 
     @property
+    def lacking(self) -> str:
+        """Why there is no value, in a word: the state; of a job that is done `NaN`, or `n/a` where it measured no such thing."""
+        if self.state != "done":
+            return self.state
+        return "n/a" if self.jobs and not self.values else "NaN"  # a NaN stands among the values, as None
+
+    @property
     def difference(self) -> float | None:
         printed = self.cell.printed
         return None if self.value is None or printed is None else self.value - printed

@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrate.experiments import Cell, Experiment
+from orchestrate.experiments import Experiment
 from reports import figures, numbers, tables, verdicts
 from reports.cells import Job, Table, unique_jobs
 from reports.pictures import data_uri, gallery, plain
@@ -33,7 +34,12 @@ HIGHLIGHTS: dict[str, list[str]] = {
     "linear": ["data.name", "epochs", "batch_size", "lr", "views"],
     "finetune": ["data.name", "data.subset", "epochs", "batch_size", "lr", "head_lr"],
     "knn": ["data.name", "k", "temperature"],
+    "detect": [
+        *("data.name", "data.train_images", "backbone", "solver.schedule", "solver.batch_size", "solver.lr"),
+        *("sizes.test", "precision"),
+    ],
 }
+LABELS = {"data.name": "data", "sizes.test": "test_size"}  # where a key's last word alone does not say what it is
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,11 @@ class Drawn:
     claims: tuple[verdicts.Judged, ...]
     montages: list[tuple[str, str]]  # (config in a word, data URI)
     more_montages: int
+    predictions: list[tuple[str, str]]  # (encoder in a word, data URI)
 
 
 def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
-    """Reads the loss curves and first batches of the table's pretraining jobs."""
+    """Reads the loss curves and first batches of the table's pretraining jobs, and what its detectors found."""
     panels: list[tuple[str, list[list[tuple[int, float]]]]] = []
     montages: dict[str, str] = {}
     groups = _by_config([job for job in table.jobs if job.stage == "pretrain"])
@@ -63,7 +70,15 @@ def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
         montages = {}  # the one that every table would show; it is among the scale's pictures of the method
     more = max(0, len(montages) - MONTAGES)
     curves = figures.for_page(figures.curves(panels, "loss")) if panels else ""
-    return Drawn(table, figures.for_page(svg), curves, verdicts.judged(table), list(montages.items())[:MONTAGES], more)
+    first = list(montages.items())[:MONTAGES]
+    return Drawn(table, figures.for_page(svg), curves, verdicts.judged(table), first, more, predictions(client, table))
+
+
+def predictions(client: MlflowClient | None, table: Table) -> list[tuple[str, str]]:
+    """What the table's detectors found, a picture a config: (encoder in a word, data URI). Missing pictures are left out."""
+    groups = _by_config([job for job in table.jobs if job.stage == "detect"])
+    pictures = ((name, map(partial(data_uri, client, name="predictions"), jobs)) for name, jobs in groups.items())
+    return [(name, uri) for name, uris in pictures if (uri := next(filter(None, uris), ""))]
 
 
 def _by_config(jobs: list[Job]) -> dict[str, list[Job]]:
@@ -116,7 +131,7 @@ def duration(seconds: float | None) -> str:
 def highlights(job: Job) -> str:
     """`m=2 epochs=4 ...`: the config in a line, and a probe's sweep."""
     keys = HIGHLIGHTS.get(job.stage, ())
-    words = [(key.rpartition(".")[2] if key != "data.name" else "data", job.params.get(key)) for key in keys]
+    words = [(LABELS.get(key, key.rpartition(".")[2]), job.params.get(key)) for key in keys]
     told = [f"{key} {value}" for key, value in words if value not in (None, "", "null")]
     sweep = [f"{rate}: {numbers.number(value, 1)}" for rate, value in tables.by_rate(job).items()]
     return ", ".join(told) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
@@ -138,7 +153,6 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         drawn=drawn,
         run=overview(shown),
         absent=absent,
-        startable={scale: [one for one in ones if any(map(_runs, one.cells))] for scale, ones in absent.items()},
         galleries=galleries,
         tables=tables,
         numbers=numbers,
@@ -148,7 +162,3 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         markup=Markup,
     )
     return re.sub(r"\n\s*\n+", "\n", text)
-
-
-def _runs(cell: Cell) -> bool:
-    return cell.runs

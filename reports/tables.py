@@ -11,8 +11,10 @@ import pandas as pd
 from reports import verdicts
 from reports.cells import Job, Result, Table
 from reports.numbers import MINUS, PLUS_MINUS, number, places, printed, printed_places
+from reports.read import finite
 
 OURS_ONLY = "ours only"
+ENOUGH = 1000  # images; a detector tested on fewer has so few boxes of most categories that their mean AP is noise
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{mark: f"\\{mark}" for mark in "{}$&#_%"},
@@ -38,7 +40,7 @@ _LATEX = {
 def ours(table: Table, result: Result) -> str:
     """What stands in our cell: mean, spread and n where there are several seeds; else the state in a word."""
     if result.value is None:
-        return "NaN" if result.state == "done" else result.state
+        return result.lacking
     shown = number(result.value, places(table, result))
     if result.n > 1:
         shown += f" {PLUS_MINUS} {number(result.std or 0.0, places(table, result))} (n={result.n})"
@@ -87,7 +89,8 @@ def notes(table: Table) -> list[str]:
 
 
 def unfilled(table: Table) -> list[str]:
-    """What stands in the table without a run of ours, and how what is the machine's was measured; a sentence each."""
+    """What stands in the table without a run of ours, how what is the machine's was measured, and what was measured on too few
+    images; a sentence each."""
     lines = []
     cited = dict.fromkeys(f"{r.cell.row} {r.cell.cited}" for r in table.results if r.cell.cited is not None)
     if cited:
@@ -95,12 +98,32 @@ def unfilled(table: Table) -> list[str]:
     for result in table.results:
         if result.cell.not_applicable is not None:
             lines.append(f"{result.cell.row}: not applicable: {result.cell.not_applicable}.")
-    later = dict.fromkeys(r.cell.stage for r in table.results if r.computed and not r.cell.runs)
-    lines += [f"This version cannot run the stage {stage}: its cells show the printed values alone." for stage in later]
     measured = dict.fromkeys(f"{r.cell.column}: {r.measured}" for r in table.results if r.measured)
     if measured:
         lines.append(f"Measured by the pretraining itself, of whatever machine it ran on. {'; '.join(measured)}.")
-    return lines
+    return lines + too_few(table)
+
+
+def too_few(table: Table) -> list[str]:
+    """Of detectors tested on fewer than ENOUGH images: how few, and which columns to read; a sentence each such test set."""
+    columns = {one.cell.metric: one.cell.column for one in table.results if one.cell.stage == "detect"}
+    lines = []
+    for job in table.jobs:
+        told = {name.removeprefix("result."): value for name, value in job.metrics.items() if finite(value) is not None}
+        if job.stage != "detect" or told.get("val_images", ENOUGH) >= ENOUGH:
+            continue
+        over = f"{told['categories']:.0f} categories" if "categories" in told else "every category"
+        line = f"{told['val_images']:.0f} {photographs(table)} are too few for AP over {over} to mean much"
+        meant = {"agnostic_ap": " (AP as if every box were of one class)", "person_ap": ""}
+        beside = [columns[name] + words for name, words in meant.items() if name in told and name in columns]
+        lines.append(f"{line}: read {' and '.join(beside)} beside it." if beside else f"{line}.")
+    return list(dict.fromkeys(lines))
+
+
+def photographs(table: Table) -> str:
+    """What the table's detectors look at, in a word or two."""
+    names = {job.params.get("data.name") for job in table.jobs if job.stage == "detect"}
+    return "drawn scenes" if names == {"coco_scenes"} else "photographs"
 
 
 def claim_line(one: verdicts.Judged) -> str:

@@ -140,7 +140,7 @@ def _values(claim: Claim, results: Mapping[str, Result], table: Table) -> tuple[
         elif result.cell.cited is not None and result.cell.printed is not None:
             values[key] = Value(key, result.cell.printed, 0.0, places(table, result))
         elif result.value is None:
-            missing[key] = "NaN" if result.state == "done" else result.state
+            missing[key] = result.lacking
         else:
             values[key] = Value(key, result.value, noise(result), places(table, result))
     return values, missing

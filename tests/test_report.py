@@ -258,16 +258,6 @@ def test_cited_and_inapplicable_cells_are_shown_but_not_counted_as_ours(tmp_path
     assert "0 of 6" in (tmp_path / "index.html").read_text()
 
 
-def test_a_stage_of_a_later_version_is_said_to_be_one(tmp_path: Path) -> None:
-    results = run(tmp_path / "runs", tmp_path, "--scale", "paper", "--targets", "table4")
-    assert {one["state"] for one in results["cells"]} == {"not run"} and {
-        one["command"] for one in results["cells"]
-    } == {""}
-    text = (tmp_path / "table4-paper-official.md").read_text()
-    assert "This version cannot run the stage detect" in text and "To run:" not in text
-    assert "orchestrate/run.py table4" not in (tmp_path / "index.html").read_text()
-
-
 def test_a_figure_that_prints_no_numbers_has_neither_printed_nor_ours_only(tmp_path: Path) -> None:
     run(tmp_path / "runs", tmp_path, "--scale", "mini", "--targets", "figure7")
     text = (tmp_path / "figure7-mini-official.md").read_text()

@@ -15,7 +15,7 @@ from typing import Any
 
 from jigclu.config import ConfigError
 from jigclu.data.parts import Incomplete
-from jigclu.data.scenes import KINDS, scene
+from jigclu.data.scenes import KINDS, VERSION, scene
 from jigclu.data.source import SPLITS, Split
 from jigclu.detect_config import DetectionDataConfig
 
@@ -26,16 +26,22 @@ IMAGES: dict[str, dict[str, int]] = {
     "coco_scenes": {"train": 400, "val": 200},  # where the config says no number
 }
 SUMS = "SHA256SUMS"  # of the subset, beside its folders
-_PLACE = "as coco/{train2017,val2017}/*.jpg and coco/annotations/instances_{train,val}2017.json, and set JIGCLU_DATA to the folder around it"
+_GET = (
+    "get COCO 2017 (train, val, annotations) from cocodataset.org as coco/{train2017,val2017}/*.jpg and "
+    "coco/annotations/instances_{train,val}2017.json, and set JIGCLU_DATA to the folder around coco/"
+)
 HOW = {
-    "coco": f"get COCO 2017 (train, val, annotations) from cocodataset.org {_PLACE}",
-    "coco_mini": f"it is a part of COCO that is not to be had elsewhere: take --scale smoke, or all of COCO (coco) {_PLACE}",
+    "coco": _GET,
+    "coco_mini": f"it is a part of COCO that is not to be had elsewhere: take --scale smoke; for all of COCO (coco) {_GET}",
 }
 
 
 @dataclass(frozen=True)
 class DetectionSplit:
-    """`annotations`: COCO's JSON object with the images of this part alone; file names are below `folder`."""
+    """`annotations`: COCO's JSON object with the images of this part alone; file names are below `folder`.
+
+    `fingerprint`: first 16 hex of sha256 over what differs where the images or the annotations do.
+    """
 
     annotations: dict[str, Any]
     folder: Path
@@ -50,7 +56,9 @@ class DetectionSplit:
 def expected_images(data: DetectionDataConfig, split: Split) -> int:
     """How many images the config takes, by the numbers stated here: planning touches no data."""
     wanted, whole = _wanted(data, split), IMAGES[data.name][split]
-    return wanted or whole if data.name == "coco_scenes" else min(wanted or whole, whole)
+    if data.name == "coco_scenes":  # the number asked for is the whole set
+        return wanted or whole
+    return min(wanted or whole, whole)
 
 
 def _wanted(data: DetectionDataConfig, split: Split) -> int | None:
@@ -58,24 +66,36 @@ def _wanted(data: DetectionDataConfig, split: Split) -> int | None:
 
 
 def check(data: DetectionDataConfig, root: Path) -> None:
-    """Raises ConfigError (one line: which folder was looked in, how to get it) unless both splits are whole."""
-    if data.name == "coco_scenes":
-        return
+    """Raises ConfigError (one line: which folder was looked in, how to get it) unless both splits are whole.
+
+    So it does where the config wants more images than there are.
+    """
+    if data.name != "coco_scenes":
+        _sizes(data, root)
+
+
+def _sizes(data: DetectionDataConfig, root: Path) -> dict[Split, dict[str, int]]:
+    """Of every split name -> bytes of its photographs. Raises ConfigError as `check` does."""
+    for split in SPLITS:
+        if (_wanted(data, split) or 0) > IMAGES[data.name][split]:
+            raise ConfigError(
+                f"data.{split}_images={_wanted(data, split)}: {data.name} has {IMAGES[data.name][split]} "
+                f"(leave {split}_images out to use every one)"
+            )
     try:
-        for split in SPLITS:
-            _files(data, split, root)
+        return {split: _files(data, split, root) for split in SPLITS}
     except Incomplete as error:
-        raise ConfigError(
-            f"data set {data.name}: looked in {error.where.absolute()}: {error}; {HOW[data.name]}"
-        ) from None
+        raise _refusal(data, error) from None
+
+
+def _refusal(data: DetectionDataConfig, error: Incomplete) -> ConfigError:
+    return ConfigError(f"data set {data.name}: looked in {error.where.absolute()}: {error}; {HOW[data.name]}")
 
 
 def verified(data: DetectionDataConfig, root: Path) -> str:
     if data.name == "coco_scenes":
         return "drawn when needed, no files"
-    return "numbers of photographs as they must be" + (
-        f", annotations by {SUMS}" if data.name == "coco_mini" else ""
-    )
+    return "numbers of photographs as they must be" + (f", annotations by {SUMS}" if data.name == "coco_mini" else "")
 
 
 def open_split(data: DetectionDataConfig, split: Split, root: Path, drawn: Path) -> DetectionSplit:
@@ -85,23 +105,34 @@ def open_split(data: DetectionDataConfig, split: Split, root: Path, drawn: Path)
     """
     if data.name == "coco_scenes":
         return draw_scenes(drawn, split, expected_images(data, split), data.size)
-    check(data, root)
-    sizes = _files(data, split, root)
-    folder = root / "coco" / f"{split}2017"
+    sizes = _sizes(data, root)[split]
     text = _annotations(root, split).read_bytes()
-    values = json.loads(text)
     chosen = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())[: expected_images(data, split)]
-    values = part(values, set(chosen))
-    if len(values["images"]) != len(chosen):
-        raise ConfigError(
-            f"data set {data.name}: {_annotations(root, split)} knows {len(values['images'])} of the {len(chosen)} photographs in {folder}"
-        )
+    try:
+        values = _parsed(text, chosen, _annotations(root, split))
+    except Incomplete as error:
+        raise _refusal(data, error) from None
     facts = [hashlib.sha256(text).hexdigest(), *(f"{name} {sizes[name]}" for name in sorted(chosen))]
-    return DetectionSplit(values, folder, hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16])
+    return DetectionSplit(values, root / "coco" / f"{split}2017", _fingerprint(facts))
+
+
+def _fingerprint(facts: list[str]) -> str:
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _parsed(text: bytes, names: list[str], path: Path) -> dict[str, Any]:
+    """What the annotations read from `path` say of those photographs. Raises Incomplete (cut short, of another set)."""
+    try:
+        values = part(json.loads(text), set(names))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Incomplete(path, f"these are no annotations of COCO's ({type(error).__name__}: {error})") from None
+    if len(values["images"]) != len(names):
+        raise Incomplete(path, f"it knows {len(values['images'])} of {len(names)} photographs")
+    return values
 
 
 def part(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """COCO's object with the images of those file names and what is annotated on them, ordered by id; every category stays."""
+    """COCO's object with the images of those file names, by id, and what is annotated on them; every category stays."""
     images = sorted((one for one in values["images"] if one["file_name"] in names), key=lambda one: one["id"])
     ids = {one["id"] for one in images}
     annotations = [one for one in values["annotations"] if one["image_id"] in ids]
@@ -117,7 +148,8 @@ def _files(data: DetectionDataConfig, split: Split, root: Path) -> dict[str, int
     folder, annotations = root / "coco" / f"{split}2017", _annotations(root, split)
     if not folder.is_dir():
         raise Incomplete(folder, "there is no such folder")
-    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(".jpg")}
+    photographs = (entry for entry in os.scandir(folder) if entry.name.endswith(".jpg") and entry.is_file())
+    sizes = {entry.name: entry.stat().st_size for entry in photographs}
     if len(sizes) != IMAGES[data.name][split]:
         raise Incomplete(folder, f"{len(sizes)} photographs, not {IMAGES[data.name][split]}")
     if not annotations.is_file():
@@ -157,15 +189,11 @@ def draw_scenes(folder: Path, split: Split, count: int, size: int) -> DetectionS
         images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
         annotations += _scene_annotations(index + 1, len(annotations) + 1, boxes.tolist(), kinds.tolist())
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(KINDS)]
-    fingerprint = hashlib.sha256(f"coco_scenes 1 {split} {count} {size}".encode()).hexdigest()[:16]
-    return DetectionSplit(
-        {"images": images, "annotations": annotations, "categories": categories}, folder, fingerprint
-    )
+    values = {"images": images, "annotations": annotations, "categories": categories}
+    return DetectionSplit(values, folder, _fingerprint([f"coco_scenes {VERSION} {split} {count} {size}"]))
 
 
-def _scene_annotations(
-    image: int, first: int, boxes: list[list[float]], kinds: list[int]
-) -> Iterator[dict[str, Any]]:
+def _scene_annotations(image: int, first: int, boxes: list[list[float]], kinds: list[int]) -> Iterator[dict[str, Any]]:
     for number, ((left, upper, right, lower), kind) in enumerate(zip(boxes, kinds, strict=True), first):
         width, height = right - left, lower - upper
         yield {

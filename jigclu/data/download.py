@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jigclu.config import ConfigError, DataConfig
+from jigclu.data import coco
 from jigclu.data.catalog import catalogue, check
 from jigclu.data.cifar import CIFAR10, CIFAR100
 from jigclu.data.folders import HOW, IMAGENETTE_SHA256, SIMCLR_SHA256, with_wnid
@@ -21,6 +22,8 @@ BY_HAND = {
     "scenes": "scenes are drawn when they are read: there is nothing to get",
     "imagenet100": HOW["imagenet100"],
     "imagenet1k": HOW["imagenet1k"],
+    **coco.HOW,
+    "coco_scenes": "scenes are drawn when they are needed: there is nothing to get",
 }
 
 

@@ -6,8 +6,8 @@ import atexit
 import logging
 import signal
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -26,6 +26,13 @@ class Batch(NamedTuple):
     sizes: torch.Tensor  # (n, 2) int64, [height, width] of the image in the top-left corner
     labels: torch.Tensor  # (n,) int64
     indices: torch.Tensor  # (n,) int64, into the data set; the substitute's own where there is one
+
+
+class Groups(Protocol):
+    """Groups of keys, one a batch."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[list[Any]]: ...
 
 
 class DataError(RuntimeError):
@@ -71,7 +78,7 @@ def _read(
         yield batch
 
 
-def loaded(dataset: Any, groups: Sequence[Any], workers: int, collate: Callable[[list[Any]], T]) -> Generator[T, None, None]:
+def loaded(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[Any]], T]) -> Generator[T, None, None]:
     """`collate` of the samples of each group of keys, in order, read by `workers` processes (0: here).
 
     Whoever may stop before the end must close it: left to the garbage collector it can fail to end the workers.
@@ -81,9 +88,7 @@ def loaded(dataset: Any, groups: Sequence[Any], workers: int, collate: Callable[
     return stream
 
 
-def _stream(
-    dataset: Any, groups: Sequence[Any], workers: int, collate: Callable[[list[Any]], T]
-) -> Generator[T, None, None]:
+def _stream(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[Any]], T]) -> Generator[T, None, None]:
     yield from DataLoader(
         dataset,
         batch_sampler=groups,

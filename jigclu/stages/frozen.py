@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from jigclu.config import ConfigError, EvaluationConfig
+from jigclu.config import ConfigError, DetectConfig, EvaluationConfig
 from jigclu.network import Backbone, load_encoder
 from jigclu.training import interrupt
 from jigclu.training.checkpoint import load_verified
@@ -19,7 +19,7 @@ def alone(session: Session) -> None:
         raise ConfigError(f"evaluation of a frozen encoder runs in one process, not in {session.where.world}")
 
 
-def starting_backbone(config: EvaluationConfig, session: Session) -> Backbone:
+def starting_backbone(config: EvaluationConfig | DetectConfig, session: Session) -> Backbone:
     """The upstream pretraining's encoder.pt; with no upstream, random weights from the job's seed (the floor)."""
     torch.manual_seed(session.folder.seed)
     path = session.folder.upstream_encoder()
