@@ -12,6 +12,7 @@ from typing import Any
 from jigclu.training.folder import JobFolder
 from orchestrate.tracking import Point, digest
 
+DETAILS = ("seconds", "images", "val_images", "categories", "iterations")  # of result.json, beside its metrics
 RUN_STATUS = {  # KILLED: MLflow has no word for "goes on later"; it is RUNNING again when it does
     "pending": "SCHEDULED",
     "running": "RUNNING",
@@ -76,10 +77,7 @@ def wanted_run(folder: Path) -> Wanted:
     job, status, result = files.job, files.status, files.result
     state = state_of(status, result)
     finished = int(1000 * float(result.get("finished", 0)))
-    values = {
-        **result.get("metrics", {}),
-        **{key: result.get(key) for key in ("seconds", "val_images", "images", "categories", "iterations")},
-    }
+    values = {**result.get("metrics", {}), **{key: result.get(key) for key in DETAILS}}
     values |= {f"top1.lr{rate}": best["top1"] for rate, best in result.get("by_lr", {}).items()}
     points = [
         (metric_name(f"result.{name}"), known, finished, 0)

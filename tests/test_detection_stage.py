@@ -142,9 +142,6 @@ def detector_rank() -> int:
 
 def test_two_ranks_train_one_network_and_score_every_image_once(tmp_path: Path) -> None:
     folder = job(tmp_path)
-    import sys
-
-    print("PATH", sys.path[:4], sys.path)
     on_ranks(2, _detect, folder.path)
     first, second = (torch.load(folder.path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys()
