@@ -132,7 +132,7 @@ def measured_how(metric: str, result: Mapping[str, Any]) -> str:
 
 
 def resting_state(cell: Cell) -> str:
-    """The state of a cell without any job: `cited`, `not applicable`, or `not run` (what this version cannot run included)."""
+    """The state of a cell without any job: `cited`, `not applicable` or `not run`."""
     if cell.cited is not None:
         return CITED
     return NOT_APPLICABLE if cell.not_applicable is not None else "not run"
