@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file, from a clone that nobody installed
+if __name__ == "__main__":  # run as a file, from a clone that nobody installed
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jigclu.config import ConfigError
 from jigclu.training.folder import clock
