@@ -132,10 +132,17 @@ def _parsed(text: bytes, names: list[str], path: Path) -> dict[str, Any]:
 
 
 def part(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """COCO's object with the images of those file names, by id, and what is annotated on them; every category stays."""
+    """COCO's object with the images of those file names, by id, and the boxes annotated on them; every category stays.
+
+    Outlines (`segmentation`) are left out: they are nine tenths of COCO's file, which every rank reads and writes.
+    """
     images = sorted((one for one in values["images"] if one["file_name"] in names), key=lambda one: one["id"])
     ids = {one["id"] for one in images}
-    annotations = [one for one in values["annotations"] if one["image_id"] in ids]
+    annotations = [
+        {key: value for key, value in one.items() if key != "segmentation"}
+        for one in values["annotations"]
+        if one["image_id"] in ids
+    ]
     return {"images": images, "annotations": annotations, "categories": values["categories"]}
 
 
