@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -20,7 +21,7 @@ from detectron2.data.datasets import register_coco_instances
 from jigclu import random
 from jigclu.config import ConfigError
 from jigclu.data.coco import DetectionSplit
-from jigclu.data.loader import DataError, loaded
+from jigclu.data.loader import MOST_UNREADABLE, Groups, Unreadable, loaded
 from jigclu.training.distributed import Place
 
 # key of a sample: (image index, how often the images had been gone through before)
@@ -71,33 +72,74 @@ def order(images: list[dict[str, Any]], seed: int, batches: int, batch: int) -> 
     raise AssertionError
 
 
+class Read(NamedTuple):
+    """An image as the mapper gives it, None where none could be read, and the files that could not be."""
+
+    image: dict[str, Any] | None
+    broken: list[str]
+
+
 class Mapped:
-    """Images by key through Detectron2's mapper, whose draws (numpy's global ones) are made to depend on the key alone."""
+    """Images by key through Detectron2's mapper, whose draws (numpy's global ones) are made to depend on the key alone.
 
-    def __init__(self, images: list[dict[str, Any]], mapper: DatasetMapper, seed: int):
-        self.images, self.mapper, self.seed = images, mapper, seed
+    `substitute` on (training): an unreadable image's place goes to the next readable one, as in the other stages. Errors are told
+    as values: one that is raised in a worker comes without its type.
+    """
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __init__(self, images: list[dict[str, Any]], mapper: DatasetMapper, seed: int, substitute: bool):
+        self.images, self.mapper, self.seed, self.substitute = images, mapper, seed, substitute
+
+    def __getitem__(self, key: tuple[int, int]) -> Read:
+        index, turn = key
+        broken: list[str] = []
         before = np.random.get_state()
-        np.random.seed([self.seed & 0xFFFFFFFF, self.seed >> 32, *map(int, key)])
+        np.random.seed([self.seed & 0xFFFFFFFF, self.seed >> 32, index, turn])
         try:
-            return self.mapper(self.images[int(key[0])])
-        except (OSError, SyntaxError) as error:  # PIL's SyntaxError: a broken PNG
-            raise DataError(f"unreadable image {self.images[int(key[0])]['file_name']}: {error}") from None
+            while len(broken) <= MOST_UNREADABLE * len(self.images):
+                image = self.images[(index + len(broken)) % len(self.images)]
+                try:
+                    return Read(self.mapper(image), broken)
+                except (
+                    OSError,
+                    SyntaxError,
+                    ValueError,
+                ):  # PIL's for a broken PNG; d2's for one of another size than is annotated
+                    broken.append(image["file_name"])
+                if not self.substitute:
+                    break
+            return Read(None, broken)
         finally:
             np.random.set_state(before)
 
 
 def train_batches(
-    cfg: CfgNode, images: list[dict[str, Any]], seed: int, keys: Order, workers: int, where: Place
+    cfg: CfgNode,
+    images: list[dict[str, Any]],
+    seed: int,
+    keys: Order,
+    workers: int,
+    where: Place,
+    unreadable: Unreadable,
 ) -> Generator[list[dict[str, Any]], None, None]:
-    """This rank's part of every batch of `keys`. Raises ConfigError where the batch does not divide by the ranks."""
+    """This rank's part of every batch of `keys`. Raises ConfigError where the batch does not divide by the ranks, DataError."""
     batch = keys.shape[1]
     if batch % where.world:
         raise ConfigError(f"a global batch of {batch} does not divide by {where.world} ranks")
     local = batch // where.world
     mine = keys[:, where.rank * local : (where.rank + 1) * local]
-    return loaded(Mapped(images, DatasetMapper(cfg, True), seed), _Groups(mine), workers, list)
+    return _readable(Mapped(images, DatasetMapper(cfg, True), seed, True), _Groups(mine), workers, unreadable)
+
+
+def _readable(
+    dataset: Mapped, groups: Groups, workers: int, unreadable: Unreadable
+) -> Generator[list[dict[str, Any]], None, None]:
+    """Batches of what could be read; one of which nothing could be is left out."""
+    with closing(loaded(dataset, groups, workers, list)) as stream:
+        for batch in stream:
+            for path in (path for read in batch for path in read.broken):
+                unreadable.report(path, len(dataset.images))
+            if images := [read.image for read in batch if read.image is not None]:
+                yield images
 
 
 class _Groups:
@@ -114,8 +156,8 @@ class _Groups:
 
 
 def test_batches(
-    cfg: CfgNode, images: list[dict[str, Any]], workers: int, where: Place
+    cfg: CfgNode, images: list[dict[str, Any]], workers: int, where: Place, unreadable: Unreadable
 ) -> Generator[list[dict[str, Any]], None, None]:
     """One image at a time (as d2 tests), this rank's share of them."""
     mine = [[(index, 0)] for index in range(where.rank, len(images), where.world)]
-    return loaded(Mapped(images, DatasetMapper(cfg, False), 0), mine, workers, list)
+    return _readable(Mapped(images, DatasetMapper(cfg, False), 0, False), mine, workers, unreadable)

@@ -11,7 +11,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import detectron2  # noqa: E402
 import torch  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.solver import build_optimizer  # noqa: E402
-from torch import nn  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 from torchvision.utils import save_image  # noqa: E402
 
 from detection import data, pictures, train  # noqa: E402
@@ -33,6 +33,7 @@ from detection.evaluate import RESULTS, Counted, evaluate, precise_batch_norm  #
 from jigclu.config import ConfigError, DetectConfig  # noqa: E402
 from jigclu.data.catalog import data_root  # noqa: E402
 from jigclu.data.coco import expected_images, open_split  # noqa: E402
+from jigclu.data.loader import Unreadable  # noqa: E402
 from jigclu.network import Backbone  # noqa: E402
 from jigclu.stages.frozen import starting_backbone  # noqa: E402
 from jigclu.training import interrupt  # noqa: E402
@@ -77,6 +78,7 @@ class Detector:
         self.keys = data.order(
             self.images, self.seed, self.iterations + config.precise_bn, self.cfg.SOLVER.IMS_PER_BATCH
         )
+        self.unreadable = {"train": Unreadable(), "val": Unreadable()}
         self.workers = loader_workers(config.runtime, self.where.device)
         self.model = self._network()
         self.network = distribute(self.model, self.where)
@@ -91,19 +93,19 @@ class Detector:
         backbone = starting_backbone(self.config, self.session)  # seeds torch: what d2 draws follows from the seed too
         model: nn.Module = build_model(self.cfg)
         load_backbone(model, backbone)
-        if self.config.precision == "bfloat16":
-            model.forward = torch.autocast(self.where.device.type, torch.bfloat16)(model.forward)
         if self.session.restored:
             model.load_state_dict(self.session.restored["network"])
         return model
 
     def _batches(self, start: int, end: int) -> Generator[Any, None, None]:
-        return data.train_batches(self.cfg, self.images, self.seed, self.keys[start:end], self.workers, self.where)
+        keys, broken = self.keys[start:end], self.unreadable["train"]
+        return data.train_batches(self.cfg, self.images, self.seed, keys, self.workers, self.where, broken)
 
     def run(self) -> dict[str, Any]:
         session = self.session
         if session.step < self.iterations:
-            self.training.run()
+            with bfloat16(self.model.backbone, self.config.precision == "bfloat16"):
+                self.training.run()
             session.save()  # the evaluation is long enough to be stopped in
         metrics = self._evaluate()
         return session.finish(
@@ -112,6 +114,7 @@ class Detector:
             val_images=len(self.val_images),
             categories=len(self.val_split.categories),
             iterations=self.iterations,
+            unreadable=sorted(path for counted in self.unreadable.values() for path in counted.paths),
             lr=self.cfg.SOLVER.BASE_LR,
             detectron2=detectron2.__version__,
             supplied=compat.SUPPLIED,
@@ -121,10 +124,12 @@ class Detector:
         config, where = self.config, self.where
         with closing(self._batches(self.iterations, len(self.keys))) as batches:
             watched = self._watched(batches, "batch norm", config.precise_bn)
-            precise_batch_norm(self.model, watched, config.precise_bn)
-        mine, shared = len(range(where.rank, len(self.val_images), where.world)), len(self.val_images) // where.world
-        with closing(data.test_batches(self.cfg, self.val_images, self.workers, where)) as batches:
-            watched = self._watched(batches, "evaluation", shared)
+            precise_batch_norm(self.model, watched, config.precise_bn, where)
+        mine = len(range(where.rank, len(self.val_images), where.world))
+        broken = self.unreadable["val"]
+        with closing(data.test_batches(self.cfg, self.val_images, self.workers, where, broken)) as batches:
+            # Ranks may have different numbers of images: there a stop waits until the job is through.
+            watched = self._watched(batches, "evaluation", mine, polled=where.world == 1)
             metrics = evaluate(self.model, Counted(watched, mine), "jigclu_val", self.scratch)
         if where.first:
             self._draw()
@@ -136,18 +141,39 @@ class Detector:
         drawn = pictures.predictions(data.with_objects(self.val_images), boxes, names)
         save_image(drawn, self.session.folder.path / "figures" / "predictions.png")
 
-    def _watched(self, batches: Iterator[Any], what: str, shared: int) -> Iterator[Any]:
-        """The same batches, with a heartbeat and random numbers for each. A stop is asked for only at the first `shared` ones,
-        which every rank has, so that none waits for another that is through."""
+    def _watched(self, batches: Iterator[Any], what: str, count: int, polled: bool = True) -> Iterator[Any]:
+        """The same batches, with a heartbeat, a look for a stop signal, and random numbers for each."""
         for number, batch in enumerate(batches):
-            if number < shared and agree(int(interrupt.requested()), self.where):
+            if polled and agree(int(interrupt.requested()), self.where):
                 if self.where.first:
                     self.session.folder.set_status("interrupted", message=f"stopped in {what}")
                 raise interrupt.Interrupted(f"stopped in {what}; the training is saved, this is done again")
             if self.where.first:
-                self.session.folder.set_status("running", force=False, message=f"{what}: {number + 1} of {shared}")
+                self.session.folder.set_status("running", force=False, message=f"{what}: {number + 1} of {count}")
             train.seed_step(self.seed, self.iterations + number, self.where.rank)
             yield batch
+
+
+@contextmanager
+def bfloat16(backbone: Any, wanted: bool) -> Iterator[None]:
+    """Where wanted, `backbone` (ResNet and FPN) under autocast meanwhile, its maps handed on in float32.
+
+    Not the whole detector: ROIAlign takes boxes in its input's type, and bfloat16 would move their edges by a pixel.
+    """
+    plain = backbone.forward
+
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            maps = plain(images)
+        return {level: map.float() for level, map in maps.items()}
+
+    if wanted:
+        backbone.forward = forward
+    try:
+        yield
+    finally:
+        if wanted:
+            del backbone.forward
 
 
 def load_backbone(model: nn.Module, backbone: Backbone) -> None:

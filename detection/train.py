@@ -14,7 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from jigclu import random
-from jigclu.training.session import Session
+from jigclu.training.session import Session, TrainingError
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -78,4 +78,7 @@ class Training:
         # The trainer takes no batch more than it needs, and is part of a cycle: were the stream left to the garbage collector, its
         # workers, who ignore signals, would not be told to end.
         with contextlib.closing(self.batches):
-            self.trainer.train(self.session.step, self.cfg.SOLVER.MAX_ITER)
+            try:
+                self.trainer.train(self.session.step, self.cfg.SOLVER.MAX_ITER)
+            except FloatingPointError as error:  # d2 looks at every iteration's losses before we do
+                raise TrainingError(f"non-finite loss at step {self.session.step + 1}: {error}") from None

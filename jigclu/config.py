@@ -200,7 +200,7 @@ class KnnConfig(EvaluationConfig):
 class DetectConfig(Strict):
     """Faster R-CNN R50-FPN from a pretrained backbone (paper §4.3; protocols.md §2.6). `precise_bn`: batches, 0: none.
 
-    `precision`: bfloat16 puts the network's forward pass under autocast, as Detectron2's AMP does; losses stay in float32.
+    `precision`: bfloat16 trains ResNet and FPN under autocast; boxes, heads, losses and the test are in float32.
     """
 
     data: DetectionDataConfig = DetectionDataConfig()

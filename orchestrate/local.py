@@ -111,7 +111,7 @@ class Walk:
             self.settled[job.id] = "done"
             if ran:
                 told = "  ".join(
-                    f"{name} {value:.2f}" for name, value in result["metrics"].items() if name in ("top1", "loss")
+                    f"{name} {value:.2f}" for name, value in result["metrics"].items() if name in ("top1", "ap", "loss")
                 )
                 say(f"{_now()} done     {job.id}  {job.name}  in {clock(result.get('seconds', 0))}  {told}")
             return

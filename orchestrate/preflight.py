@@ -26,7 +26,8 @@ DETECTRON2 = (
 def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
     """Where it is not installed, leave out of the plan what needs it, in a line. ConfigError where nothing else is left."""
     wanting = [job.id for job in plan.jobs.values() if job.stage == "detect" and states[job.id] != "done"]
-    if not wanting or importlib.util.find_spec("detectron2"):
+    found = importlib.util.find_spec("detectron2") if wanting else None
+    if not wanting or (found and found.origin):  # a bare folder of that name has no origin
         return
     tables = ", ".join(sorted({name for job_id in wanting for name in plan.jobs[job_id].experiments}))
     plan.leave_out(wanting)

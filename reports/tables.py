@@ -117,6 +117,7 @@ def too_few(table: Table) -> list[str]:
         meant = {"agnostic_ap": " (AP as if every box were of one class)", "person_ap": ""}
         beside = [columns[name] + words for name, words in meant.items() if name in told and name in columns]
         lines.append(f"{line}: read {' and '.join(beside)} beside it." if beside else f"{line}.")
+        lines.append("They are smaller than COCO's, so small, medium and large are other objects than there.")
     return list(dict.fromkeys(lines))
 
 

@@ -14,6 +14,16 @@ from jigclu.training.folder import JobFolder, write_json
 if importlib.util.find_spec("detectron2") is None:
     pytest.skip("detectron2 is not importable: `make detectron2`", allow_module_level=True)
 
+from detection import compat
+
+compat.prepare()  # before the first import of it
+
+from detectron2.data import DatasetMapper  # noqa: E402
+from detectron2.layers import ROIAlign  # noqa: E402
+from detectron2.structures import Boxes, Instances  # noqa: E402
+
+__all__ = ["Boxes", "DatasetMapper", "Instances", "ROIAlign", "config", "job"]
+
 TINY: dict[str, Any] = {
     "data": {"name": "coco_scenes", "size": 64, "train_images": 12, "val_images": 5},
     "backbone": "resnet18",

@@ -119,8 +119,9 @@ def test_the_note_counts_the_categories_that_mlflow_knows_of(photographs: Path) 
     for metrics in frames.jobs["metrics"]:
         metrics["result.categories"] = 80.0
     (table,) = cells.assemble(frames, experiments.find(["table4"]), ["mini"])
-    (line,) = tables.too_few(table)
+    line, sizes = tables.too_few(table)
     assert line.startswith("206 photographs are too few for AP over 80 categories to mean much: read ")
+    assert "small, medium and large are other objects" in sizes
 
 
 def test_people_are_not_named_where_there_are_none(scenes: Path) -> None:

@@ -89,7 +89,7 @@ def loaded(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[A
 
 
 def _stream(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[Any]], T]) -> Generator[T, None, None]:
-    yield from DataLoader(
+    loader = DataLoader(
         dataset,
         batch_sampler=groups,
         num_workers=min(workers, len(groups)),
@@ -98,6 +98,11 @@ def _stream(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # its own, so that making an iterator draws nothing from the global one
     )
+    reading = iter(loader)
+    try:
+        yield from reading
+    finally:  # an error out of a worker is kept with its frames, and they keep `reading`: the workers would never be told to end
+        getattr(reading, "_shutdown_workers", lambda: None)()
 
 
 class _Attempts(Dataset[list[Sample]]):
