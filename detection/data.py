@@ -24,7 +24,7 @@ from jigclu.data.coco import DetectionSplit
 from jigclu.data.loader import MOST_UNREADABLE, Groups, Unreadable, loaded
 from jigclu.training.distributed import Place
 
-# key of a sample: (image index, how often the images had been gone through before)
+# (batches, batch, 2): of every image its key, which is (index, how often the images had been gone through before)
 Order = np.ndarray
 
 

@@ -18,7 +18,7 @@ from detecting import Boxes, DatasetMapper, Instances, ROIAlign, config
 from orchestrated import ROOT, environment
 from torch import nn
 
-from detection import compat, stage  # stage first of all that imports detectron2
+from detection import compat, stage
 from detection import data as batches_of
 from detection.config import detectron2_config
 from detection.convert import convert, detectron2_key
