@@ -1,43 +1,87 @@
-"""Where jobs run: clusters/*.yaml or the user's own file, strictly read, as submitit executors."""
+"""Where jobs run: clusters/*.yaml or the user's own file, strictly read; and what a job of a stage asks for there."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jigclu.config import ConfigError, nearest
-from orchestrate.experiments import read_yaml
+from orchestrate.experiments import overlay, read_yaml
 
 ROOT = Path(__file__).parent / "clusters"
-NO_LIMIT = 60 * 24 * 365  # minutes; submitit's local executor wants a number
-# A warning that comes before Python can heed it must not end the job: SLURM requeues what it preempts only if it still runs.
-PATIENT = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
+RANKED = ("detect", "finetune", "pretrain")  # stages that run over several ranks; a frozen encoder is evaluated by one
+StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
+Positive = Annotated[int, Field(ge=1)]
 
 
-class Cluster(BaseModel):
-    """A place to run. Every field but `kind` is the site's own naming, for sbatch; `None` leaves it to the cluster."""
+class Request(BaseModel):
+    """What a job asks of sbatch. `None` leaves it to the site's defaults (nodes, tasks: to the scale's number of GPUs)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    kind: Literal["local", "slurm"]
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    gpus: bool = True
-    cpus_per_task: int = 8
-    mem_gb: float | None = None
-    minutes: int = 24 * 60
+    nodes: Positive | None = None
+    tasks_per_node: Positive | None = None
+    gpus_per_task: Annotated[int, Field(ge=0, le=1)] = 1
+    cpus_per_task: Positive = 8
+    mem_gb: Annotated[float, Field(gt=0)] | None = None  # of a node
+    minutes: Positive = 24 * 60
+
+    @property
+    def ranks(self) -> int:
+        return (self.nodes or 1) * (self.tasks_per_node or 1)
+
+
+class Cluster(Request):
+    """A place to run. `stages` says what differs for a stage.
+
+    `max_jobs`: of one command, running at a time. `max_requeues`: how often a job may start again by itself (time limit,
+    preemption, node lost); 0: never. `options`: anything else that sbatch knows, over what is ours; false leaves ours out.
+    """
+
+    name: str
+    path: str
+    kind: Literal["local", "slurm"]
+    stages: dict[StageName, Request] = {}
     setup: tuple[str, ...] = ()
+    max_jobs: Positive | None = None
+    max_requeues: Annotated[int, Field(ge=0)] = 100
     options: dict[str, str | int | bool] = {}
+
+    def request(self, stage: str, scale: str) -> Request:
+        """The stage's resources: the file's, over them its `stages`; as many tasks as the scale has GPUs for the stage.
+
+        ConfigError where tasks and nodes do not come out even, or the stage takes one process only.
+        """
+        for_stage = self.stages.get(stage, Request())  # type: ignore[call-overload]
+        own = {key: getattr(self, key) for key in Request.model_fields} | for_stage.model_dump(exclude_unset=True)
+        if stage not in RANKED and not for_stage.model_fields_set & {"nodes", "tasks_per_node"}:
+            own |= {"nodes": 1, "tasks_per_node": 1}  # what the file says of all stages is meant for those that can
+        nodes, tasks = own["nodes"], own["tasks_per_node"]
+        if nodes is None or tasks is None:
+            printed = int(overlay("scales", scale).get("gpus", {}).get(stage, 1))
+            wanted = printed if own["gpus_per_task"] else tasks or nodes or 1
+            nodes = nodes or -(-wanted // (tasks or wanted))
+            if wanted % nodes:
+                raise ConfigError(
+                    f"cluster {self.name}: {stage} at scale {scale} takes {wanted} GPUs, which do not divide by {nodes} nodes; "
+                    f"set both nodes and tasks_per_node under stages: {stage}"
+                )
+            tasks = wanted // nodes
+        request = Request.model_validate({**own, "nodes": nodes, "tasks_per_node": tasks})
+        if stage not in RANKED and request.ranks > 1:
+            raise ConfigError(
+                f"cluster {self.name}: stage {stage} runs in one task, not in {request.ranks}; several: {', '.join(RANKED)}"
+            )
+        return request
 
 
 def load(word: str | None) -> Cluster:
@@ -47,19 +91,28 @@ def load(word: str | None) -> Cluster:
     path = ROOT / f"{word}.yaml" if word in names else Path(word)
     if not path.is_file():
         raise ConfigError(f"unknown cluster {word!r}; {nearest(word, names)}, or the path of a YAML file")
+    where = word if word in names else str(path.absolute())
     try:
-        cluster = Cluster.model_validate({"name": path.stem, **read_yaml(path)})
+        cluster = Cluster.model_validate({"name": path.stem, "path": where, **read_yaml(path)})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{path}: unknown key {key}; {nearest(key, list(Cluster.model_fields))}") from None
-        raise ConfigError(f"{path}: {key}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {_told(error)}") from None
     if cluster.kind == "slurm" and not shutil.which("sbatch"):
         raise ConfigError(
             f"cluster {cluster.name!r} needs SLURM, and there is no sbatch on the PATH; --cluster local runs here"
         )
     return cluster
+
+
+def _told(error: ValidationError) -> str:
+    """The first mistake in one line; of an unknown key, the nearest valid one."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["loc"][:1] == ("stages",) and first["type"] == "literal_error":
+        return f"stages: unknown stage {first['input']!r}; {nearest(str(first['input']), list(get_args(StageName)))}"
+    if first["type"] == "extra_forbidden":
+        fields = Request.model_fields if len(first["loc"]) > 1 else Cluster.model_fields
+        return f"unknown key {key}; {nearest(str(first['loc'][-1]), [name for name in fields if name not in ('name', 'path')])}"
+    return f"{key}: {first['msg']}"
 
 
 def visible_gpus() -> list[int]:
@@ -79,61 +132,3 @@ def visible_gpus() -> list[int]:
         return []
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
     return list(range(sum(line.startswith("GPU ") for line in listing.splitlines())))
-
-
-def job_environment(tree: Path) -> dict[str, str]:
-    """What makes a job import the frozen tree and nothing of the folder that it was started in."""
-    return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
-
-
-def sbatch_flags(cluster: Cluster, tasks: int, after: list[str]) -> dict[str, Any]:
-    """sbatch's options by their long names: the cluster's own `options` win, `false` there leaves one of ours out."""
-    flags: dict[str, Any] = {
-        "partition": cluster.partition,
-        "account": cluster.account,
-        "qos": cluster.qos,
-        "constraint": cluster.constraint,
-        "gpus_per_node": tasks if cluster.gpus else None,
-        "cpus_per_task": cluster.cpus_per_task,
-        "mem": f"{round(cluster.mem_gb * 1024)}M" if cluster.mem_gb else None,
-        "requeue": True,  # a site may have JobRequeue=0
-        **{key.replace("-", "_"): value for key, value in cluster.options.items()},
-    }
-    if after:
-        flags |= {"dependency": "afterok:" + ":".join(after), "kill_on_invalid_dep": "yes"}
-    return {key: value for key, value in flags.items() if value is not None and value is not False}
-
-
-def slurm_executor(cluster: Cluster, logs: Path, name: str, tree: Path, gpus: int, after: list[str]) -> Any:
-    """A submitit executor for one job on one node: one task a GPU; it starts when the jobs `after` have ended well."""
-    import submitit
-
-    executor = submitit.SlurmExecutor(folder=logs, python=PATIENT + shlex.quote(sys.executable))
-    tasks = max(1, gpus) if cluster.gpus else 1
-    flags = sbatch_flags(cluster, tasks, after)
-    # srun takes no --cpus-per-task from sbatch since SLURM 22.05; a rank that dies must not leave the others waiting for it.
-    step = ["--kill-on-bad-exit=1"]
-    if "cpus_per_task" in flags:
-        step.append(f"--cpus-per-task={flags['cpus_per_task']}")
-    exports = [f"export {key}={shlex.quote(value)}" for key, value in job_environment(tree).items()]
-    executor.update_parameters(
-        job_name=name, time=cluster.minutes, nodes=1, ntasks_per_node=tasks, srun_args=step,
-        wckey=None,  # submitit's own default, wckey "submitit", is refused where wckeys are tracked
-        setup=[*cluster.setup, *exports], additional_parameters=flags,
-    )  # fmt: skip
-    return executor
-
-
-def local_executor(logs: Path, gpu: int | None) -> Any:
-    """A submitit executor for one job on this machine, on one GPU or none."""
-    import submitit
-
-    executor = submitit.LocalExecutor(folder=logs)
-    executor.update_parameters(
-        timeout_min=NO_LIMIT,
-        tasks_per_node=1,
-        gpus_per_node=0 if gpu is None else 1,
-        visible_gpus=[] if gpu is None else [gpu],
-        stderr_to_stdout=True,
-    )
-    return executor

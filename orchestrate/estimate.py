@@ -1,4 +1,4 @@
-"""What a job costs before it has run: images through the backbone over a stated rate.
+"""What a job costs before any like it has run (then rates.py knows better): images through the backbone over a stated rate.
 
 GPU: ResNet-50 at 224 px trains 938 images/s on one A100 80 GB in TF32, the published rate of NVIDIA's own recipe (protocols.md §5).
 CPU: 10 images/s are 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 287 images/s of ResNet-18 at 64 px in two jobs at
@@ -13,7 +13,6 @@ from typing import Any
 from jigclu.config import DetectConfig
 from jigclu.data import coco
 from jigclu.data.catalog import expected_images
-from orchestrate.plan import Job
 
 RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
 # Faster R-CNN, images/s of training: R50-FPN at 800 px on one V100, from d2's model zoo: 16 images in 0.210 s on 8 of them, 1.32
@@ -44,10 +43,9 @@ def _detection_hours(config: DetectConfig, device: str) -> float:
     return START_HOURS + (seen + tested / 3) * size / DETECTION[device] / 3600
 
 
-def hours(job: Job, device: str) -> float:
+def hours(stage: str, config: Any, device: str) -> float:
     """Estimated hours of one `GPU` or (a whole machine's) `CPU`."""
-    config: Any = job.config
-    if job.stage == "detect":
+    if stage == "detect":
         return _detection_hours(config, device)
     rate = (
         RESNET50_224[device]
@@ -56,10 +54,33 @@ def hours(job: Job, device: str) -> float:
         * (224 / config.image_size) ** 2
     )
     train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
-    if job.stage == "pretrain":
+    if stage == "pretrain":
         return START_HOURS + train * config.epochs * passes(config) / rate / 3600
-    if job.stage == "finetune":
+    if stage == "finetune":
         validations = -(-config.epochs // config.validate_every)
         return START_HOURS + (train * config.epochs + val * validations / 3) / rate / 3600
-    looks = min(config.views or config.epochs, config.epochs) if job.stage == "linear" else 1
+    looks = min(config.views or config.epochs, config.epochs) if stage == "linear" else 1
     return START_HOURS + (train * looks + val) / (3 * rate) / 3600
+
+
+def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int) -> float:
+    """Hours until all are done on so many devices: each job as soon as what it builds on is done and its devices are free.
+
+    `jobs`, upstream first: id -> (device-hours, devices that it takes at a time, upstream ids; those that are not here are done).
+    """
+    free = [0.0] * devices  # when each device is free
+    ends: dict[str, float] = {}
+    waiting = dict(jobs)
+    while waiting:
+        free.sort()
+        ready = {
+            job_id: max((ends[up] for up in upstream if up in jobs), default=0.0)
+            for job_id, (_, _, upstream) in waiting.items()
+            if all(up in ends for up in upstream if up in jobs)
+        }
+        job_id = min(ready, key=lambda one: max(ready[one], free[min(waiting[one][1], devices) - 1]))
+        device_hours, ranks, _ = waiting.pop(job_id)
+        ranks = min(ranks, devices)
+        ends[job_id] = max(ready[job_id], free[ranks - 1]) + device_hours / ranks
+        free[:ranks] = [ends[job_id]] * ranks
+    return max(ends.values(), default=0.0)

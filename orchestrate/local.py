@@ -9,20 +9,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jigclu.training.folder import JobFolder, clock, locked
-from orchestrate import mirror
-from orchestrate.clusters import job_environment, local_executor, visible_gpus
+from orchestrate.clusters import Request, visible_gpus
 from orchestrate.plan import Job, Plan
+from orchestrate.rates import Measured
+from orchestrate.record import note_submission, say, submission
+from orchestrate.sbatch import job_environment, local_executor
 from orchestrate.source import freeze
-from orchestrate.states import note_submission, running_now, say, state_of, submission
+from orchestrate.states import IN_HAND, running_now, state_of
+from orchestrate.watch import mirroring, progress
 from orchestrate.worker import run_job
 
-POLL_SECONDS, MIRROR_SECONDS, PLAIN_SECONDS = 0.5, 10.0, 30.0
+POLL_SECONDS, PLAIN_SECONDS = 0.5, 30.0
 
 
 @dataclass
@@ -144,7 +146,7 @@ class Walk:
             state = state_of(folder)
             if state == "done":
                 return self._settle(job, ran=job.id in self.elsewhere)
-            if state in ("running", "submitted") or _controller_lives(folder):
+            if state in IN_HAND or _controller_lives(folder):
                 if job.id not in self.elsewhere:
                     say(f"{_now()} waits    {job.id}  {job.name}: it runs already, started by another orchestrator")
                 self.elsewhere.add(job.id)
@@ -161,8 +163,9 @@ class Walk:
             handle = self._submit(job, folder, slot)
             self.running[job.id] = Running(job, handle, slot)  # at once: a Ctrl-C from here on must find it
             note_submission(
-                folder, cluster="local", pid=int(handle.job_id), host=os.uname().nodename, submitted=time.time()
-            )
+                folder, cluster="local", site="local", pid=int(handle.job_id), host=os.uname().nodename, submitted=time.time(),
+                **Measured(self.store).note(job, Request(gpus_per_task=1 if self.slots.gpus else 0)),
+            )  # fmt: skip
         say(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
 
     def _submit(self, job: Job, folder: JobFolder, slot: int) -> Any:
@@ -219,16 +222,6 @@ class Walk:
             say(f"{_now()} {line}")
 
 
-def progress(status: dict[str, Any]) -> str:
-    """`epoch 3/30  loss 24.13  512 images/s  04:12 left`."""
-    if not status.get("steps"):
-        return str(status.get("message") or status.get("state", "new"))
-    return (
-        f"epoch {status['epoch']}/{status['epochs']}  loss {status['loss']:.3f}  "
-        f"{status['images_per_second']:.0f} images/s  {clock(status['seconds_left'])} left"
-    )
-
-
 def _now() -> str:
     return ("\r\x1b[K" if sys.stdout.isatty() else "") + time.strftime("%H:%M:%S")
 
@@ -249,30 +242,3 @@ def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
-
-
-@contextlib.contextmanager
-def mirroring(store: Path) -> Iterator[None]:
-    """Keep MLflow up to date from a side thread while jobs run; its troubles are told once and end nothing."""
-    stop, told = threading.Event(), list[str]()
-
-    def once(final: bool = False) -> None:
-        try:
-            mirror.sync(store, wait_for_lock=final)
-        except mirror.MirrorError as error:
-            if not told:
-                say(f"{_now()} warning: {error}")
-            told.append(str(error))
-
-    def loop() -> None:
-        while not stop.wait(MIRROR_SECONDS):
-            once()
-
-    thread = threading.Thread(target=loop, name="mirror", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        once(final=True)

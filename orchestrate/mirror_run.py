@@ -19,6 +19,8 @@ RUN_STATUS = {  # KILLED: MLflow has no word for "goes on later"; it is RUNNING 
     "interrupted": "KILLED",
     "done": "FINISHED",
     "failed": "FAILED",
+    "cancelled": "KILLED",
+    "lost": "FAILED",
 }
 WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl")
 
@@ -84,7 +86,9 @@ def wanted_run(folder: Path) -> Wanted:
         for name, value in sorted(values.items())
         if (known := number(value)) is not None
     ]
-    end = finished if state == "done" else int(1000 * status.get("heartbeat", 0)) if state == "failed" else None
+    end = (
+        finished if state == "done" else int(1000 * status.get("heartbeat", 0)) if state in ("failed", "lost") else None
+    )
     upstream = ",".join(job.get("upstream", []))
     return Wanted(
         name=str(job.get("name") or folder.name),
@@ -133,7 +137,7 @@ def _note(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str)
     """What a person reads on the run's page."""
     uses = [f"{use['experiment']} {use['cell']} ({use['metric']})" for use in job.get("uses", [])]
     lines = [f"**{job.get('name', folder.name)}**: {state}"]
-    if status.get("message") and state in ("failed", "interrupted"):
+    if status.get("message") and state in ("failed", "interrupted", "cancelled", "lost"):
         lines.append(str(status["message"])[:2000])
     if uses:
         lines.append(f"Fills {', '.join(uses)}.")

@@ -20,7 +20,7 @@ from orchestrate.experiments import Cell, Experiment
 from orchestrate.mirror_run import RUN_STATUS, number, state_of
 from orchestrate.tracking import Tracking, digest
 
-WORST_FIRST = ("failed", "running", "interrupted", "pending", "not run", "done")
+WORST_FIRST = ("failed", "lost", "cancelled", "running", "interrupted", "pending", "not run", "done")
 CITED, NOT_APPLICABLE = "cited", "not applicable"  # the states of cells that no job fills
 PARENT = ""  # the parent's key among its cells'
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jigclu.config import ConfigError, DataConfig
 from jigclu.data import coco
@@ -14,6 +14,7 @@ from jigclu.data.catalog import check, check_whole, data_root, expected_images
 from jigclu.detect_config import DetectionDataConfig
 from jigclu.patches import patch_size
 from orchestrate import tracking
+from orchestrate.clusters import RANKED, Cluster
 from orchestrate.plan import Job, Plan
 
 FEWEST = 5  # iterations of a detector: 2/3 and 8/9 of fewer are not two steps inside the training
@@ -36,8 +37,10 @@ def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
     print(f"{tables}: left out, {DETECTRON2}", flush=True)
 
 
-def preflight(jobs: list[Job], store: Path) -> None:
+def preflight(jobs: list[Job], store: Path, cluster: Cluster) -> None:
     """Raises ConfigError, one line, at the first thing that would make the jobs fail."""
+    for job in jobs:
+        _divides(job, cluster)
     _writable(store)
     seen: set[DataConfig | DetectionDataConfig] = set()
     for job in jobs:
@@ -47,6 +50,19 @@ def preflight(jobs: list[Job], store: Path) -> None:
             _whole(config.data)
         _fits(job)
     tracking.prepare(store)
+
+
+def _divides(job: Job, cluster: Cluster) -> None:
+    """The global batch is the same on any number of ranks, so it must come out even on them."""
+    if cluster.kind != "slurm" or job.stage not in RANKED:
+        return
+    request, config = cluster.request(job.stage, job.scale), cast(Any, job.config)
+    batch = config.solver.batch_size if job.stage == "detect" else config.batch_size
+    if batch % request.ranks:
+        raise ConfigError(
+            f"{job.name}: a batch of {batch} does not divide by {request.ranks} tasks ({request.nodes} nodes of "
+            f"{request.tasks_per_node}); set nodes and tasks_per_node under stages: {job.stage} of the cluster file"
+        )
 
 
 def _whole(data: DataConfig | DetectionDataConfig) -> None:

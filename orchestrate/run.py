@@ -14,10 +14,12 @@ if __name__ == "__main__":  # run as a file, from a clone that nobody installed
 
 from jigclu.config import ConfigError
 from jigclu.training.folder import clock
-from orchestrate import clusters, estimate, experiments
+from orchestrate import clusters, experiments
+from orchestrate.cost import Cost
 from orchestrate.plan import Job, Plan, make_plan, parse_sets
+from orchestrate.record import say, write_jobs
 from orchestrate.source import STAGE_MODULES, stage_digest
-from orchestrate.states import say, stale, state_of, write_jobs
+from orchestrate.states import look, stale
 
 EPILOG = """examples:
   python orchestrate/run.py table8                        as printed, on SLURM where sbatch is found, else here
@@ -58,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="follow the jobs to the end (default: locally yes, on SLURM no)",
     )
+    command.add_argument(
+        "--budget",
+        type=float,
+        metavar="GPU_HOURS",
+        help="submit nothing where what is left to run is estimated at more",
+    )
+    command.add_argument("--gpus", type=int, metavar="N", help="--dry-run: wall time on so many GPUs at once")
     command.add_argument("--list", action="store_true", help="list the experiments")
     return command
 
@@ -80,8 +89,8 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         return _list()
     if not args.experiments:
         raise ConfigError(f"which experiment? valid: {', '.join([*experiments.every(), 'all'])} (--list tells more)")
-    for flag in ("seeds", "jobs"):
-        if getattr(args, flag) < 1:
+    for flag in ("seeds", "jobs", "gpus"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
     found = experiments.find(args.experiments)
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
@@ -92,20 +101,22 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         say(f"--jobs {args.jobs} has no effect: {'SLURM' if cluster.kind == 'slurm' else 'one job a GPU'} decides")
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     states = _states(plan, store)
+    cost = Cost(plan, store, states, cluster)
     if args.dry_run:
-        return _dry_run(plan, store, states, cluster)
+        return _dry_run(plan, store, states, cost, args.gpus)
     if all(state == "done" for state in states.values()):
         return _all_cached(plan, store)
     from orchestrate.preflight import preflight, without_detectron2
 
     without_detectron2(plan, states)
-    preflight([job for job in plan.jobs.values() if states[job.id] != "done"], store)
+    cost.hold_to(args.budget)
+    preflight([job for job in plan.jobs.values() if states[job.id] != "done"], store, cluster)
     write_jobs(plan, store)
     if cluster.kind == "slurm":
-        from orchestrate import slurm
+        from orchestrate import slurm, watch
 
         slurm.submit(plan, store, cluster)
-        return slurm.wait(plan, store) if args.wait else 0
+        return watch.follow(plan, store) if args.wait else 0
     if args.wait is False:
         return _detach(words, store)
     from orchestrate.local import Walk
@@ -115,7 +126,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
 
 def _states(plan: Plan, store: Path) -> dict[str, str]:
     try:
-        return {job.id: state_of(job.folder(store)) for job in plan.jobs.values()}
+        return {job_id: state.name for job_id, state in look(job.folder(store) for job in plan.jobs.values()).items()}
     except OSError as error:  # a file in the way, somebody else's folder
         raise ConfigError(
             f"the store {store} cannot be read ({error.strerror}); set JIGCLU_STORE to a folder that can"
@@ -146,27 +157,34 @@ def _all_cached(plan: Plan, store: Path) -> int:
     return 0
 
 
-def _dry_run(plan: Plan, store: Path, states: dict[str, str], cluster: clusters.Cluster) -> int:
-    device = "GPU" if cluster.kind == "slurm" or clusters.visible_gpus() or plan.scale == "paper" else "CPU"
+def _dry_run(plan: Plan, store: Path, states: dict[str, str], cost: Cost, gpus: int | None) -> int:
     digests = {stage: stage_digest(stage) for stage in STAGE_MODULES}
-    cost = {job.id: estimate.hours(job, device) for job in plan.jobs.values()}
 
     def line(job: Job, depth: int) -> None:
-        state = "stale" if stale(job, job.folder(store), digests) else states[job.id]
+        state = "stale" if stale(job.stage, job.folder(store), digests) else states[job.id]
         cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses})) or "shared"
-        say(f"{'  ' * depth}{job.id}  {state:11s} {clock(3600 * cost[job.id]):>9s} {device}  {job.name}  [{cells}]")
+        hours = clock(3600 * cost.hours[job.id])
+        say(f"{'  ' * depth}{job.id}  {state:11s} {hours:>9s} {cost.kind}  {job.name}  [{cells}]")
         for below in plan.downstream(job.id):
             line(below, depth + 1)
 
     for job in plan.jobs.values():
         if not job.upstream:
             line(job, 0)
-    left = {job_id: hours for job_id, hours in cost.items() if states[job_id] != "done"}
-    naive = sum(cost[job.id] * job.asked for job in plan.jobs.values())
-    cached = len(plan.jobs) - len(left)
-    say(f"jobs: {plan.naive} naive, {len(plan.jobs)} unique, {cached} cached, {len(left)} to run on {cluster.name}")
-    hours = f"{naive:.2f} naive, {sum(cost.values()):.2f} unique, {sum(left.values()):.2f} to run"
-    say(f"estimated {device}-hours: {hours} (rates: orchestrate/estimate.py)")
+    naive = sum(cost.hours[job.id] * job.asked for job in plan.jobs.values())
+    cached = len(plan.jobs) - len(cost.left)
+    say(
+        f"jobs: {plan.naive} naive, {len(plan.jobs)} unique, {cached} cached, {len(cost.left)} to run on {cost.cluster.name}"
+    )
+    left = sum(cost.left.values())
+    hours = f"{naive:.2f} naive, {sum(cost.hours.values()):.2f} unique, {left:.2f} to run"
+    say(f"estimated {cost.kind}-hours: {hours} (rates: {cost.source})")
+    local = len(clusters.visible_gpus()) if cost.cluster.kind == "local" and cost.kind == "GPU" else 0
+    devices = gpus or local or (cost.cluster.max_jobs or 1 if cost.kind == "CPU" else 4)
+    wall = (
+        f"estimated wall time on {devices} {cost.kind}{'s' * (devices > 1)} at once: {clock(3600 * cost.wall(devices))}"
+    )
+    say(f"{wall} (--gpus N for another number)")
     return 0
 
 

@@ -1,137 +1,212 @@
-"""Jobs on SLURM: one sbatch job a job through submitit, upstream by afterok. Fire and forget, or --wait."""
+"""Jobs on SLURM: jobs alike in resources as one array, upstream by afterok. Fire and forget, or --wait.
+
+What a crash leaves at any moment is found again. A group of jobs is one sbatch command: first every job's submission.json
+names the group, then sbatch is called, then group.json gets its id. Whoever finds a group without one looks for
+its script in the queue.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
+import secrets
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jigclu.config import ConfigError
-from jigclu.training.folder import JobFolder, locked
-from orchestrate.clusters import Cluster, slurm_executor
-from orchestrate.experiments import overlay
-from orchestrate.local import mirroring, progress
+from jigclu.training.folder import locked
+from orchestrate import rates
+from orchestrate.clusters import Cluster, Request
 from orchestrate.plan import Job, Plan
+from orchestrate.record import (
+    group,
+    note_group,
+    note_submission,
+    say,
+    squeue_name,
+    submission,
+    submissions,
+)  # fmt: skip
+from orchestrate.sbatch import Refused, sbatch, write_pickle, write_script
 from orchestrate.source import freeze
-from orchestrate.states import note_submission, queue, say, state_of, submission
-from orchestrate.worker import run_job
+from orchestrate.squeue import NoAnswer, Row, ask, queue
+from orchestrate.states import IN_HAND, look
 
 ELSEWHERE = ""  # in place of a SLURM id: the job runs, but SLURM does not know it
+LARGEST_ARRAY = 1000  # tasks, where the cluster does not say: SLURM's own default
+
+
+@dataclass
+class Group:
+    """Jobs that one sbatch command submits: alike in resources and in what they wait for."""
+
+    request: Request
+    after: tuple[str, ...]
+    jobs: list[Job] = field(default_factory=list)
 
 
 def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
-    """Submit what is neither done nor in the queue; returns SLURM ids by job id. ConfigError carries sbatch's own message."""
+    """Submit what is neither done nor in SLURM's hands; returns SLURM ids by job id.
+
+    ConfigError carries sbatch's own message: of a request that it refuses nothing at all is submitted.
+    """
     tree = freeze(store)
-    ids: dict[str, str] = {}
-    count: Counter[str] = Counter()
-    with locked(store / ".submit.lock"):
+    with locked(store / ".submit.lock", inherited=True):
+        _settle(plan, store)
+        states = look(job.folder(store) for job in plan.jobs.values())
+        ids: dict[str, str] = {}
+        count = Counter({"submitted": 0})  # first, in what is said
+        wanted: list[Job] = []
         for job in plan.jobs.values():
-            folder = job.folder(store)
-            state = state_of(folder)
-            if state == "done":
+            state = states[job.id]
+            if state.name == "done":
                 count["done already"] += 1
-            elif state in ("running", "submitted"):
-                ids[job.id] = _slurm_id(folder)
-                count["in the queue already" if ids[job.id] else "running here, without SLURM"] += 1
+            elif state.name in IN_HAND:
+                ids[job.id] = state.slurm_id
+                count["in the queue already" if state.slurm_id else "running here, without SLURM"] += 1
             elif any(ids.get(up) == ELSEWHERE for up in job.upstream):
                 ids[job.id] = ELSEWHERE
                 count["left out: upstream runs here, without SLURM"] += 1
             else:
-                after = [ids[up] for up in job.upstream if up in ids]
-                ids[job.id] = _submit_one(plan, job, store, cluster, tree, after)
-                count["submitted"] += 1
-                say(f"submitted {ids[job.id]:>8s}  {job.id}  {job.name}")
-    say("jobs: " + ", ".join(f"{number} {what}" for what, number in count.items()))
+                wanted.append(job)
+        submitter = Submitter(store, cluster, tree, ids, wanted)
+        submitter.refuse_early()
+        for level in _levels(wanted):
+            submitter.submit(level)
+    count["submitted"] = len(wanted)
+    say("jobs: " + ", ".join(f"{number} {what}" for what, number in count.items() if number))
     return ids
 
 
-def _slurm_id(folder: JobFolder) -> str:
-    asked = submission(folder)
-    return ELSEWHERE if asked.get("cluster") == "local" else str(asked.get("slurm_id") or ELSEWHERE)
+def _levels(jobs: list[Job]) -> Iterator[list[Job]]:
+    """The jobs, first those that wait for none of them, then those that wait for these, and so on."""
+    waiting = {job.id for job in jobs}
+    while waiting:
+        level = [job for job in jobs if job.id in waiting and not waiting.intersection(job.upstream)]
+        waiting -= {job.id for job in level}
+        yield level
 
 
-def _submit_one(plan: Plan, job: Job, store: Path, cluster: Cluster, tree: Path, after: list[str]) -> str:
-    folder = job.folder(store)
-    # The marker comes before sbatch, the id after: a crash between them leaves a job to look for, never a second one.
-    if found := _find(folder):
-        note_submission(folder, slurm_id=found)
-        return found
-    note_submission(folder, cluster="slurm", site=cluster.name, slurm_id=None, submitted=time.time())
-    name = f"jigclu:{sorted(job.experiments)[0]}:{job.stage}:{job.label.replace(' ', '-')}:{job.id[:6]}"
-    gpus = int(overlay("scales", plan.scale).get("gpus", {}).get(job.stage, 1))
+class Submitter:
+    """One call's groups; `ids` grows as they are submitted."""
+
+    def __init__(self, store: Path, cluster: Cluster, tree: Path, ids: dict[str, str], jobs: list[Job]):
+        self.store, self.cluster, self.tree, self.ids, self.jobs = store, cluster, tree, ids, jobs
+        self.requests = {job.id: cluster.request(job.stage, job.scale) for job in jobs}
+        # max_jobs: an array keeps count by itself, but only within itself; else every job waits for the last one of its lane.
+        kinds = {(self.requests[job.id], bool(self.requests.keys() & set(job.upstream))) for job in jobs}
+        self.alone = bool(cluster.max_jobs) and (len(kinds) > 1 or bool(ids))
+        self.lanes = [given for given in ids.values() if given][-(cluster.max_jobs or 1) :]
+        self.largest = _largest_array()
+        self.measured = rates.Measured(store)
+
+    def refuse_early(self) -> None:
+        """Ask sbatch whether it would take each kind of job, before any is submitted."""
+        for request in dict.fromkeys(self.requests.values()):
+            job = next(job for job in self.jobs if self.requests[job.id] == request)
+            name = self._new_group(Group(request, (), [job]))
+            try:
+                self._sbatch(name, "--test-only")
+            except Refused as error:
+                raise ConfigError(
+                    f"sbatch refused {job.name}: {error} (cluster {self.cluster.name}; nothing was submitted)"
+                ) from None
+            finally:
+                shutil.rmtree(submissions(self.store) / name)
+
+    def submit(self, level: list[Job]) -> None:
+        """Jobs that do not wait for one another."""
+        groups: dict[object, Group] = {}
+        for job in level:
+            after = tuple(dict.fromkeys(self.ids[up] for up in job.upstream if up in self.ids))
+            key: object = job.id if self.alone else (job.stage, self.requests[job.id], after)
+            group = groups.setdefault(key, Group(self.requests[job.id], after))
+            group.jobs.append(job)
+            if len(group.jobs) == self.largest:
+                self._submit_group(groups.pop(key))
+        for group in groups.values():
+            self._submit_group(group)
+
+    def _new_group(self, group: Group) -> str:
+        """A script for the group, under a new name; its jobs do not know of it yet."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        first = group.jobs[0]
+        experiments = set.union(*(job.experiments for job in group.jobs))
+        title = (
+            squeue_name(experiments, first.stage, first.label, first.id) if len(group.jobs) == 1
+            else squeue_name(experiments, first.stage, f"{len(group.jobs)}-jobs", name[-6:])
+        )  # fmt: skip
+        after = [f"afterok:{':'.join(group.after)}"] if group.after else []
+        if self.cluster.max_jobs and len(group.jobs) == 1 and len(self.lanes) >= self.cluster.max_jobs:
+            after.append(f"afterany:{self.lanes.pop(0)}")
+        paths = [job.folder(self.store).path for job in group.jobs]
+        write_script(self.cluster, group.request, submissions(self.store) / name, title, self.tree, paths, after)
+        note_group(self.store, name, name=title, jobs=[job.id for job in group.jobs])
+        return name
+
+    def _submit_group(self, group: Group) -> None:
+        name = self._new_group(group)
+        for index, job in enumerate(group.jobs):
+            folder = job.folder(self.store)
+            write_pickle(folder.path, group.request.minutes)
+            if folder.status.get("state") != "pending":
+                folder.set_status("pending", message="submitted again")
+            note_submission(
+                folder, cluster="slurm", site=self.cluster.path, group=name, index=index, submitted=time.time(),
+                ranks=group.request.ranks, max_requeues=self.cluster.max_requeues, **self.measured.note(job, group.request),
+            )  # fmt: skip
+        try:
+            base = self._sbatch(name)
+        except Refused as error:
+            note_group(self.store, name, refused=str(error))
+            raise ConfigError(
+                f"sbatch refused {group.jobs[0].name}: {error} (what was submitted before it stays; the same command goes on)"
+            ) from None
+        note_group(self.store, name, slurm_id=base)
+        for index, job in enumerate(group.jobs):
+            self.ids[job.id] = f"{base}_{index}" if len(group.jobs) > 1 else base
+        self.lanes.append(base)
+        first = group.jobs[0]
+        what = f"{first.id}  {first.name}" if len(group.jobs) == 1 else f"{len(group.jobs)} jobs  {first.name} ..."
+        say(f"submitted {base:>8s}  {what}")
+
+    def _sbatch(self, name: str, *more: str) -> str:
+        script = submissions(self.store) / name / "submission.sh"
+        try:
+            return sbatch(script, *more)
+        except Refused as error:
+            # A controller that answers too late has taken the job all the same.
+            if not more and "imed out" in str(error) and (found := _base_id(queue(), script.parent)):
+                return found
+            raise
+
+
+def _largest_array() -> int:
+    """Tasks of one array that the cluster allows."""
     try:
-        executor = slurm_executor(cluster, folder.path / "logs", name, tree, gpus, after)
-        with _outside_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words as well
-            handle: Any = executor.submit(run_job, str(folder.path))
-    except Exception as error:  # submitit's FailedJobError and what lies under it
-        raise ConfigError(f"sbatch refused {job.name}: {_sbatch_message(error)}") from None
-    note_submission(folder, slurm_id=handle.job_id)
-    return str(handle.job_id)
+        line = next(line for line in ask("scontrol", "show", "config").splitlines() if line.startswith("MaxArraySize"))
+        return max(1, int(line.split("=")[1]) - 1)
+    except (NoAnswer, StopIteration, ValueError):
+        return LARGEST_ARRAY
 
 
-def _find(folder: JobFolder) -> str | None:
-    """The SLURM id of the folder's job where it was asked for and the id was not noted: its sbatch file lies in the folder."""
-    marker = submission(folder)
-    if marker.get("cluster") != "slurm" or marker.get("slurm_id"):
-        return None
+def _settle(plan: Plan, store: Path) -> None:
+    """Give every group of the plan's jobs that was about to be submitted its id, where the queue has it. ConfigError: no answer."""
+    asked = {submission(job.folder(store)).get("group") for job in plan.jobs.values()}
+    open_ones = [name for name in asked if name and not {"slurm_id", "refused"} & group(store, name).keys()]
+    if not open_ones:
+        return
     try:
-        return next((slurm_id for slurm_id, script in queue().items() if folder.path in Path(script).parents), None)
-    except OSError as error:
+        rows = queue()
+    except NoAnswer as error:
         raise ConfigError(f"SLURM does not answer, so nothing is submitted: {error}") from None
+    for name in open_ones:
+        if base := _base_id(rows, submissions(store) / name):
+            note_group(store, name, slurm_id=base)
 
 
-@contextlib.contextmanager
-def _outside_any_job() -> Iterator[None]:
-    """Run from within a SLURM job, an orchestrator must not hand that job's variables down to those that it submits."""
-    before = dict(os.environ)
-    if "SLURM_JOB_ID" in before:
-        for key in before:
-            if key.startswith(("SLURM_", "SRUN_", "SUBMITIT_")) and key != "SLURM_CONF":
-                del os.environ[key]
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _sbatch_message(error: BaseException) -> str:
-    """sbatch's own words in one line, from the CalledProcessError under submitit's error."""
-    said = str(getattr(error.__cause__, "stderr", None) or error)
-    lines = (line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines())
-    return "; ".join(line for line in lines if line)
-
-
-def wait(plan: Plan, store: Path, poll_seconds: float = 5.0) -> int:
-    """Follow the plan's jobs until none can go on. 0: all done; 1: some failed. Ctrl-C leaves them to SLURM."""
-    told: dict[str, str] = {}
-    with mirroring(store):
-        while True:
-            states = {job.id: _followed(job.folder(store)) for job in plan.jobs.values()}
-            for job in plan.jobs.values():
-                state = states[job.id]
-                if told.get(job.id) != state:
-                    told[job.id] = state
-                    status = job.folder(store).status
-                    more = progress(status) if state == "running" else status.get("message", "")
-                    more = (
-                        "not in the queue: cancelled, or what it builds on did not finish" if state == "new" else more
-                    )
-                    say(f"{time.strftime('%H:%M:%S')} {state:11s} {job.id}  {job.name}  {more}".rstrip())
-            if not any(state in ("submitted", "running") for state in states.values()):
-                return 0 if all(state == "done" for state in states.values()) else 1
-            time.sleep(poll_seconds)
-
-
-def _followed(folder: JobFolder) -> str:
-    """state_of; a job that died without a word (cancelled, killed, out of memory) is written down as interrupted."""
-    state = state_of(folder)
-    if state == "interrupted" and folder.status.get("state") == "running":
-        slurm_id = _slurm_id(folder)
-        folder.set_status("interrupted", slurm_job_id=slurm_id, message=f"SLURM job {slurm_id} ended without a result")
-    return state
+def _base_id(rows: dict[str, Row], folder: Path) -> str | None:
+    """The SLURM id of the array or job whose script lies in this folder."""
+    return next((key.partition("_")[0] for key, row in rows.items() if Path(row.script).parent == folder), None)

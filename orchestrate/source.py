@@ -61,6 +61,18 @@ def stage_digest(stage: str, root: Path = PROJECT) -> str:
     return _digest(closure(STAGE_MODULES[stage], root), root)
 
 
+def differing(stage: str, other: Path) -> list[str]:
+    """The stage's files (of either tree) that are not the same in the tree at `other`, as paths below the tree."""
+    if not other.is_dir():
+        return []
+    names = {str(file.relative_to(root)) for root in (PROJECT, other) for file in closure(STAGE_MODULES[stage], root)}
+
+    def content(root: Path, name: str) -> bytes | None:
+        return (root / name).read_bytes() if (root / name).exists() else None
+
+    return sorted(name for name in names if content(PROJECT, name) != content(other, name))
+
+
 def _digest(files: list[Path], root: Path) -> str:
     total = hashlib.sha256()
     for file in files:

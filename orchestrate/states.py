@@ -1,23 +1,62 @@
-"""What a job is doing, from its folder, its lock and (on SLURM) the queue; and the folder's own record of what was asked."""
+"""What a job is doing: its folder, its lock, squeue and sacct in one state.
+
+The first line that fits decides. A dash: whatever it says. `began`: status.json says that an attempt of this SLURM job has begun.
+
+| result.json | lock | squeue                | sacct               | status.json          | state     |
+|-------------|------|-----------------------|---------------------|----------------------|-----------|
+| there       | -    | -                     | -                   | -                    | done, or stale: made by other code |
+| -           | held | -                     | -                   | -                    | running   |
+| -           | -    | waits, began          | -                   | -                    | requeued  |
+| -           | -    | waits, upstream failed| -                   | -                    | cancelled |
+| -           | -    | waits                 | -                   | -                    | pending   |
+| -           | -    | runs                  | -                   | -                    | running   |
+| -           | -    | no answer             | -                   | an end of this job   | as it says |
+| -           | -    | no answer             | -                   | began                | running, as far as is known |
+| -           | -    | no answer             | -                   | -                    | pending, as far as is known |
+| -           | -    | ended, or not there   | -                   | failed, cancelled, lost | as it says |
+| -           | -    | CANCELLED             | or CANCELLED        | -                    | cancelled |
+| -           | -    | COMPLETED             | or COMPLETED        | -                    | lost      |
+| -           | -    | ended                 | or ended            | interrupted          | interrupted |
+| -           | -    | ended                 | or ended            | -                    | failed    |
+| -           | -    | not there             | nothing, or is off  | interrupted          | interrupted |
+| -           | -    | not there             | nothing, or is off  | -                    | lost      |
+| -           | -    | never asked           | -                   | failed, interrupted  | as it says |
+| -           | -    | never asked           | -                   | running              | interrupted: its process is gone |
+| -           | -    | never asked           | -                   | -                    | new       |
+
+A row of squeue or sacct counts only where it is this store's job: ids are used again. An array's or a job's row that squeue no
+longer holds is looked for in sacct; both may have let it go, and what the folder says stands.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
-import math
-import shlex
-import subprocess
-import sys
+import re
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from jigclu.training.folder import JobFolder, read_json, write_json
-from orchestrate.plan import Job, Plan
+from jigclu.training.folder import JobFolder
+from orchestrate.record import batch_logs, group, slurm_id, submission, submissions
+from orchestrate.squeue import NoAnswer, Row, accounted, find, own, queue, queue_lately
 
-# new: never asked for; submitted: in SLURM's queue or starting. The others are status.json's (folder.STATES).
-State = str
-QUEUE_SECONDS = 2.0
-_asked: tuple[float, dict[str, str]] = (-math.inf, {})  # when squeue was last asked, and what it said
+IN_HAND = ("running", "pending", "requeued")  # states of a job that goes on by itself
+GOES_ON = ("new", "interrupted", "failed", "cancelled", "lost")  # states of a job that a run submits (again)
+SETTLED = ("failed", "cancelled", "lost")  # ends that status.json keeps
+SILENT = 600.0  # seconds without a heartbeat after which a running job is said to be silent
+MEMORY = re.compile("exceeded (job )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)  # slurmstepd's words
+NEVER = "DependencyNeverSatisfied"
+
+
+class State(NamedTuple):
+    """A state of the table above; `note`: why, in a few words; `slurm_id`, `row`: what SLURM has of it; `no_answer`: its words."""
+
+    name: str
+    note: str = ""
+    slurm_id: str = ""
+    row: Row | None = None
+    no_answer: str = ""
 
 
 def running_now(folder: JobFolder) -> bool:
@@ -33,127 +72,157 @@ def running_now(folder: JobFolder) -> bool:
     return False
 
 
-def submission(folder: JobFolder) -> dict[str, Any]:
-    return read_json(folder.path / "submission.json")
+def state_of(folder: JobFolder) -> str:
+    return look([folder], fresh=False)[folder.id].name
 
 
-def note_submission(folder: JobFolder, **fields: Any) -> None:
-    write_json(folder.path / "submission.json", {**submission(folder), **fields})
+def look(folders: Iterable[JobFolder], *, fresh: bool = True) -> dict[str, State]:
+    """The states of these jobs of one store, by id: at most one squeue, and one sacct for what squeue does not hold."""
+    folders = list(folders)
+    found: dict[str, State] = {}
+    asked: dict[str, tuple[JobFolder, dict[str, Any], str]] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        if folder.done:
+            found[folder.id] = State("done")
+            continue
+        marker = submission(folder)
+        if name := marker.get("group"):
+            known = groups.setdefault(name, group(folder.store, name))
+            if known.get("refused") is None and (given := slurm_id(marker, known)):
+                asked[folder.id] = (folder, marker, given)
+                continue
+        found[folder.id] = _here(folder)
+    if asked:
+        found |= _on_slurm(asked, fresh)
+    return {folder.id: found[folder.id] for folder in folders}
 
 
-def queue() -> dict[str, str]:
-    """SLURM's jobs of this user that wait, run or are ending: id -> their sbatch file. OSError where SLURM does not answer.
-
-    Without those whose upstream failed: SLURM ends them unstarted.
-    """
+def _on_slurm(asked: dict[str, tuple[JobFolder, dict[str, Any], str]], fresh: bool) -> dict[str, State]:
+    store = next(iter(asked.values()))[0].store
+    no_answer, rows = "", dict[str, Row]()
     try:
-        asked = subprocess.run(
-            ["squeue", "--noheader", "--me", "--format=%i|%r|%o"], capture_output=True, text=True, timeout=60
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(str(error)) from None
-    if asked.returncode:
-        raise OSError(" ".join(asked.stderr.split()))
-    rows = [line.split("|", 2) for line in asked.stdout.splitlines()]
-    return {slurm_id: script for slurm_id, reason, script in rows if reason != "DependencyNeverSatisfied"}
+        rows = queue() if fresh else queue_lately()
+        if not fresh and not all(_waits_or_runs(find(rows, given)) for _, _, given in asked.values()):
+            rows = queue_lately(0)  # a no is never stale
+    except NoAnswer as error:
+        no_answer = str(error)
+    rows = {key: row for key, row in rows.items() if own(row, submissions(store))}
+    gone = (
+        {}
+        if no_answer
+        else {given: marker["submitted"] for _, marker, given in asked.values() if not find(rows, given)}
+    )
+    past = accounted(gone, gone) if gone else {}
+    return {
+        job_id: judge(folder, given, find(rows, given) or past.get(given), no_answer)
+        for job_id, (folder, marker, given) in asked.items()
+    }
 
 
-def in_queue(slurm_id: str) -> bool:
-    """Whether SLURM still knows the job as waiting or running. One squeue serves all jobs for a moment; a no is never stale.
-
-    A cluster that does not answer counts as yes: never submit twice.
-    """
-    global _asked
-    when, known = _asked
-    if slurm_id not in known or time.monotonic() - when > QUEUE_SECONDS:
-        try:
-            _asked = time.monotonic(), queue()
-        except OSError:
-            return True
-    return slurm_id in _asked[1]
+def _waits_or_runs(row: Row | None) -> bool:
+    return row is not None and not row.ended
 
 
-def state_of(folder: JobFolder) -> State:
-    """done, running, submitted, failed, interrupted or new."""
-    if folder.done:
-        return "done"
+def _here(folder: JobFolder) -> State:
+    """Of a job that SLURM was never asked for (or refused)."""
     if running_now(folder):
-        return "running"
-    asked = submission(folder)
-    if asked.get("slurm_id") and in_queue(str(asked["slurm_id"])):
-        return "submitted"
-    if (folder.path / "result.json").exists():  # it ended while we asked
-        return "done"
-    said = str(folder.status.get("state", "new"))
-    # A job that says it runs, with nobody holding its lock, was killed: it goes on from its last checkpoint.
-    return "interrupted" if said == "running" else "new" if said == "pending" else said
+        return State("running", _silence(folder.status))
+    if folder.done:  # it ended while we asked
+        return State("done")
+    status = folder.status
+    said, message = str(status.get("state", "new")), str(status.get("message") or "")
+    if said == "running":
+        return State("interrupted", "its process is gone: killed, or out of memory")
+    return State("new" if said == "pending" else said, "" if said == "pending" else message)
 
 
-def stale(job: Job, folder: JobFolder, digests: dict[str, str]) -> bool:
+def judge(folder: JobFolder, given: str, row: Row | None, no_answer: str = "") -> State:
+    """The table above, for a job that was submitted as `given`. `row`: squeue's, else sacct's, else None."""
+    status = folder.status
+    began = status.get("slurm_job_id") == given
+    said, message = str(status.get("state", "")) if began else "", str(status.get("message") or "")
+    if running_now(folder):
+        return State("running", _silence(status), given, row)
+    if no_answer:
+        name, note = (
+            (said, message)
+            if said in (*SETTLED, "interrupted")
+            else ("running" if began else "pending", "as far as is known")
+        )
+    elif row and row.waits:
+        name, note = ("requeued" if began else "pending"), row.reason
+        if row.reason == NEVER:
+            name, note = "cancelled", "what it builds on did not finish"
+    elif row and not row.ended and said not in SETTLED:
+        name, note = "running", _silence(status) if began else "starting"
+    else:
+        name, note = _over(folder, row, said, message)
+    if folder.done:
+        return State("done")
+    return State(name, note, given, row, no_answer)
+
+
+def _over(folder: JobFolder, row: Row | None, said: str, message: str) -> tuple[str, str]:
+    """Of a job that neither waits nor runs and has no result."""
+    if said in SETTLED:
+        return said, message
+    if row is None:
+        return (
+            ("interrupted", message)
+            if said == "interrupted"
+            else ("lost", "SLURM has no record of it, and it left no result")
+        )
+    if row.state == "CANCELLED":
+        if row.reason == NEVER:
+            return "cancelled", "what it builds on did not finish"
+        return "cancelled", message if said == "interrupted" else "by scancel"
+    if row.state == "COMPLETED":
+        return "lost", "SLURM says COMPLETED, but it left no result"
+    if said == "interrupted":
+        return "interrupted", message
+    return "failed", _cause(row, folder)
+
+
+def _cause(row: Row, folder: JobFolder) -> str:
+    """SLURM's end of a job that could not say itself what went wrong, in words."""
+    if row.state == "FAILED" and any(MEMORY.search(path.read_text(errors="replace")) for path in batch_logs(folder)):
+        row = dataclasses.replace(
+            row, state="OUT_OF_MEMORY"
+        )  # where SLURM kills without cgroups, its state does not tell
+    where = f" on {row.nodes}" if row.nodes else ""
+    if row.exit_code.endswith(":53"):  # what SLURM gives where it cannot open the job's log
+        return f"SLURM could not open its log{where}: is the store writable from there?"
+    if row.exit_code.startswith("74:"):  # the worker's word for it, see worker.STORE_FAILED
+        return f"its store could not be written{where}: full, or read-only (exit code 74)"
+    words = {
+        "OUT_OF_MEMORY": "out of memory: raise mem_gb in the cluster file",
+        "NODE_FAIL": "its node was lost, and SLURM did not start it again",
+        "TIMEOUT": "ended by its time limit before it could save: raise minutes in the cluster file",
+        "PREEMPTED": "preempted, and SLURM did not start it again",
+        "BOOT_FAIL": "its node did not start",
+        "DEADLINE": "its deadline passed",
+    }
+    code = f", exit code {row.exit_code}" if row.exit_code not in ("", "0:0") else ""
+    return f"{words.get(row.state, 'it died without a word: killed by hand, or out of memory')} (SLURM: {row.state}{where}{code})"
+
+
+def _silence(status: dict[str, Any]) -> str:
+    quiet = time.time() - float(status.get("heartbeat", time.time()))
+    return f"no sign of life for {round(quiet / 60)} min" if quiet > SILENT else ""
+
+
+def write_down(folders: Iterable[JobFolder], states: dict[str, State]) -> None:
+    """Into status.json how jobs ended that could not say it themselves, for MLflow, and for when SLURM has forgotten it."""
+    for folder in folders:
+        state, status = states[folder.id], folder.status
+        ended = state.name in SETTLED or (state.name == "interrupted" and status.get("state") == "running")
+        if ended and (status.get("state"), status.get("message")) != (state.name, state.note):
+            kept: dict[str, Any] = {key: status.get(key) for key in ("heartbeat", "host", "pid")}
+            given = state.slurm_id or status.get("slurm_job_id")
+            folder.set_status(state.name, message=state.note, slurm_job_id=given, **kept)
+
+
+def stale(stage: str, folder: JobFolder, digests: dict[str, str]) -> bool:
     """Whether a finished job was made by other code than the tree's."""
-    return folder.done and folder.job.get("source_digest") not in (None, digests[job.stage])
-
-
-def write_jobs(plan: Plan, store: Path) -> None:
-    """Make every job's folder and write what the job is; experiments and uses of earlier plans are kept."""
-    changed = [_write_job(plan, job, store) for job in plan.jobs.values()]
-    if any(changed):
-        _take_over(plan, store)
-
-
-def _write_job(plan: Plan, job: Job, store: Path) -> bool:
-    """Whether job.json changed. What made a finished result is not rewritten, only who uses it."""
-    folder = job.folder(store).create()
-    ours = [vars(use) for use in job.uses]
-    content = {
-        "id": job.id, "stage": job.stage, "name": job.name, "config": job.config.model_dump(mode="json"),
-        "upstream": list(job.upstream), "seed": job.seed, "command": command(plan),
-    }  # fmt: skip
-
-    def change(known: dict[str, Any]) -> dict[str, Any]:
-        uses = [*known.get("uses", []), *(use for use in ours if use not in known.get("uses", []))]
-        return {
-            "scale": plan.scale, "protocol": plan.protocol, **known, **({} if folder.done else content),
-            "experiments": sorted({*known.get("experiments", []), *job.experiments}),
-            "uses": sorted(uses, key=lambda use: sorted(use.items())),
-        }  # fmt: skip
-
-    changed = folder.edit_job(change)
-    if not folder.status:
-        folder.set_status("pending", message="waits for its turn")
-    return changed
-
-
-def _take_over(plan: Plan, store: Path) -> None:
-    """A cell has one job a seed: one that filled it before the recipe changed does so no longer."""
-    filler = {(job.seed, *sorted(vars(use).items())): job.id for job in plan.jobs.values() for use in job.uses}
-    for stage in {job.stage for job in plan.jobs.values()}:
-        for path in (store / stage).glob("*/job.json"):
-            folder = JobFolder(path.parent)
-
-            def kept(known: dict[str, Any], own: str = folder.id) -> dict[str, Any]:
-                asked = [(use, (known.get("seed"), *sorted(use.items()))) for use in known.get("uses", [])]
-                return {**known, "uses": [use for use, key in asked if filler.get(key, own) == own]}
-
-            folder.edit_job(kept)
-
-
-def command(plan: Plan) -> str:
-    """The command line that computes the plan's cells anew (where they are not in the store)."""
-    words = [
-        "python",
-        "orchestrate/run.py",
-        *(experiment.name for experiment in plan.experiments),
-        "--scale",
-        plan.scale,
-    ]
-    words += ["--protocol", plan.protocol]
-    words += ["--seeds", str(plan.seeds)] if plan.seeds > 1 else []
-    for setting in plan.settings:
-        words += ["--set", setting]
-    words += ["--cells", *plan.only] if plan.only else []
-    return shlex.join(words)
-
-
-def say(text: str) -> None:
-    print(text, flush=True, file=sys.stdout)
+    return folder.done and folder.job.get("source_digest") not in (None, digests[stage])

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 # pending: waits for upstream or a slot; running; interrupted: stopped at a step boundary, goes on where it was; done; failed.
-STATES = ("pending", "running", "interrupted", "done", "failed")
+# What a job cannot say itself, its orchestrator writes: cancelled, lost (SLURM knows of no such job, and there is no result).
+STATES = ("pending", "running", "interrupted", "done", "failed", "cancelled", "lost")
 
 
 def clock(seconds: float) -> str:
@@ -28,6 +29,12 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def slurm_job_id() -> str | None:
+    """`123`, `123_4` in an array, None outside SLURM. The last task of an array has the number of the whole array as its own."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def fsync_dir(path: Path) -> None:
@@ -66,14 +73,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True, patience: float = 0.0) -> Iterator[bool]:
+def locked(path: Path, wait: bool = True, patience: float = 0.0, inherited: bool = False) -> Iterator[bool]:
     """Hold an exclusive lock on `path` (made if absent).
 
-    With `wait` off, yields False where another still holds it after `patience` seconds.
+    With `wait` off, yields False where another still holds it after `patience` seconds. `inherited`: programs that are started
+    meanwhile (with close_fds off) hold it too, so it outlives us until they end.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + patience
     with open(path, "a") as file:
+        os.set_inheritable(file.fileno(), inherited)
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -162,7 +171,7 @@ class JobFolder:
             "heartbeat": now,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+            "slurm_job_id": slurm_job_id(),
             **fields,
         }
         write_json(self.path / "status.json", self._last_status)
