@@ -7,7 +7,7 @@ SCALE ?=
 PROTOCOL ?=
 TARGETS ?=
 
-.PHONY: demo test detectron2 report lint bench mlflow clean
+.PHONY: demo test test-slurm detectron2 report lint bench mlflow clean
 
 demo: $(READY)
 	$(BIN)/python orchestrate/run.py table8 --scale smoke --cluster local
@@ -15,6 +15,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# On a real SLURM cluster of three nodes on this machine. As root: the packages are installed where they are missing.
+test-slurm: $(READY)
+	tests/slurm/run $(BIN)/python -m pytest -m slurm --timeout 900 $(SLURM_TESTS)
 
 # Detectron2's released v0.6, Python parts alone: no compiler, CPU and GPU. (detection/compat.py supplies what is missing.)
 detectron2: $(READY)

@@ -56,6 +56,8 @@ def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
     with locked(store / ".submit.lock", inherited=True):
         _settle(plan, store)
         states = look(job.folder(store) for job in plan.jobs.values())
+        if silent := next((state.no_answer for state in states.values() if state.no_answer), ""):
+            raise ConfigError(f"SLURM does not answer, so nothing is submitted: {silent}")
         ids: dict[str, str] = {}
         count = Counter({"submitted": 0})  # first, in what is said
         wanted: list[Job] = []

@@ -73,7 +73,7 @@ def queue() -> dict[str, Row]:
     fields = ("JobArrayID", "State", "Reason", "TimeUsed", "TimeLeft", "NodeList", "exit_code", "Command")
     wanted = ",".join(f"{field}:|" for field in fields)  # `|`: what ends a field, which has no width then
     said = ask("squeue", "--noheader", "--me", "--array", "--states=all", f"--Format={wanted}")
-    rows = {}
+    rows: dict[str, Row] = {}
     for line in said.splitlines():
         slurm_id, state, reason, used, left, nodes, ended, script = line.split("|", 7)
         code = int(ended) if ended.isdigit() else 0  # as wait() gives it
