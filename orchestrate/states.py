@@ -140,7 +140,7 @@ def _here(folder: JobFolder) -> State:
 def judge(folder: JobFolder, given: str, row: Row | None, no_answer: str = "") -> State:
     """The table above, for a job that was submitted as `given`. `row`: squeue's, else sacct's, else None."""
     status = folder.status
-    began = status.get("slurm_job_id") == given
+    began = status.get("slurm_job_id") == given and status.get("state") != "pending"
     said, message = str(status.get("state", "")) if began else "", str(status.get("message") or "")
     if running_now(folder):
         return State("running", _silence(status), given, row)
