@@ -1,4 +1,4 @@
-"""The state table of orchestrate/states.py, line by line; what squeue and sacct print, ids that are used again, memory that is gone."""
+"""The state table of orchestrate/states.py, line by line; what squeue and sacct print; ids used again, jobs forgotten."""
 
 from __future__ import annotations
 
