@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -54,7 +55,7 @@ def _meant(words: list[str], named: list[JobFolder]) -> set[str]:
     """The experiments that whoever says these words gives up: those named, and those of a named job that only one needs."""
     ledger = experiments.every()
     meant = {name for name, one in ledger.items() if "all" in words or {name, one.topic} & set(words)}
-    by_id = [folder for folder in named if any(folder.id.startswith(word) for word in words)]
+    by_id = [folder for folder in named if not meant & set(folder.job["experiments"])]
     return meant.union(*(folder.job["experiments"] for folder in by_id if len(folder.job["experiments"]) == 1))
 
 
@@ -74,21 +75,27 @@ def _agreed(question: str) -> bool:
 
 def _end(chosen: Iterable[JobFolder], states: dict[str, State]) -> int:
     """scancel, or a stop signal to what runs here; either way it saves at its next step."""
-    ids, left = list[str](), list[str]()
-    for folder in chosen:
-        marker = submission(folder)
-        if states[folder.id].slurm_id:
-            ids.append(states[folder.id].slurm_id)
-        elif marker.get("host") == os.uname().nodename and marker.get("pid"):
-            os.kill(int(marker["pid"]), signal.SIGTERM)
-        else:
-            left.append(f"{folder.id} runs on {marker.get('host', 'an unknown host')}")
+    chosen, left, walks = list(chosen), list[str](), set[int]()
+    ids = [states[folder.id].slurm_id for folder in chosen if states[folder.id].slurm_id]
     try:
         for start in range(0, len(ids), AT_ONCE):
             ask("scancel", *ids[start : start + AT_ONCE])
     except NoAnswer as error:
         raise ConfigError(f"scancel: {error}") from None
+    for folder in (folder for folder in chosen if not states[folder.id].slurm_id):
+        status, marker = folder.status, submission(folder)
+        at_work = (
+            status if status.get("state") == "running" else marker
+        )  # before the worker says so, submitit's controller
+        if at_work.get("host") != os.uname().nodename or not at_work.get("pid"):
+            left.append(f"{folder.id} runs on {at_work.get('host', 'an unknown host')}")
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(at_work["pid"]), signal.SIGTERM)
+        walks |= {int(marker["walk"])} if marker.get("walk") else set()
     say("cancelled: what ran saves at its next step, and goes on from there with `retry` or its run")
+    for walk in sorted(walks):
+        say(f"the run that started it here (process {walk}) goes on with its other jobs; `kill {walk}` stops it")
     for one in left:
         say(f"not cancelled: {one}; stop it there")
     return 1 if left else 0
@@ -102,18 +109,23 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
     idle = {folder.id: folder for folder in everything if states[folder.id].name in GOES_ON}
     ended = [folder.id for folder in select(store, words) if folder.id in idle and states[folder.id].name != "new"]
     chosen = _with_downstream(idle, ended)
-    chosen |= {up: idle[up] for folder in list(chosen.values()) for up in folder.job.get("upstream", []) if up in idle}
+    by_id = {
+        folder.id: folder for folder in everything
+    }  # and what they build on, be it done, waiting or to be sent as well
+    chosen |= {
+        up: by_id[up] for folder in list(chosen.values()) for up in folder.job.get("upstream", []) if up in by_id
+    }
     if not chosen:
         say("nothing to retry: no job of these failed, was cancelled, interrupted or lost")
         return 0
     plan = plan_of(chosen.values())
-    sites = sorted({str(submission(folder).get("site", "")) for folder in chosen.values()} - {""})
+    sites = sorted({str(submission(folder).get("site", "")) for one, folder in chosen.items() if one in idle} - {""})
     if cluster is None and len(sites) > 1:
         raise ConfigError(f"these jobs were sent to {' and '.join(sites)}; say which with --cluster")
     where = clusters.load(cluster or (sites[0] if sites else None))
     from orchestrate.preflight import preflight
 
-    preflight(list(plan.jobs.values()), store, where)
+    preflight([job for job in plan.jobs.values() if job.id in idle], store, where)
     if where.kind == "slurm":
         from orchestrate import slurm
 
@@ -131,7 +143,7 @@ def clean(store: Path, yes: bool) -> int:
         for path, what in found:
             say(f"{_size(path):>9s}  {path.relative_to(store)}  {what}")
             if yes:
-                _remove(path)
+                _remove(path, store)
     if not found:
         say("nothing to clean: something needs everything in the store")
     else:
@@ -143,6 +155,8 @@ def unneeded(store: Path) -> list[tuple[Path, str]]:
     """(path, why it can go): jobs that fill no cell and feed no job, frozen trees and submissions of no job, what a kill left."""
     everything = every(store)
     states = look(everything)
+    if silent := next((state.no_answer for state in states.values() if state.no_answer), ""):
+        raise ConfigError(f"SLURM does not answer, so nothing is cleaned: {silent}")
     needed = {up for folder in everything for up in folder.job.get("upstream", [])}
     gone = [
         folder for folder in everything
@@ -163,13 +177,13 @@ def unneeded(store: Path) -> list[tuple[Path, str]]:
     for folder in kept:
         if states[folder.id].name == "done":
             found += [(path, "checkpoint of a finished job") for path in folder.path.glob("checkpoint/step-*")]
-    # What is half-written and young may be somebody's at work.
-    now = time.time()
+    now, going = time.time(), {path for path, _ in found}
     return [
-        (path, why)
-        for path, why in found
-        if not path.name.startswith(".") or now - path.lstat().st_mtime > YOUNG_SECONDS
-    ]
+        (path, why) for path, why in found
+        # Half of something that is young, or a young tree, may be somebody's at work.
+        if not going & set(path.parents)
+        and (now - path.lstat().st_mtime > YOUNG_SECONDS or not (path.name.startswith(".") or path.parent == store / "source"))
+    ]  # fmt: skip
 
 
 def _tree(store: Path, name: str) -> Path | None:
@@ -189,10 +203,10 @@ def _size(path: Path) -> str:
     return f"{size:.1f} GB"
 
 
-def _remove(path: Path) -> None:
-    """A folder goes under another name first: half of it is never taken for the whole."""
-    if path.is_dir():
-        aside = path.with_name(f".{path.name}.gone.tmp")
+def _remove(path: Path, store: Path) -> None:
+    """A folder goes under another name first: half of it is never taken for the whole, and the next `clean` finds it."""
+    if path.is_dir() and not path.is_symlink():
+        aside = store / f".{path.name.lstrip('.')}.{os.getpid()}.tmp"
         os.replace(path, aside)
         shutil.rmtree(aside)
     else:

@@ -8,13 +8,19 @@ import subprocess
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import ConfigError, nearest
 from orchestrate.experiments import overlay, read_yaml
 
 ROOT = Path(__file__).parent / "clusters"
 RANKED = ("detect", "finetune", "pretrain")  # stages that run over several ranks; a frozen encoder is evaluated by one
+FIELDS = {  # sbatch's options, and the fields that say them: what is checked before submission must be what is submitted
+    "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "nodes": "nodes",
+    "ntasks-per-node": "tasks_per_node", "ntasks": "tasks_per_node", "cpus-per-task": "cpus_per_task", "mem": "mem_gb",
+    "time": "minutes", "gpus-per-task": "gpus_per_task", "requeue": "max_requeues", "no-requeue": "max_requeues",
+}  # fmt: skip
+OURS = ("array", "output", "error", "dependency", "job-name", "kill-on-invalid-dep", "wrap", "parsable", "test-only")
 StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -22,7 +28,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Request(BaseModel):
     """What a job asks of sbatch. `None` leaves it to the site's defaults (nodes, tasks: to the scale's number of GPUs)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     partition: str | None = None
     account: str | None = None
@@ -31,6 +37,8 @@ class Request(BaseModel):
     nodes: Positive | None = None
     tasks_per_node: Positive | None = None
     gpus_per_task: Annotated[int, Field(ge=0, le=1)] = 1
+    gpu_type: str | None = None  # as the site calls it: a100
+    gpu_option: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     cpus_per_task: Positive = 8
     mem_gb: Annotated[float, Field(gt=0)] | None = None  # of a node
     minutes: Positive = 24 * 60
@@ -51,10 +59,20 @@ class Cluster(Request):
     path: str
     kind: Literal["local", "slurm"]
     stages: dict[StageName, Request] = {}
-    setup: tuple[str, ...] = ()
+    setup: list[str] = []
     max_jobs: Positive | None = None
     max_requeues: Annotated[int, Field(ge=0)] = 100
     options: dict[str, str | int | bool] = {}
+
+    @model_validator(mode="after")
+    def _options_are_no_fields(self) -> Cluster:
+        for option in self.options:
+            name = option.replace("_", "-")
+            if name in FIELDS:
+                raise ValueError(f"options: {option} has a field of its own here: {FIELDS[name]}")
+            if name in OURS:
+                raise ValueError(f"options: {option} belongs to the suite, which finds its jobs by it")
+        return self
 
     def request(self, stage: str, scale: str) -> Request:
         """The stage's resources: the file's, over them its `stages`; as many tasks as the scale has GPUs for the stage.
@@ -112,7 +130,7 @@ def _told(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         fields = Request.model_fields if len(first["loc"]) > 1 else Cluster.model_fields
         return f"unknown key {key}; {nearest(str(first['loc'][-1]), [name for name in fields if name not in ('name', 'path')])}"
-    return f"{key}: {first['msg']}"
+    return ": ".join(filter(None, (key, first["msg"].removeprefix("Value error, "))))
 
 
 def visible_gpus() -> list[int]:

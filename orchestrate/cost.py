@@ -15,16 +15,22 @@ class Cost:
     """What a plan's jobs are estimated to take, in hours of one GPU (or of a machine's CPU), and what of it is left to run."""
 
     def __init__(self, plan: Plan, store: Path, states: dict[str, str], cluster: clusters.Cluster):
-        self.plan, self.cluster, self.measured = plan, cluster, Measured(store)
-        gpus = cluster.gpus_per_task if cluster.kind == "slurm" else clusters.visible_gpus() or plan.scale == "paper"
-        self.kind = "GPU" if gpus else "CPU"
-        self.by_job = {job.id: self.measured.hours(job, self.kind) for job in plan.jobs.values()}
+        self.plan, self.cluster, self.measured = plan, cluster, Measured(store, cluster.path)
+        self.requests = {job.id: cluster.request(job.stage, job.scale) for job in plan.jobs.values()}
+        here = bool(clusters.visible_gpus()) or plan.scale == "paper"
+        self.kinds = {
+            one: "GPU" if (request.gpus_per_task if cluster.kind == "slurm" else here) else "CPU"
+            for one, request in self.requests.items()
+        }
+        self.kind = "GPU" if "GPU" in self.kinds.values() else "CPU"  # what a budget is counted in
+        self.by_job = {job.id: self.measured.hours(job, self.kinds[job.id]) for job in plan.jobs.values()}
         self.hours = {job_id: hours for job_id, (hours, _) in self.by_job.items()}
         self.left = {job_id: hours for job_id, hours in self.hours.items() if states[job_id] != "done"}
 
     def hold_to(self, budget: float | None) -> None:
         """ConfigError where what is left is more than the budget."""
-        left = sum(hours for job_id, hours in self.left.items() if job_id in self.plan.jobs)
+        counted = self.left.keys() & self.plan.jobs.keys()
+        left = sum(self.left[one] for one in counted if self.kinds[one] == self.kind)
         if budget is not None and left > budget:
             raise ConfigError(
                 f"an estimated {left:.2f} {self.kind}-hours are left to run, the budget is {budget:g}: nothing was submitted "
@@ -33,14 +39,22 @@ class Cost:
 
     def wall(self, devices: int) -> float:
         """Hours until what is left is done on so many devices."""
-        jobs = self.plan.jobs
-        ranks = {
-            stage: self.cluster.request(stage, self.plan.scale).ranks if self.cluster.kind == "slurm" else 1
-            for stage in {job.stage for job in jobs.values()}
-        }
+        jobs, on_slurm = self.plan.jobs, self.cluster.kind == "slurm"
+        left = self.left.items()
         return wall_hours(
-            {one: (self.left[one], ranks[jobs[one].stage], jobs[one].upstream) for one in self.left}, devices
+            {one: (hours, self.requests[one].ranks if on_slurm else 1, jobs[one].upstream) for one, hours in left},
+            devices,
         )
+
+    def totals(self) -> list[str]:
+        """`estimated GPU-hours: 3038.24 naive, 965.20 unique, 12.00 to run`, and the same of CPUs where some jobs take those."""
+        told = []
+        for kind in sorted(set(self.kinds.values()), reverse=True):
+            of = [job for job in self.plan.jobs.values() if self.kinds[job.id] == kind]
+            naive, unique = sum(self.hours[job.id] * job.asked for job in of), sum(self.hours[job.id] for job in of)
+            left = sum(self.left.get(job.id, 0.0) for job in of)
+            told.append(f"estimated {kind}-hours: {naive:.2f} naive, {unique:.2f} unique, {left:.2f} to run")
+        return told
 
     @property
     def source(self) -> str:

@@ -162,10 +162,14 @@ class Walk:
                 return
             handle = self._submit(job, folder, slot)
             self.running[job.id] = Running(job, handle, slot)  # at once: a Ctrl-C from here on must find it
-            note_submission(
-                folder, cluster="local", site="local", pid=int(handle.job_id), host=os.uname().nodename, submitted=time.time(),
-                **Measured(self.store).note(job, Request(gpus_per_task=1 if self.slots.gpus else 0)),
-            )  # fmt: skip
+            estimate = Measured(self.store, "local").note(job, Request(gpus_per_task=1 if self.slots.gpus else 0))
+            where: dict[str, Any] = {
+                "cluster": "local",
+                "site": "local",
+                "host": os.uname().nodename,
+                "walk": os.getpid(),
+            }
+            note_submission(folder, **where, pid=int(handle.job_id), submitted=time.time(), **estimate)
         say(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
 
     def _submit(self, job: Job, folder: JobFolder, slot: int) -> Any:

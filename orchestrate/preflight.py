@@ -13,6 +13,7 @@ from jigclu.data import coco
 from jigclu.data.catalog import check, check_whole, data_root, expected_images
 from jigclu.detect_config import DetectionDataConfig
 from jigclu.patches import patch_size
+from jigclu.training.folder import locked
 from orchestrate import tracking
 from orchestrate.clusters import RANKED, Cluster
 from orchestrate.plan import Job, Plan
@@ -77,7 +78,8 @@ def _writable(store: Path) -> None:
     try:
         store.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = store / f".write-{uuid.uuid4().hex}"
-        probe.write_bytes(b"")
+        with locked(probe):  # locks keep two workers from one job: some shared file systems have none
+            pass
         probe.unlink()
     except OSError as error:
         raise ConfigError(

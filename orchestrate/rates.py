@@ -1,7 +1,8 @@
 """What jobs took, kept in the store, and what that says of jobs to come. No torch.
 
 <store>/rates.jsonl has one line a finished job: device-hours that it took, and that the stated table gives it. A job's estimate is
-the table's times the median ratio of the earlier jobs of its stage on that kind of device that are most like it in size.
+the table's times the median ratio of the earlier jobs of its stage on that kind of device that are most like it in size, those of
+its own cluster before others.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from orchestrate.record import submission
 
 RATES = "rates.jsonl"
 NEAREST = 5  # earlier jobs that an estimate goes by
-KEPT = ("job", "stage", "device", "kind", "ranks", "hours", "table_hours", "estimate_hours", "scale", "time")
+KEPT = ("job", "stage", "device", "kind", "ranks", "hours", "table_hours", "estimate_hours", "scale", "site", "time")
 
 
 def note_finished(folder: JobFolder) -> None:
@@ -36,7 +37,7 @@ def note_finished(folder: JobFolder) -> None:
         "job": folder.id, "stage": job["stage"], "device": device, "kind": kind, "ranks": ranks,
         "hours": _seconds(folder) * ranks / 3600,
         "table_hours": estimate.hours(job["stage"], parse(job["stage"], job["config"]), kind),
-        "estimate_hours": asked.get("estimate_hours"), "scale": job.get("scale"), "time": time.time(),
+        "estimate_hours": asked.get("estimate_hours"), "scale": job.get("scale"), "site": asked.get("site"), "time": time.time(),
     }  # fmt: skip
     with locked(folder.store / ".rates.lock"), open(folder.store / RATES, "a") as file:
         file.write(json.dumps({key: values[key] for key in KEPT}) + "\n")
@@ -51,8 +52,8 @@ def _seconds(folder: JobFolder) -> float:
 class Measured:
     """The store's rates, read once."""
 
-    def __init__(self, store: Path):
-        self._path = store / RATES
+    def __init__(self, store: Path, site: str = ""):
+        self._path, self._site = store / RATES, site
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
@@ -74,6 +75,9 @@ class Measured:
         alike = [
             line for line in self.lines if line["stage"] == job.stage and line["kind"] == kind and line["hours"] > 0
         ]
+        alike = [
+            line for line in alike if line.get("site") == self._site
+        ] or alike  # the same cluster's devices, if any
         if not alike:
             return table, "the stated rate"
         near = sorted(alike, key=lambda line: (abs(math.log(line["table_hours"] / table)), -line["time"]))[:NEAREST]
@@ -85,6 +89,11 @@ class Measured:
         """What a submission keeps of the estimate, to be held against what the job takes."""
         hours, by = self.hours(job, "GPU" if request.gpus_per_task else "CPU")
         return {"estimate_hours": hours, "estimate_by": by}
+
+    def grade(self, job_id: str) -> float | None:
+        """What the job took over what was estimated; None where it is not known."""
+        found = next((line for line in self.lines if line["job"] == job_id and line["estimate_hours"]), None)
+        return float(found["hours"] / found["estimate_hours"]) if found else None
 
     def graded(self) -> str:
         """`12 jobs took 0.93 times what was estimated (median; 0.71 to 1.42)`; "" before there are any."""

@@ -116,7 +116,11 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         from orchestrate import slurm, watch
 
         slurm.submit(plan, store, cluster)
-        return watch.follow(plan, store) if args.wait else 0
+        try:
+            return watch.follow(plan, store) if args.wait else 0
+        except KeyboardInterrupt:
+            say("\nno longer followed; the jobs go on in SLURM (python -m orchestrate status, cancel)")
+            return 130
     if args.wait is False:
         return _detach(words, store)
     from orchestrate.local import Walk
@@ -164,27 +168,24 @@ def _dry_run(plan: Plan, store: Path, states: dict[str, str], cost: Cost, gpus: 
         state = "stale" if stale(job.stage, job.folder(store), digests) else states[job.id]
         cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses})) or "shared"
         hours = clock(3600 * cost.hours[job.id])
-        say(f"{'  ' * depth}{job.id}  {state:11s} {hours:>9s} {cost.kind}  {job.name}  [{cells}]")
+        say(f"{'  ' * depth}{job.id}  {state:11s} {hours:>9s} {cost.kinds[job.id]}  {job.name}  [{cells}]")
         for below in plan.downstream(job.id):
             line(below, depth + 1)
 
     for job in plan.jobs.values():
         if not job.upstream:
             line(job, 0)
-    naive = sum(cost.hours[job.id] * job.asked for job in plan.jobs.values())
     cached = len(plan.jobs) - len(cost.left)
-    say(
-        f"jobs: {plan.naive} naive, {len(plan.jobs)} unique, {cached} cached, {len(cost.left)} to run on {cost.cluster.name}"
-    )
-    left = sum(cost.left.values())
-    hours = f"{naive:.2f} naive, {sum(cost.hours.values()):.2f} unique, {left:.2f} to run"
-    say(f"estimated {cost.kind}-hours: {hours} (rates: {cost.source})")
+    where = cost.cluster.name
+    say(f"jobs: {plan.naive} naive, {len(plan.jobs)} unique, {cached} cached, {len(cost.left)} to run on {where}")
+    for told in cost.totals():
+        say(f"{told} (rates: {cost.source})")
     local = len(clusters.visible_gpus()) if cost.cluster.kind == "local" and cost.kind == "GPU" else 0
-    devices = gpus or local or (cost.cluster.max_jobs or 1 if cost.kind == "CPU" else 4)
-    wall = (
-        f"estimated wall time on {devices} {cost.kind}{'s' * (devices > 1)} at once: {clock(3600 * cost.wall(devices))}"
+    devices = gpus or local or cost.cluster.max_jobs or (1 if cost.kind == "CPU" else 4)
+    wall = clock(3600 * cost.wall(devices))
+    say(
+        f"estimated wall time on {devices} {cost.kind}{'s' * (devices > 1)} at once: {wall} (--gpus N for another number)"
     )
-    say(f"{wall} (--gpus N for another number)")
     return 0
 
 

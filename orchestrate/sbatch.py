@@ -31,12 +31,14 @@ def job_environment(tree: Path) -> dict[str, str]:
 
 def flags(cluster: Cluster, request: Request, folder: Path, count: int, after: list[str]) -> dict[str, Any]:
     """sbatch's options by their long names: the cluster's own `options` win, `false` there leaves one of ours out."""
+    gpus = (request.tasks_per_node or 1) * request.gpus_per_task
+    asked = ":".join(filter(None, ("gpu" if request.gpu_option == "gres" else None, request.gpu_type, str(gpus))))
     told: dict[str, Any] = {
+        request.gpu_option.replace("-", "_"): asked if gpus else None,
         "partition": request.partition,
         "account": request.account,
         "qos": request.qos,
         "constraint": request.constraint,
-        "gpus_per_node": (request.tasks_per_node or 1) * request.gpus_per_task or None,
         "cpus_per_task": request.cpus_per_task,
         "mem": f"{round(request.mem_gb * 1024)}M" if request.mem_gb else None,
         "requeue" if cluster.max_requeues else "no_requeue": True,  # a site may have JobRequeue=0, or 1
@@ -62,7 +64,7 @@ def write_script(
     executor = submitit.SlurmExecutor(folder=folder, python=PATIENT + shlex.quote(sys.executable))
     told = flags(cluster, request, folder, len(jobs), after)
     # srun takes no --cpus-per-task from sbatch since SLURM 22.05; a rank that dies must not leave the others waiting for it.
-    step = ["srun", "--unbuffered", "--kill-on-bad-exit=1"]
+    step = ["srun", "--unbuffered", "--export=ALL", "--kill-on-bad-exit=1"]
     if "cpus_per_task" in told:
         step.append(f"--cpus-per-task={told['cpus_per_task']}")
     exports = [f"export {key}={shlex.quote(value)}" for key, value in job_environment(tree).items()]
@@ -112,28 +114,28 @@ def sbatch(script: Path, *more: str) -> str:
     Our lock, inherited, lives as long as sbatch: whoever has it next finds either no sbatch at work or its job in the queue.
     """
     try:
-        done = subprocess.run(
-            ["sbatch", "--parsable", *more, str(script)],
-            capture_output=True,
-            text=True,
-            env=_outside_any_job(),
-            close_fds=False,
-        )
+        command, env = ["sbatch", "--parsable", *more, str(script)], _environment(script.read_text())
+        done = subprocess.run(command, capture_output=True, text=True, env=env, close_fds=False)
     except OSError as error:
         raise Refused(str(error)) from None
     if done.returncode:
         lines = (re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in done.stderr.splitlines())
         raise Refused("; ".join(line for line in lines if line) or f"sbatch ended with {done.returncode}")
-    return done.stdout.strip().split(";")[0]
+    if more:
+        return ""
+    last = done.stdout.strip().rpartition("\n")[2].split(";")[0]  # a site's own wrapper may say something first
+    if not last.isdigit():
+        raise Refused(f"sbatch gave no job id but {done.stdout.strip()[-200:]!r}")
+    return last
 
 
-def _outside_any_job() -> dict[str, str]:
-    """Run from within a SLURM job, an orchestrator must not hand that job's variables down to those that it submits."""
-    inside = "SLURM_JOB_ID" in os.environ
-    ours = ("SLURM_", "SRUN_", "SUBMITIT_")
-    return {
-        key: value for key, value in os.environ.items() if not (inside and key.startswith(ours) and key != "SLURM_CONF")
-    }
+def _environment(script: str) -> dict[str, str]:
+    """Ours, less what would overrule the script: sbatch's presets for what it says itself, and the job's that we run in, if any."""
+    inside, kept = "SLURM_JOB_ID" in os.environ, {"SLURM_CONF"}
+    unsaid = (name for name in ("partition", "account", "qos", "constraint") if f"#SBATCH --{name}=" not in script)
+    kept |= {f"SBATCH_{name.upper()}" for name in unsaid}
+    dropped = ("SBATCH_", "SLURM_", "SRUN_", "SUBMITIT_") if inside else ("SBATCH_",)
+    return {key: value for key, value in os.environ.items() if key in kept or not key.startswith(dropped)}
 
 
 def local_executor(logs: Path, gpu: int | None) -> Any:

@@ -7,6 +7,7 @@ its script in the queue.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import time
@@ -31,10 +32,12 @@ from orchestrate.record import (
 )  # fmt: skip
 from orchestrate.sbatch import Refused, sbatch, write_pickle, write_script
 from orchestrate.source import freeze
-from orchestrate.squeue import NoAnswer, Row, ask, queue
+from orchestrate.squeue import NoAnswer, Row, ask, group_of, queue
 from orchestrate.states import IN_HAND, look
 
 ELSEWHERE = ""  # in place of a SLURM id: the job runs, but SLURM does not know it
+# Of --test-only: what sbatch itself would take and let wait (nodes drained, a partition down).
+FOR_NOW = re.compile("not available|busy|down|drained", re.IGNORECASE)
 LARGEST_ARRAY = 1000  # tasks, where the cluster does not say: SLURM's own default
 
 
@@ -52,8 +55,8 @@ def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
 
     ConfigError carries sbatch's own message: of a request that it refuses nothing at all is submitted.
     """
-    tree = freeze(store)
     with locked(store / ".submit.lock", inherited=True):
+        tree = freeze(store)  # inside: `clean` takes the same lock
         _settle(plan, store)
         states = look(job.folder(store) for job in plan.jobs.values())
         if silent := next((state.no_answer for state in states.values() if state.no_answer), ""):
@@ -98,11 +101,15 @@ class Submitter:
         self.store, self.cluster, self.tree, self.ids, self.jobs = store, cluster, tree, ids, jobs
         self.requests = {job.id: cluster.request(job.stage, job.scale) for job in jobs}
         # max_jobs: an array keeps count by itself, but only within itself; else every job waits for the last one of its lane.
-        kinds = {(self.requests[job.id], bool(self.requests.keys() & set(job.upstream))) for job in jobs}
-        self.alone = bool(cluster.max_jobs) and (len(kinds) > 1 or bool(ids))
-        self.lanes = [given for given in ids.values() if given][-(cluster.max_jobs or 1) :]
+        kinds = Counter(
+            (job.stage, self.requests[job.id], bool(self.requests.keys() & set(job.upstream))) for job in jobs
+        )
         self.largest = _largest_array()
-        self.measured = rates.Measured(store)
+        self.alone = bool(cluster.max_jobs) and (
+            len(kinds) > 1 or bool(ids) or max(kinds.values(), default=0) > self.largest
+        )
+        self.lanes = [given for given in ids.values() if given][-(cluster.max_jobs or 1) :]
+        self.measured = rates.Measured(store, cluster.path)
 
     def refuse_early(self) -> None:
         """Ask sbatch whether it would take each kind of job, before any is submitted."""
@@ -112,27 +119,28 @@ class Submitter:
             try:
                 self._sbatch(name, "--test-only")
             except Refused as error:
-                raise ConfigError(
-                    f"sbatch refused {job.name}: {error} (cluster {self.cluster.name}; nothing was submitted)"
-                ) from None
+                if not FOR_NOW.search(str(error)):
+                    told = f"sbatch refused {job.name}: {error} (cluster {self.cluster.name}; nothing was submitted)"
+                    raise ConfigError(told) from None
             finally:
                 shutil.rmtree(submissions(self.store) / name)
 
     def submit(self, level: list[Job]) -> None:
         """Jobs that do not wait for one another."""
+        largest = 1 if self.alone else self.largest
         groups: dict[object, Group] = {}
         for job in level:
             after = tuple(dict.fromkeys(self.ids[up] for up in job.upstream if up in self.ids))
             key: object = job.id if self.alone else (job.stage, self.requests[job.id], after)
             group = groups.setdefault(key, Group(self.requests[job.id], after))
             group.jobs.append(job)
-            if len(group.jobs) == self.largest:
+            if len(group.jobs) == largest:
                 self._submit_group(groups.pop(key))
         for group in groups.values():
             self._submit_group(group)
 
-    def _new_group(self, group: Group) -> str:
-        """A script for the group, under a new name; its jobs do not know of it yet."""
+    def _new_group(self, group: Group, lane: str | None = None) -> str:
+        """A script for the group, under a new name; its jobs do not know of it yet. `lane`: a job that must have ended."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         first = group.jobs[0]
         experiments = set.union(*(job.experiments for job in group.jobs))
@@ -141,15 +149,15 @@ class Submitter:
             else squeue_name(experiments, first.stage, f"{len(group.jobs)}-jobs", name[-6:])
         )  # fmt: skip
         after = [f"afterok:{':'.join(group.after)}"] if group.after else []
-        if self.cluster.max_jobs and len(group.jobs) == 1 and len(self.lanes) >= self.cluster.max_jobs:
-            after.append(f"afterany:{self.lanes.pop(0)}")
+        after += [f"afterany:{lane}"] if lane else []
         paths = [job.folder(self.store).path for job in group.jobs]
         write_script(self.cluster, group.request, submissions(self.store) / name, title, self.tree, paths, after)
         note_group(self.store, name, name=title, jobs=[job.id for job in group.jobs])
         return name
 
     def _submit_group(self, group: Group) -> None:
-        name = self._new_group(group)
+        full = self.alone and len(self.lanes) >= (self.cluster.max_jobs or 0)
+        name = self._new_group(group, self.lanes.pop(0) if full else None)
         for index, job in enumerate(group.jobs):
             folder = job.folder(self.store)
             write_pickle(folder.path, group.request.minutes)
@@ -179,8 +187,13 @@ class Submitter:
         try:
             return sbatch(script, *more)
         except Refused as error:
-            # A controller that answers too late has taken the job all the same.
-            if not more and "imed out" in str(error) and (found := _base_id(queue(), script.parent)):
+            if more:
+                raise
+            try:  # a controller that answers too late has taken the job all the same
+                found = _base_id(queue(), name)
+            except NoAnswer as silent:
+                raise Refused(f"{error}; whether it was taken all the same, SLURM does not say ({silent})") from None
+            if found:
                 return found
             raise
 
@@ -197,7 +210,7 @@ def _largest_array() -> int:
 def _settle(plan: Plan, store: Path) -> None:
     """Give every group of the plan's jobs that was about to be submitted its id, where the queue has it. ConfigError: no answer."""
     asked = {submission(job.folder(store)).get("group") for job in plan.jobs.values()}
-    open_ones = [name for name in asked if name and not {"slurm_id", "refused"} & group(store, name).keys()]
+    open_ones = [name for name in asked if name and "slurm_id" not in group(store, name)]
     if not open_ones:
         return
     try:
@@ -205,10 +218,10 @@ def _settle(plan: Plan, store: Path) -> None:
     except NoAnswer as error:
         raise ConfigError(f"SLURM does not answer, so nothing is submitted: {error}") from None
     for name in open_ones:
-        if base := _base_id(rows, submissions(store) / name):
+        if base := _base_id(rows, name):
             note_group(store, name, slurm_id=base)
 
 
-def _base_id(rows: dict[str, Row], folder: Path) -> str | None:
-    """The SLURM id of the array or job whose script lies in this folder."""
-    return next((key.partition("_")[0] for key, row in rows.items() if Path(row.script).parent == folder), None)
+def _base_id(rows: dict[str, Row], folder: str) -> str | None:
+    """The SLURM id of the array or job that was submitted as this group."""
+    return next((key.partition("_")[0] for key, row in rows.items() if group_of(row) == folder), None)

@@ -111,6 +111,7 @@ def freeze(store: Path) -> Path:
             os.replace(aside, tree)
         except OSError:  # another orchestrator was quicker with the same bytes
             shutil.rmtree(aside)
+    os.utime(tree)  # `clean` leaves young trees alone
     sha, dirty = commit()
     known = read_json(tree / COMMIT)
     if not known or (known["dirty"] and not dirty):  # the same bytes, committed since

@@ -14,8 +14,9 @@ from pathlib import Path
 
 PATIENCE = 30.0  # seconds for one command: a controller that is away is asked for about that long
 CLOCKS_APART = 120.0  # seconds by which the submit host's clock and the controller's may differ
+OFF = re.compile("storage is disabled|not running a supported|No such file")  # there is no accounting, or no sacct
 AT_ONCE = 400  # ids in one sacct command
-ACTIVE = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 ENDED = (
     "COMPLETED",
     "CANCELLED",
@@ -49,7 +50,7 @@ class Row:
 
     @property
     def waits(self) -> bool:
-        return self.state in ACTIVE
+        return self.state in WAITING
 
     @property
     def ended(self) -> bool:
@@ -59,7 +60,9 @@ class Row:
 def ask(*words: str) -> str:
     """stdout of a SLURM command. Raises NoAnswer with its message."""
     try:
-        env = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
+        # What a user's shell presets for these commands would hide jobs from us.
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))}
+        env["SLURM_TIME_FORMAT"] = "standard"
         done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, env=env)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoAnswer(" ".join(str(error).split())) from None
@@ -72,7 +75,7 @@ def queue() -> dict[str, Row]:
     """Every job of this user that SLURM still holds, those that ended lately too, array tasks one by one. Raises NoAnswer."""
     fields = ("JobArrayID", "State", "Reason", "TimeUsed", "TimeLeft", "NodeList", "exit_code", "Command")
     wanted = ",".join(f"{field}:|" for field in fields)  # `|`: what ends a field, which has no width then
-    said = ask("squeue", "--noheader", "--me", "--array", "--states=all", f"--Format={wanted}")
+    said = ask("squeue", "--noheader", "--me", "--all", "--array", "--states=all", f"--Format={wanted}")
     rows: dict[str, Row] = {}
     for line in said.splitlines():
         slurm_id, state, reason, used, left, nodes, ended, script = line.split("|", 7)
@@ -83,7 +86,7 @@ def queue() -> dict[str, Row]:
 
 
 def accounted(ids: Iterable[str], since: dict[str, float]) -> dict[str, Row]:
-    """What accounting has of these ids, the last run of each; {} where it is off.
+    """What accounting has of these ids, the last run of each; {} where it is off. Raises NoAnswer where it is away.
 
     Ids are used again: only what was submitted after `since` (unix seconds, by id) counts.
     """
@@ -96,8 +99,10 @@ def accounted(ids: Iterable[str], since: dict[str, float]) -> dict[str, Row]:
                 "sacct", "--allocations", "--duplicates", "--parsable2", "--noheader",
                 "--format=JobID,State,Submit,ExitCode,Elapsed,NodeList", f"--jobs={','.join(part)}",
             )  # fmt: skip
-        except NoAnswer:
-            return rows
+        except NoAnswer as error:
+            if OFF.search(str(error)):
+                return {}
+            raise
         for line in said.splitlines():
             slurm_id, state, submit, exit_code, used, nodes = line.split("|")
             whole = [one for one in since if one.startswith(f"{slurm_id}_")]
@@ -140,9 +145,9 @@ def queue_lately(seconds: float = 2.0) -> dict[str, Row]:
     return _last[1]
 
 
-def own(row: Row, submissions: Path) -> bool:
-    """Whether squeue's row is of a job that was submitted from this store, and not of a later one under the same id."""
-    return submissions in Path(row.script).parents
+def group_of(row: Row) -> str:
+    """The group that squeue's row was submitted in, by its script: ids and names are used again, a group's name never is."""
+    return Path(row.script).parent.name
 
 
 def seconds(text: str) -> float | None:

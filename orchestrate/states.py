@@ -6,11 +6,13 @@ The first line that fits decides. A dash: whatever it says. `began`: status.json
 |-------------|------|-----------------------|---------------------|----------------------|-----------|
 | there       | -    | -                     | -                   | -                    | done, or stale: made by other code |
 | -           | held | -                     | -                   | -                    | running   |
-| -           | -    | waits, began          | -                   | -                    | requeued  |
 | -           | -    | waits, upstream failed| -                   | -                    | cancelled |
+| -           | -    | waits, began          | -                   | -                    | requeued  |
 | -           | -    | waits                 | -                   | -                    | pending   |
+| -           | -    | COMPLETING            | -                   | an end of this job   | as it says |
 | -           | -    | runs                  | -                   | -                    | running   |
 | -           | -    | no answer             | -                   | an end of this job   | as it says |
+| -           | -    | no answer             | -                   | interrupted          | requeued, as far as is known |
 | -           | -    | no answer             | -                   | began                | running, as far as is known |
 | -           | -    | no answer             | -                   | -                    | pending, as far as is known |
 | -           | -    | ended, or not there   | -                   | failed, cancelled, lost | as it says |
@@ -24,29 +26,32 @@ The first line that fits decides. A dash: whatever it says. `began`: status.json
 | -           | -    | never asked           | -                   | running              | interrupted: its process is gone |
 | -           | -    | never asked           | -                   | -                    | new       |
 
-A row of squeue or sacct counts only where it is this store's job: ids are used again. An array's or a job's row that squeue no
-longer holds is looked for in sacct; both may have let it go, and what the folder says stands.
+A row of squeue counts only where its script is that of the job's submission, one of sacct only where it was submitted after it:
+ids are used again. A job that squeue no longer holds is looked for in sacct (where that is away: no answer); both may have let it
+go, and what the folder says stands.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
+import os
 import re
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jigclu.training.folder import JobFolder
-from orchestrate.record import batch_logs, group, slurm_id, submission, submissions
-from orchestrate.squeue import NoAnswer, Row, accounted, find, own, queue, queue_lately
+from orchestrate.record import batch_logs, group, slurm_id, submission
+from orchestrate.squeue import NoAnswer, Row, accounted, find, group_of, queue, queue_lately
 
 IN_HAND = ("running", "pending", "requeued")  # states of a job that goes on by itself
 GOES_ON = ("new", "interrupted", "failed", "cancelled", "lost")  # states of a job that a run submits (again)
 SETTLED = ("failed", "cancelled", "lost")  # ends that status.json keeps
 SILENT = 600.0  # seconds without a heartbeat after which a running job is said to be silent
 MEMORY = re.compile("exceeded (job )?memory limit|oom[-_ ]kill|out of memory", re.IGNORECASE)  # slurmstepd's words
-NEVER = "DependencyNeverSatisfied"
+NEVER, UPSTREAM = "DependencyNeverSatisfied", "what it builds on did not finish"
 
 
 class State(NamedTuple):
@@ -80,44 +85,66 @@ def look(folders: Iterable[JobFolder], *, fresh: bool = True) -> dict[str, State
     """The states of these jobs of one store, by id: at most one squeue, and one sacct for what squeue does not hold."""
     folders = list(folders)
     found: dict[str, State] = {}
-    asked: dict[str, tuple[JobFolder, dict[str, Any], str]] = {}
+    asked: list[Asked] = []
     groups: dict[str, dict[str, Any]] = {}
     for folder in folders:
         if folder.done:
             found[folder.id] = State("done")
-            continue
-        marker = submission(folder)
-        if name := marker.get("group"):
-            known = groups.setdefault(name, group(folder.store, name))
-            if known.get("refused") is None and (given := slurm_id(marker, known)):
-                asked[folder.id] = (folder, marker, given)
-                continue
-        found[folder.id] = _here(folder)
+        elif name := (marker := submission(folder)).get("group"):
+            asked.append(Asked(folder, marker, groups.setdefault(name, group(folder.store, name))))
+        else:
+            found[folder.id] = _here(folder)
     if asked:
         found |= _on_slurm(asked, fresh)
     return {folder.id: found[folder.id] for folder in folders}
 
 
-def _on_slurm(asked: dict[str, tuple[JobFolder, dict[str, Any], str]], fresh: bool) -> dict[str, State]:
-    store = next(iter(asked.values()))[0].store
-    no_answer, rows = "", dict[str, Row]()
+class Asked(NamedTuple):
+    """A job that sbatch was called for: its folder, submission.json and group.json."""
+
+    folder: JobFolder
+    marker: dict[str, Any]
+    group: dict[str, Any]
+
+    def id_and_row(self, rows: dict[str, Row]) -> tuple[str, Row | None]:
+        """Its SLURM id ("" where sbatch has not said it and the queue does not have it) and its row of the queue."""
+        of = self.group
+        if not of.get("slurm_id"):  # the orchestrator died, or sbatch failed though the controller took the job
+            base = next(
+                (key.partition("_")[0] for key, row in rows.items() if group_of(row) == self.marker["group"]), None
+            )
+            of = {**of, "slurm_id": base}
+        given = slurm_id(self.marker, of) or ""
+        row = find(rows, given)
+        return given, row if row and group_of(row) == self.marker["group"] else None
+
+
+def _on_slurm(asked: list[Asked], fresh: bool) -> dict[str, State]:
+    no_answer, no_account, rows, past = "", "", dict[str, Row](), dict[str, Row]()
     try:
         rows = queue() if fresh else queue_lately()
-        if not fresh and not all(_waits_or_runs(find(rows, given)) for _, _, given in asked.values()):
+        if not fresh and not all(_waits_or_runs(one.id_and_row(rows)[1]) for one in asked):
             rows = queue_lately(0)  # a no is never stale
     except NoAnswer as error:
         no_answer = str(error)
-    rows = {key: row for key, row in rows.items() if own(row, submissions(store))}
-    gone = (
-        {}
-        if no_answer
-        else {given: marker["submitted"] for _, marker, given in asked.values() if not find(rows, given)}
-    )
-    past = accounted(gone, gone) if gone else {}
-    return {
-        job_id: judge(folder, given, find(rows, given) or past.get(given), no_answer)
-        for job_id, (folder, marker, given) in asked.items()
+    known = {one.folder.id: one.id_and_row(rows) for one in asked}
+    gone = {
+        given: one.marker["submitted"] for one in asked for given, row in [known[one.folder.id]] if given and not row
     }
+    if gone and not no_answer:
+        try:
+            past = accounted(gone, gone)
+        except NoAnswer as error:
+            no_account = str(error)
+    found = {}
+    for folder, _, of in asked:
+        given, row = known[folder.id]
+        if not given and (not no_answer or of.get("refused")):
+            found[folder.id] = _here(folder)
+            continue
+        silent = no_answer or (no_account if not row else "")
+        found[folder.id] = judge(folder, given, row or past.get(given), silent)
+    return found
 
 
 def _waits_or_runs(row: Row | None) -> bool:
@@ -145,18 +172,17 @@ def judge(folder: JobFolder, given: str, row: Row | None, no_answer: str = "") -
     if running_now(folder):
         return State("running", _silence(status), given, row)
     if no_answer:
-        name, note = (
-            (said, message)
-            if said in (*SETTLED, "interrupted")
-            else ("running" if began else "pending", "as far as is known")
-        )
+        name = said if said in SETTLED else "requeued" if said == "interrupted" else "running" if began else "pending"
+        note = message if said in SETTLED else "as far as is known"
     elif row and row.waits:
-        name, note = ("requeued" if began else "pending"), row.reason
-        if row.reason == NEVER:
-            name, note = "cancelled", "what it builds on did not finish"
-    elif row and not row.ended and said not in SETTLED:
-        name, note = "running", _silence(status) if began else "starting"
+        name, note = (
+            ("cancelled", UPSTREAM) if row.reason == NEVER else ("requeued" if began else "pending", row.reason)
+        )
+    elif row and not row.ended and not (said in SETTLED and row.state == "COMPLETING"):
+        name, note = "running", _silence(status) if said == "running" else "starting"
     else:
+        with contextlib.suppress(OSError):
+            os.listdir(folder.path)  # a network file system shows what another node wrote to whoever lists the folder
         name, note = _over(folder, row, said, message)
     if folder.done:
         return State("done")
@@ -175,7 +201,7 @@ def _over(folder: JobFolder, row: Row | None, said: str, message: str) -> tuple[
         )
     if row.state == "CANCELLED":
         if row.reason == NEVER:
-            return "cancelled", "what it builds on did not finish"
+            return "cancelled", UPSTREAM
         return "cancelled", message if said == "interrupted" else "by scancel"
     if row.state == "COMPLETED":
         return "lost", "SLURM says COMPLETED, but it left no result"
@@ -195,6 +221,8 @@ def _cause(row: Row, folder: JobFolder) -> str:
         return f"SLURM could not open its log{where}: is the store writable from there?"
     if row.exit_code.startswith("74:"):  # the worker's word for it, see worker.STORE_FAILED
         return f"its store could not be written{where}: full, or read-only (exit code 74)"
+    if row.state == "FAILED" and (error := _last_error(folder, row.id)):
+        return f"{error} (SLURM: FAILED{where})"
     words = {
         "OUT_OF_MEMORY": "out of memory: raise mem_gb in the cluster file",
         "NODE_FAIL": "its node was lost, and SLURM did not start it again",
@@ -207,6 +235,15 @@ def _cause(row: Row, folder: JobFolder) -> str:
     return f"{words.get(row.state, 'it died without a word: killed by hand, or out of memory')} (SLURM: {row.state}{where}{code})"
 
 
+def _last_error(folder: JobFolder, given: str) -> str:
+    """What a rank said that could not write the status: the last line of a traceback in the other ranks' logs."""
+    for path in sorted(folder.path.glob(f"logs/{given}_[1-9]*_log.out")):
+        for text in reversed(path.read_text(errors="replace").splitlines()[-200:]):
+            if re.match(r"[\w.]*(Error|Exception): ", text):
+                return f"rank {path.name.removeprefix(f'{given}_').split('_')[0]}: {text[:300]}"
+    return ""
+
+
 def _silence(status: dict[str, Any]) -> str:
     quiet = time.time() - float(status.get("heartbeat", time.time()))
     return f"no sign of life for {round(quiet / 60)} min" if quiet > SILENT else ""
@@ -217,7 +254,11 @@ def write_down(folders: Iterable[JobFolder], states: dict[str, State]) -> None:
     for folder in folders:
         state, status = states[folder.id], folder.status
         ended = state.name in SETTLED or (state.name == "interrupted" and status.get("state") == "running")
-        if ended and (status.get("state"), status.get("message")) != (state.name, state.note):
+        if (
+            ended
+            and status.get("state") != "done"
+            and (status.get("state"), status.get("message")) != (state.name, state.note)
+        ):
             kept: dict[str, Any] = {key: status.get(key) for key in ("heartbeat", "host", "pid")}
             given = state.slurm_id or status.get("slurm_job_id")
             folder.set_status(state.name, message=state.note, slurm_job_id=given, **kept)

@@ -24,7 +24,7 @@ SHORTEST = 4  # characters of a job id that may stand for it
 
 
 def every(store: Path) -> list[JobFolder]:
-    return [JobFolder(path.parent) for path in sorted(store.glob("[a-z]*/*/job.json"))]
+    return [JobFolder(path.parent) for path in sorted(store.glob("[a-z]*/[0-9a-f]*/job.json"))]
 
 
 def select(store: Path, words: list[str]) -> list[JobFolder]:
@@ -198,13 +198,13 @@ def _made_by(folder: JobFolder) -> list[str]:
             f"the tree is at {stage_digest(stage)}: {', '.join(files) or 'files unknown, its frozen copy is gone'} differ"
         )
     if (recorded := job.get("data_fingerprint")) and stage != "detect":
-        data: Any = parse(stage, job["config"]).data
         try:
+            data: Any = parse(stage, job["config"]).data
             prints = [catalogue(data, split).fingerprint for split in SPLITS[: recorded.count("+") + 1]]
             same = "the same as" if "+".join(prints) == recorded else "other than"
             told.append(f"data {recorded}, {same} what the data root has now")
         except ConfigError:
-            told.append(f"data {recorded}; {data.name} is not in the data root here")
+            told.append(f"data {recorded}; the data root here does not have it")
     return told
 
 
@@ -230,7 +230,8 @@ def logs(store: Path, word: str, follow: bool) -> int:
 
 
 def log_paths(folder: JobFolder) -> list[Path]:
-    """Rank 0's log and what the batch script itself said, of every submission; empty ones are left out. Oldest first."""
-    found = [*folder.path.glob("logs/*_0_log.out"), *folder.path.glob("logs/*_0_log.err")]
+    """Rank 0's log (of a job that is not done every rank's) and what the last batch script said. Oldest first, no empty ones."""
+    rank = "0" if folder.done else "*"
+    found = [*folder.path.glob(f"logs/*_{rank}_log.out"), *folder.path.glob(f"logs/*_{rank}_log.err")]
     found += batch_logs(folder)
     return sorted((path for path in found if path.stat().st_size), key=lambda path: path.stat().st_mtime)

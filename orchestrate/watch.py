@@ -9,13 +9,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jigclu.training.folder import JobFolder, clock
 from orchestrate import mirror
 from orchestrate.plan import Plan
-from orchestrate.record import current_id, say, submission
+from orchestrate.rates import RATES, Measured
+from orchestrate.record import current_id, say
 from orchestrate.squeue import seconds
 from orchestrate.states import IN_HAND, State, look, write_down
 
@@ -56,10 +58,14 @@ def more(folder: JobFolder, state: State) -> str:
 
 def graded(folder: JobFolder) -> str:
     """`1.12 times the estimate`; "" where there was none."""
-    estimate, result = submission(folder).get("estimate_hours"), folder.result
-    if not estimate or not result.get("seconds"):
-        return ""
-    return f"{result['seconds'] * result.get('world', 1) / 3600 / estimate:.2f} times the estimate"
+    path = folder.store / RATES
+    ratio = _measured(folder.store, path.stat().st_mtime_ns).grade(folder.id) if path.exists() else None
+    return f"{ratio:.2f} times the estimate" if ratio else ""
+
+
+@lru_cache(maxsize=1)
+def _measured(store: Path, _stamp: int) -> Measured:
+    return Measured(store)
 
 
 def line(folder: JobFolder, state: State, name: str = "") -> str:

@@ -83,7 +83,7 @@ def _run(job: JobFolder, rank: int) -> None:
         stage = importlib.import_module(STAGE_MODULES[values["stage"]])
         stage.run(parse(values["stage"], values["config"]), job.path)
         if rank == 0:
-            rates.note_finished(job)
+            _note_rate(job)
     except interrupt.Interrupted as stopped:
         print(stopped, flush=True)
         if rank == 0 and _on_slurm():
@@ -96,6 +96,13 @@ def _run(job: JobFolder, rank: int) -> None:
         raise
     finally:
         mirror.stop()
+
+
+def _note_rate(job: JobFolder) -> None:
+    try:
+        rates.note_finished(job)
+    except Exception as error:  # the result is there: what is kept for later estimates must not fail the job
+        logging.getLogger(__name__).warning("its time was not kept: %s", error)
 
 
 def _told(error: Exception, job: JobFolder) -> str:
@@ -114,7 +121,7 @@ def _begin(job: JobFolder) -> None:
     sources = sources if made_by["source_digest"] in sources[-1:] else [*sources, made_by["source_digest"]]
     job.update_job(**made_by, sources=sources)
     (job.path / "source").unlink(missing_ok=True)
-    (job.path / "source").symlink_to(os.path.relpath(root, job.path))
+    (job.path / "source").symlink_to(os.path.relpath(root, job.path.resolve()))
     status = job.status
     here = {
         "slurm_job_id": slurm_job_id(),

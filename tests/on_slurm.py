@@ -22,7 +22,7 @@ from jigclu.training.folder import JobFolder
 from orchestrate import record, states
 from orchestrate.experiments import find
 from orchestrate.plan import make_plan
-from orchestrate.squeue import Row, own, queue
+from orchestrate.squeue import Row, queue
 from orchestrate.states import State, look
 
 EPOCHS = 12  # 60 steps: time to stop it in mid-training
@@ -119,7 +119,8 @@ def until_step(job: JobFolder, step: int) -> None:
 
 def in_queue(store: Path) -> dict[str, Row]:
     """What waits or runs of this store, by SLURM id."""
-    return {key: row for key, row in queue().items() if own(row, record.submissions(store)) and not row.ended}
+    ours = record.submissions(store)
+    return {key: row for key, row in queue().items() if ours in Path(row.script).parents and not row.ended}
 
 
 def sent(store: Path) -> Counter[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from orchestrate import clusters
 from orchestrate.experiments import find
 from orchestrate.plan import make_plan
 from orchestrate.preflight import preflight
-from orchestrate.sbatch import write_script
+from orchestrate.sbatch import Refused, sbatch, write_script
 
 
 def cluster_file(folder: Path, **fields: Any) -> Path:
@@ -75,7 +76,7 @@ def test_a_cluster_file_reaches_sbatch(tmp_path: Path, monkeypatch: pytest.Monke
         f"export PYTHONPATH='{tmp_path / 'a tree'}'", "export PYTHONSAFEPATH=1",
     ]  # fmt: skip
     (step,) = [line for line in lines if line.startswith("srun ")]
-    assert " --cpus-per-task=6 " in step and " --kill-on-bad-exit=1 " in step
+    assert " --cpus-per-task=6 " in step and " --export=ALL " in step and " --kill-on-bad-exit=1 " in step
 
 
 @pytest.mark.usefixtures("tools")
@@ -100,10 +101,36 @@ def test_each_task_of_an_array_finds_its_own_job(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tools")
 def test_a_sites_own_options_replace_ours(tmp_path: Path) -> None:
     """In sbatch's spelling or YAML's; false leaves one of ours out."""
-    options = {"gpus_per_node": False, "gres": "gpu:a100:1", "cpus-per-task": 3, "requeue": False}
+    options = {"gpus_per_node": False, "gpus": "a100:4", "signal": "USR2@300"}
     text = "\n".join(script_of(cluster_file(tmp_path, options=options)))
-    assert "--gres=gpu:a100:1\n" in text and "gpus-per-node" not in text and "--requeue" not in text
-    assert text.count("#SBATCH --cpus-per-task=3\n") == 1 and "=1 --cpus-per-task=3 " in text
+    assert "--gpus=a100:4\n" in text and "gpus-per-node" not in text
+    assert text.count("#SBATCH --signal=USR2@300\n") == text.count("--signal") == 1
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_site_names_its_gpus_as_it_will(tmp_path: Path) -> None:
+    """By type, and by either of sbatch's ways; as many as there are tasks, whatever the stage."""
+    fields = {"gpu_type": "a100", "gpu_option": "gres"}
+    assert "#SBATCH --gres=gpu:a100:4" in script_of(cluster_file(tmp_path, **fields))
+    shutil.rmtree(tmp_path / "a store")
+    assert "#SBATCH --gres=gpu:a100:1" in script_of(cluster_file(tmp_path, **fields), stage="linear")
+    shutil.rmtree(tmp_path / "a store")
+    assert "#SBATCH --gpus-per-node=a100:4" in script_of(cluster_file(tmp_path, gpu_type="a100"))
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_users_presets_for_sbatch_do_not_overrule_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(
+        tmp_path / "bin", "sbatch", f"env | grep ^SBATCH_ > {tmp_path / 'presets'}; echo A banner; echo '42;mycluster'"
+    )
+    for name in ("PARTITION", "TIMELIMIT", "EXPORT", "ACCOUNT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "preset")
+    script_of(cluster_file(tmp_path, partition="gpu"))
+    assert sbatch(tmp_path / "a store" / "group" / "submission.sh") == "42"
+    assert (tmp_path / "presets").read_text() == "SBATCH_ACCOUNT=preset\n"  # the file names none
+    program(tmp_path / "bin", "sbatch", "echo hello")
+    with pytest.raises(Refused, match="gave no job id but 'hello'"):
+        sbatch(tmp_path / "a store" / "group" / "submission.sh")
 
 
 @pytest.mark.usefixtures("tools")
@@ -189,6 +216,9 @@ def test_the_number_of_gpus_changes_no_job_id(tmp_path: Path, tools: Path) -> No
         ({"partiton": "gpu"}, "unknown key partiton; .*partition"),
         ({"cpus_per_task": "many"}, "cpus_per_task: "),
         ({"kind": "pbs"}, "kind: .*'local' or 'slurm'"),
+        ({"minutes": "60"}, "minutes: Input should be a valid integer"),
+        ({"options": {"ntasks-per-node": 3}}, "options: ntasks-per-node has a field of its own here: tasks_per_node"),
+        ({"options": {"array": "0-3"}}, "options: array belongs to the suite"),
         ({"gpus_per_task": 2}, "gpus_per_task: .*less than or equal to 1"),
         ({"stages": {"pretran": {}}}, "unknown stage 'pretran'; .*did you mean pretrain"),
         ({"stages": {"linear": {"minuts": 5}}}, "unknown key stages.linear.minuts; .*did you mean minutes"),

@@ -89,6 +89,32 @@ def processes(job: JobFolder) -> list[int]:
 
 
 @live
+def test_a_probe_sent_again_waits_for_the_training_that_still_runs(tmp_path: Path, template: Path) -> None:
+    store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=30)
+    job, probe = submitted(store, cluster_file(tmp_path), PRETRAIN, PROBE, pretrain__epochs=30)
+    until_step(job, 1)
+    code, said = orchestrate(store, "cancel", str(record.current_id(probe)))
+    assert code == 0 and until_state(probe, "cancelled") and state(job).name == "running", said
+    code, said = orchestrate(store, "retry", probe.id)
+    assert code == 0 and "jobs: 1 submitted, 1 in the queue already" in said, said
+    assert until_state(probe, "done", "failed", "cancelled").name == "done"
+
+
+@live
+def test_a_job_is_queued_while_its_nodes_are_down_for_maintenance(tmp_path: Path, template: Path) -> None:
+    """--test-only says no to that, sbatch does not."""
+    store = store_with_only(tmp_path, template, PRETRAIN)
+    drain = ["scontrol", "update", "nodename=node[1-3]"]
+    subprocess.run([*drain, "state=drain", "reason=maintenance"], check=True)
+    try:
+        (job,) = submitted(store, cluster_file(tmp_path), PRETRAIN)
+        assert state(job).name == "pending"
+    finally:
+        subprocess.run([*drain, "state=resume"], check=True)
+    assert until_state(job, "done", "failed").name == "done"
+
+
+@live
 def test_a_jobs_own_error_is_its_line_and_logs_finds_the_traceback(tmp_path: Path, template: Path) -> None:
     store, cluster = store_with_only(tmp_path, template, PROBE), cluster_file(tmp_path)
     encoder = named(store, PRETRAIN)

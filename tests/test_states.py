@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import re
 import time
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_a_result_and_a_held_lock_win_over_all(job: JobFolder) -> None:
 
 @pytest.mark.parametrize(
     ("said", "wanted"),
-    [(None, "pending"), ("running", "running"), ("failed", "failed"), ("interrupted", "interrupted")],
+    [(None, "pending"), ("running", "running"), ("failed", "failed"), ("interrupted", "requeued")],
 )
 def test_without_an_answer_the_folder_is_believed(job: JobFolder, said: str | None, wanted: str) -> None:
     if said:
@@ -149,6 +150,38 @@ def test_tasks_that_never_started_are_told_apart() -> None:
     assert tasks("7_[0-2,5%2]") == ["7_0", "7_1", "7_2", "7_5"] and tasks("7_3") == ["7_3"] and tasks("7") == ["7"]
 
 
+def test_a_store_under_another_name_and_a_job_of_another_group(tools: Path, job: JobFolder, tmp_path: Path) -> None:
+    """A link to the store changes nothing; the same id in the same store, but of another submission, is another job."""
+    (tmp_path / "link").symlink_to(job.store)
+    linked = JobFolder(tmp_path / "link" / job.path.relative_to(job.store))
+    squeue_says(tools, job, ID, "RUNNING")
+    assert look([linked])[job.id].name == "running"
+    squeue_says(
+        tools, job, ID, "RUNNING", str(record.submissions(job.store) / "20260202-000000-fedcba" / "submission.sh")
+    )
+    program(tools, "sacct", "true")
+    assert look([job])[job.id].name == "lost"
+
+
+def test_a_job_whose_id_was_never_noted_is_found_by_its_script(tools: Path, job: JobFolder) -> None:
+    """Its orchestrator died, or sbatch failed after the controller had taken the job."""
+    path = record.submissions(job.store) / NAME / record.GROUP
+    for more in ({}, {"refused": "Socket timed out"}):
+        path.write_text(json.dumps({"name": "", "jobs": [f"job{index}" for index in range(6)], **more}))
+        squeue_says(tools, job, ID, "PENDING")
+        assert look([job])[job.id][:3] == ("pending", "None", ID)
+        program(tools, "squeue", "true")
+        assert look([job])[job.id].name == "new"
+
+
+def test_accounting_that_is_away_is_no_record_of_nothing(tools: Path, job: JobFolder) -> None:
+    program(tools, "squeue", "true")
+    program(tools, "sacct", "echo 'sacct: error: Problem talking to the database' >&2; exit 1")
+    says(job, "interrupted")
+    found = look([job])[job.id]
+    assert found.name == "requeued" and "talking to the database" in found.no_answer
+
+
 def test_an_id_that_is_somebody_elses_by_now_is_not_ours(tools: Path, job: JobFolder) -> None:
     """Ids are used again: the same number, but another script; the same number in accounting, but submitted long before."""
     program(tools, "sacct", f"echo '{ID}|COMPLETED|2001-01-01T00:00:00|0:0|00:01:00|node1'")
@@ -178,6 +211,10 @@ def test_where_accounting_is_off_or_has_forgotten_the_job_is_lost(tools: Path, j
     program(tools, "squeue", "true")
     program(tools, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert look([job])[job.id] == State("lost", "SLURM has no record of it, and it left no result", ID)
+    says(job, "done")
+    write_down([job], look([job]))
+    assert job.status["state"] == "done"  # its result may only not be visible here yet
+    says(job, "running")
     program(tools, "sacct", "true")
     assert look([job])[job.id].name == "lost"
     says(job, "interrupted")
@@ -192,10 +229,11 @@ def test_a_job_counts_as_queued_while_slurm_does_not_answer(tools: Path, job: Jo
         queue()
 
 
-def test_a_refused_submission_and_one_without_an_id_are_none(job: JobFolder) -> None:
-    record.note_group(job.store, NAME, refused="Invalid account")
-    assert state_of(job) == "new"
+def test_a_refused_submission_and_one_without_an_id_are_none(tools: Path, job: JobFolder) -> None:
+    program(tools, "squeue", "true")
     path = record.submissions(job.store) / NAME / record.GROUP
+    path.write_text('{"name": "", "jobs": ["a"], "refused": "Invalid account"}')
+    assert state_of(job) == "new"
     path.write_text('{"name": "", "jobs": ["a"]}')
     assert state_of(job) == "new" and record.current_id(job) is None
 

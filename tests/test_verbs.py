@@ -25,7 +25,9 @@ from orchestrated import (
     table8,
     whole_table,
 )  # fmt: skip
+from test_clusters import program
 
+from jigclu.config import ConfigError
 from jigclu.training.folder import JobFolder
 from orchestrate import change, record
 from orchestrate.states import state_of
@@ -185,6 +187,9 @@ def test_clean_takes_what_nothing_needs_and_nothing_else(finished: Path) -> None
     checkpoint = named(finished, PROBE).path / "checkpoint" / "step-000000004.pt"
     for path in (torn, checkpoint):
         path.write_text("half")
+    (forgotten.path / ".status.json.79.tmp").write_text("half of what goes as a whole")
+    (tree.with_name("bbbbbbbbbbbb")).mkdir()  # young: somebody may be about to submit
+    for path in (torn, checkpoint, tree, forgotten.path / ".status.json.79.tmp"):
         os.utime(path, (old, old))
     young = named(finished, PROBE).path / ".status.json.78.tmp"
     young.write_text("at work")
@@ -196,14 +201,20 @@ def test_clean_takes_what_nothing_needs_and_nothing_else(finished: Path) -> None
     code, said = orchestrate(finished, "clean", "--yes")
     assert code == 0 and "5 removed" in said, said
     young.unlink()
+    (tree.with_name("bbbbbbbbbbbb")).rmdir()
     left = {path for path in finished.rglob("*") if ".mirror" not in path.parts} - {record.submissions(finished)}
     assert left - before <= {finished / ".submit.lock"} and before <= left
     code, said = orchestrate(finished, "clean")
     assert "nothing to clean" in said
 
 
-def test_clean_leaves_what_a_job_that_is_not_done_will_run_from(finished: Path) -> None:
+def test_clean_leaves_what_a_job_that_is_not_done_will_run_from(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job in the queue has no source link yet: its submission, and the tree that its script names, stay."""
+    program(finished.parent / "bin", "squeue", "exit 1")
+    program(finished.parent / "bin", "sacct", "true")
+    monkeypatch.setenv("PATH", f"{finished.parent / 'bin'}:/usr/bin:/bin")
     job = named(finished, PROBE)
     (job.path / "result.json").unlink()
     (job.path / "source").unlink()
@@ -215,8 +226,12 @@ def test_clean_leaves_what_a_job_that_is_not_done_will_run_from(finished: Path) 
     (group / "submission.sh").write_text(f"export PYTHONPATH={tree}\n")
     record.note_group(finished, group.name, jobs=[job.id], name="", slurm_id="1")
     record.note_submission(job, cluster="slurm", site="slurm", group=group.name, index=0, submitted=time.time())
+    with pytest.raises(ConfigError, match="SLURM does not answer, so nothing is cleaned"):
+        change.unneeded(finished)
+    program(finished.parent / "bin", "squeue", "true")
     assert change.unneeded(finished) == []
     record.note_submission(job, cluster="local")
+    os.utime(tree, (0, 0))
     assert {path for path, _ in change.unneeded(finished)} == {group, tree}
 
 
