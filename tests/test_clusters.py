@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from orchestrated import PRETRAIN, prepared_store, refused, run, table8
+from orchestrated import PRETRAIN, ROOT, prepared_store, refused, run, table8
 
 from jigclu.config import ConfigError
 from orchestrate import clusters
@@ -248,3 +250,20 @@ def test_sbatchs_own_words_come_in_one_line(tools: Path, tmp_path: Path, templat
         prepared_store(tmp_path / "runs", template), words, f"sbatch refused {PRETRAIN}: Invalid account; No job ",
         "nothing was submitted", PATH=os.environ["PATH"],
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_readmes_own_file_and_the_commented_fields_are_valid(tmp_path: Path) -> None:
+    """What the README and clusters/slurm.yaml show can be copied; the latter shows every field."""
+    text = (ROOT / "README.md").read_text()
+    block = text[text.index("    # mysite.yaml") :].split("\n\n")[0]
+    path = tmp_path / "mysite.yaml"
+    path.write_text(textwrap.dedent(block))
+    site = clusters.load(str(path))
+    request = site.request("pretrain", "paper")
+    assert (request.nodes, request.tasks_per_node, site.request("linear", "paper").partition) == (2, 2, "small")
+    plain = (clusters.ROOT / "slurm.yaml").read_text()
+    path.write_text(re.sub(r"^# (?=[a-z_]+:)", "", plain, flags=re.MULTILINE))
+    clusters.load(str(path))
+    shown = set(re.findall(r"\b[a-z_]+\b", plain))
+    assert set(clusters.Cluster.model_fields) - {"name", "path", "nodes"} <= shown

@@ -150,7 +150,7 @@ def test_a_job_whose_orchestrator_died_before_it_noted_the_id_is_found_and_runs(
     name = record.submission(job)["group"]
     path = record.submissions(store) / name / record.GROUP
     path.write_text(path.read_text().replace('"slurm_id"', '"unknown"'))  # as if it had died right after sbatch
-    assert state_of(job) in ("new", "running")
+    assert state_of(job) in ("pending", "running")
     code, said = answer(store, cluster, "--wait")
     assert code == 0 and "1 in the queue already" in said, said
     assert record.current_id(job) == ours and job.status["state"] == "done" and len(job.status["attempts"]) == 1

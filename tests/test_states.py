@@ -187,7 +187,7 @@ def test_an_id_that_is_somebody_elses_by_now_is_not_ours(tools: Path, job: JobFo
     program(tools, "sacct", f"echo '{ID}|COMPLETED|2001-01-01T00:00:00|0:0|00:01:00|node1'")
     squeue_says(tools, job, ID, "RUNNING")
     assert state_of(job) == "running"
-    squeue_says(tools, job, ID, "RUNNING", "/home/else/submission.sh")
+    squeue_says(tools, job, ID, "RUNNING", "/elsewhere/submission.sh")
     assert look([job])[job.id].name == "lost"
 
 
