@@ -32,8 +32,8 @@ from orchestrate.record import (
 )  # fmt: skip
 from orchestrate.sbatch import Refused, sbatch, write_pickle, write_script
 from orchestrate.source import freeze
-from orchestrate.squeue import NoAnswer, Row, ask, group_of, queue
-from orchestrate.states import IN_HAND, look
+from orchestrate.squeue import NoAnswer, ask, queue
+from orchestrate.states import IN_HAND, base_ids, look
 
 ELSEWHERE = ""  # in place of a SLURM id: the job runs, but SLURM does not know it
 # Of --test-only: what sbatch itself would take and let wait (nodes drained, a partition down).
@@ -190,7 +190,7 @@ class Submitter:
             if more:
                 raise
             try:  # a controller that answers too late has taken the job all the same
-                found = _base_id(queue(), name)
+                found = base_ids(queue()).get(name)
             except NoAnswer as silent:
                 raise Refused(f"{error}; whether it was taken all the same, SLURM does not say ({silent})") from None
             if found:
@@ -217,11 +217,7 @@ def _settle(plan: Plan, store: Path) -> None:
         rows = queue()
     except NoAnswer as error:
         raise ConfigError(f"SLURM does not answer, so nothing is submitted: {error}") from None
+    bases = base_ids(rows)
     for name in open_ones:
-        if base := _base_id(rows, name):
+        if base := bases.get(name):
             note_group(store, name, slurm_id=base)
-
-
-def _base_id(rows: dict[str, Row], folder: str) -> str | None:
-    """The SLURM id of the array or job that was submitted as this group."""
-    return next((key.partition("_")[0] for key, row in rows.items() if group_of(row) == folder), None)

@@ -106,28 +106,33 @@ class Asked(NamedTuple):
     marker: dict[str, Any]
     group: dict[str, Any]
 
-    def id_and_row(self, rows: dict[str, Row]) -> tuple[str, Row | None]:
-        """Its SLURM id ("" where sbatch has not said it and the queue does not have it) and its row of the queue."""
-        of = self.group
-        if not of.get("slurm_id"):  # the orchestrator died, or sbatch failed though the controller took the job
-            base = next(
-                (key.partition("_")[0] for key, row in rows.items() if group_of(row) == self.marker["group"]), None
-            )
-            of = {**of, "slurm_id": base}
-        given = slurm_id(self.marker, of) or ""
+    def id_and_row(self, rows: dict[str, Row], bases: dict[str, str]) -> tuple[str, Row | None]:
+        """Its SLURM id ("" where sbatch has not said it and the queue does not have it) and its row of the queue.
+
+        `bases`: what the queue has of groups without an id: their orchestrator died, or sbatch failed though its job was taken.
+        """
+        name = self.marker["group"]
+        given = slurm_id(self.marker, {**self.group, "slurm_id": self.group.get("slurm_id") or bases.get(name)}) or ""
         row = find(rows, given)
-        return given, row if row and group_of(row) == self.marker["group"] else None
+        return given, row if row and group_of(row) == name else None
+
+
+def base_ids(rows: dict[str, Row]) -> dict[str, str]:
+    """SLURM's id of each group that the queue has."""
+    return {group_of(row): key.partition("_")[0] for key, row in rows.items()}
 
 
 def _on_slurm(asked: list[Asked], fresh: bool) -> dict[str, State]:
     no_answer, no_account, rows, past = "", "", dict[str, Row](), dict[str, Row]()
     try:
         rows = queue() if fresh else queue_lately()
-        if not fresh and not all(_waits_or_runs(one.id_and_row(rows)[1]) for one in asked):
+        bases = base_ids(rows)
+        if not fresh and not all(_waits_or_runs(one.id_and_row(rows, bases)[1]) for one in asked):
             rows = queue_lately(0)  # a no is never stale
     except NoAnswer as error:
         no_answer = str(error)
-    known = {one.folder.id: one.id_and_row(rows) for one in asked}
+    bases = base_ids(rows)
+    known = {one.folder.id: one.id_and_row(rows, bases) for one in asked}
     gone = {
         given: one.marker["submitted"] for one in asked for given, row in [known[one.folder.id]] if given and not row
     }
