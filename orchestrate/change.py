@@ -30,6 +30,8 @@ def cancel(store: Path, words: list[str], yes: bool) -> int:
         raise ConfigError("cancel what? an experiment, a job's id, or all")
     everything = every(store)
     states = look(everything)
+    if silent := next((state.no_answer for state in states.values() if state.no_answer), ""):
+        raise ConfigError(f"SLURM does not answer, so nothing is cancelled: {silent}")
     in_hand = {folder.id: folder for folder in everything if states[folder.id].name in IN_HAND}
     named = [folder for folder in select(store, words) if folder.id in in_hand]
     chosen = _with_downstream(in_hand, [folder.id for folder in named])
@@ -123,6 +125,7 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
     if cluster is None and len(sites) > 1:
         raise ConfigError(f"these jobs were sent to {' and '.join(sites)}; say which with --cluster")
     where = clusters.load(cluster or (sites[0] if sites else None))
+    clusters.needed(where)
     from orchestrate.preflight import preflight
 
     preflight([job for job in plan.jobs.values() if job.id in idle], store, where)

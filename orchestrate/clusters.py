@@ -20,7 +20,8 @@ FIELDS = {  # sbatch's options, and the fields that say them: what is checked be
     "ntasks-per-node": "tasks_per_node", "ntasks": "tasks_per_node", "cpus-per-task": "cpus_per_task", "mem": "mem_gb",
     "time": "minutes", "gpus-per-task": "gpus_per_task", "requeue": "max_requeues", "no-requeue": "max_requeues",
 }  # fmt: skip
-OURS = ("array", "output", "error", "dependency", "job-name", "kill-on-invalid-dep", "wrap", "parsable", "test-only")
+OURS = ("array", "output", "error", "dependency", "job-name", "kill-on-invalid-dep", "wrap", "parsable", "test-only",
+        "clusters")  # fmt: skip
 StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -114,11 +115,15 @@ def load(word: str | None) -> Cluster:
         cluster = Cluster.model_validate({"name": path.stem, "path": where, **read_yaml(path)})
     except ValidationError as error:
         raise ConfigError(f"{path}: {_told(error)}") from None
+    return cluster
+
+
+def needed(cluster: Cluster) -> None:
+    """ConfigError where its sbatch is not here. (To plan for a cluster takes none.)"""
     if cluster.kind == "slurm" and not shutil.which("sbatch"):
         raise ConfigError(
             f"cluster {cluster.name!r} needs SLURM, and there is no sbatch on the PATH; --cluster local runs here"
         )
-    return cluster
 
 
 def _told(error: ValidationError) -> str:

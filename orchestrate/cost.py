@@ -46,6 +46,12 @@ class Cost:
             devices,
         )
 
+    @property
+    def widest(self) -> int:
+        """Devices that one of the jobs left takes at a time, at most."""
+        on_slurm = self.cluster.kind == "slurm"
+        return max((self.requests[one].ranks for one in self.left if on_slurm), default=1)
+
     def totals(self) -> list[str]:
         """`estimated GPU-hours: 3038.24 naive, 965.20 unique, 12.00 to run`, and the same of CPUs where some jobs take those."""
         told = []
@@ -62,5 +68,5 @@ class Cost:
         measured = sum(by != "the stated rate" for _, by in self.by_job.values())
         stated = len(self.by_job) - measured
         parts = [f"{measured} jobs by the store's earlier ones"] if measured else []
-        parts += [f"{stated} by orchestrate/estimate.py"] if stated else []
+        parts += [f"{stated} by the stated rate, see orchestrate/estimate.py"] if stated else []
         return "; ".join([", ".join(parts), *filter(None, [self.measured.graded()])])

@@ -41,7 +41,7 @@ def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
 def preflight(jobs: list[Job], store: Path, cluster: Cluster) -> None:
     """Raises ConfigError, one line, at the first thing that would make the jobs fail."""
     for job in jobs:
-        _divides(job, cluster)
+        divides(job, cluster)
     _writable(store)
     seen: set[DataConfig | DetectionDataConfig] = set()
     for job in jobs:
@@ -53,7 +53,7 @@ def preflight(jobs: list[Job], store: Path, cluster: Cluster) -> None:
     tracking.prepare(store)
 
 
-def _divides(job: Job, cluster: Cluster) -> None:
+def divides(job: Job, cluster: Cluster) -> None:
     """The global batch is the same on any number of ranks, so it must come out even on them."""
     if cluster.kind != "slurm" or job.stage not in RANKED:
         return

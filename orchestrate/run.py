@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file, from a clone that nobody installed
@@ -79,6 +80,9 @@ def main(words: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("run.py: stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -92,6 +96,8 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     for flag in ("seeds", "jobs", "gpus"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
+    if args.budget is not None and args.budget < 0:
+        raise ConfigError(f"--budget {args.budget:g}: GPU-hours, at least 0")
     found = experiments.find(args.experiments)
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
     if not plan.jobs:
@@ -103,9 +109,12 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     states = _states(plan, store)
     cost = Cost(plan, store, states, cluster)
     if args.dry_run:
-        return _dry_run(plan, store, states, cost, args.gpus)
+        return _dry_run(plan, store, states, cost, args)
+    if args.gpus:
+        say(f"--gpus {args.gpus} has no effect without --dry-run")
     if all(state == "done" for state in states.values()):
         return _all_cached(plan, store)
+    clusters.needed(cluster)
     from orchestrate.preflight import preflight, without_detectron2
 
     without_detectron2(plan, states)
@@ -161,7 +170,7 @@ def _all_cached(plan: Plan, store: Path) -> int:
     return 0
 
 
-def _dry_run(plan: Plan, store: Path, states: dict[str, str], cost: Cost, gpus: int | None) -> int:
+def _dry_run(plan: Plan, store: Path, states: dict[str, str], cost: Cost, args: argparse.Namespace) -> int:
     digests = {stage: stage_digest(stage) for stage in STAGE_MODULES}
 
     def line(job: Job, depth: int) -> None:
@@ -181,12 +190,41 @@ def _dry_run(plan: Plan, store: Path, states: dict[str, str], cost: Cost, gpus: 
     for told in cost.totals():
         say(f"{told} (rates: {cost.source})")
     local = len(clusters.visible_gpus()) if cost.cluster.kind == "local" and cost.kind == "GPU" else 0
-    devices = gpus or local or cost.cluster.max_jobs or (1 if cost.kind == "CPU" else 4)
+    devices = max(args.gpus or local or (1 if cost.kind == "CPU" else 4), cost.widest)
+    least = (
+        f", the least that one of its jobs takes; {args.gpus} are too few" if (args.gpus or devices) < devices else ""
+    )
     wall = clock(3600 * cost.wall(devices))
     say(
-        f"estimated wall time on {devices} {cost.kind}{'s' * (devices > 1)} at once: {wall} (--gpus N for another number)"
+        f"estimated wall time on {devices} {cost.kind}{'s' * (devices > 1)} at once{least}: {wall} (--gpus N for another number)"
     )
+    for told in _on_cluster(plan, states, cost, args.budget):
+        say(told)
     return 0
+
+
+def _on_cluster(plan: Plan, states: dict[str, str], cost: Cost, budget: float | None) -> Iterator[str]:
+    """What each stage asks of SLURM, and what would stop the run before anything is submitted."""
+    from orchestrate.preflight import divides
+
+    left = [job for job in plan.jobs.values() if states[job.id] != "done"]
+    for stage in sorted({job.stage for job in left}) if cost.cluster.kind == "slurm" else ():
+        request = cost.cluster.request(stage, plan.scale)
+        nodes, what = (
+            f"{request.nodes} node{'s' * (request.nodes != 1)}",
+            "GPU" if request.gpus_per_task else "CPU task",
+        )
+        names = ", ".join(filter(None, (request.partition, request.account, request.qos, request.constraint)))
+        asked = f"{nodes} x {request.tasks_per_node} {what}, {request.cpus_per_task} CPUs a task, {request.minutes} min at a time"
+        yield f"{stage}: {asked}{f' ({names})' if names else ''}"
+    checks = [lambda: cost.hold_to(budget), *(lambda job=job: divides(job, cost.cluster) for job in left)]
+    wrong = list[str]()
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            wrong.append(f"would stop: {error}")
+    yield from wrong[:3]
 
 
 def _detach(words: list[str], store: Path) -> int:

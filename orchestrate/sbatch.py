@@ -123,7 +123,7 @@ def sbatch(script: Path, *more: str) -> str:
         raise Refused("; ".join(line for line in lines if line) or f"sbatch ended with {done.returncode}")
     if more:
         return ""
-    last = done.stdout.strip().rpartition("\n")[2].split(";")[0]  # a site's own wrapper may say something first
+    last = done.stdout.strip().rpartition("\n")[2].partition(";")[0]  # a site's own wrapper may say something first
     if not last.isdigit():
         raise Refused(f"sbatch gave no job id but {done.stdout.strip()[-200:]!r}")
     return last

@@ -81,6 +81,8 @@ def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
         for level in _levels(wanted):
             submitter.submit(level)
     count["submitted"] = len(wanted)
+    if wanted:
+        say("they go on by themselves: `python -m orchestrate status` tells how they are")
     say("jobs: " + ", ".join(f"{number} {what}" for what, number in count.items() if number))
     return ids
 
@@ -105,9 +107,8 @@ class Submitter:
             (job.stage, self.requests[job.id], bool(self.requests.keys() & set(job.upstream))) for job in jobs
         )
         self.largest = _largest_array()
-        self.alone = bool(cluster.max_jobs) and (
-            len(kinds) > 1 or bool(ids) or max(kinds.values(), default=0) > self.largest
-        )
+        several = len(kinds) > 1 or bool(ids) or max(kinds.values(), default=0) > self.largest
+        self.alone = bool(cluster.max_jobs) and several and len(jobs) + len(ids) > (cluster.max_jobs or 0)
         self.lanes = [given for given in ids.values() if given][-(cluster.max_jobs or 1) :]
         self.measured = rates.Measured(store, cluster.path)
 

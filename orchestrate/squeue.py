@@ -67,7 +67,8 @@ def ask(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoAnswer(" ".join(str(error).split())) from None
     if done.returncode:
-        raise NoAnswer(" ".join(done.stderr.split()) or f"{words[0]} ended with {done.returncode}")
+        said = re.sub(r"(^|\n)(\w+: )?(error: )?", " ", done.stderr)  # its name is told by whoever tells the message
+        raise NoAnswer(" ".join(said.split()) or f"{words[0]} ended with {done.returncode}")
     return done.stdout
 
 

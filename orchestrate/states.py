@@ -21,7 +21,7 @@ The first line that fits decides. A dash: whatever it says. `began`: status.json
 | -           | -    | ended                 | or ended            | interrupted          | interrupted |
 | -           | -    | ended                 | or ended            | -                    | failed    |
 | -           | -    | not there             | nothing, or is off  | interrupted          | interrupted |
-| -           | -    | not there             | nothing, or is off  | -                    | lost      |
+| -           | -    | not there             | nothing, or is off  | -                    | lost (just submitted: pending) |
 | -           | -    | never asked           | -                   | failed, interrupted  | as it says |
 | -           | -    | never asked           | -                   | running              | interrupted: its process is gone |
 | -           | -    | never asked           | -                   | -                    | new       |
@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 from jigclu.training.folder import JobFolder
 from orchestrate.record import batch_logs, group, slurm_id, submission
-from orchestrate.squeue import NoAnswer, Row, accounted, find, group_of, queue, queue_lately
+from orchestrate.squeue import CLOCKS_APART, NoAnswer, Row, accounted, find, group_of, queue, queue_lately
 
 IN_HAND = ("running", "pending", "requeued")  # states of a job that goes on by itself
 GOES_ON = ("new", "interrupted", "failed", "cancelled", "lost")  # states of a job that a run submits (again)
@@ -142,13 +142,13 @@ def _on_slurm(asked: list[Asked], fresh: bool) -> dict[str, State]:
         except NoAnswer as error:
             no_account = str(error)
     found = {}
-    for folder, _, of in asked:
+    for folder, marker, of in asked:
         given, row = known[folder.id]
         if not given and (not no_answer or of.get("refused")):
             found[folder.id] = _here(folder)
             continue
         silent = no_answer or (no_account if not row else "")
-        found[folder.id] = judge(folder, given, row or past.get(given), silent)
+        found[folder.id] = judge(folder, given, row or past.get(given), silent, marker["submitted"])
     return found
 
 
@@ -169,11 +169,12 @@ def _here(folder: JobFolder) -> State:
     return State("new" if said == "pending" else said, "" if said == "pending" else message)
 
 
-def judge(folder: JobFolder, given: str, row: Row | None, no_answer: str = "") -> State:
+def judge(folder: JobFolder, given: str, row: Row | None, no_answer: str = "", submitted: float = 0.0) -> State:
     """The table above, for a job that was submitted as `given`. `row`: squeue's, else sacct's, else None."""
     status = folder.status
-    began = status.get("slurm_job_id") == given and status.get("state") != "pending"
-    said, message = str(status.get("state", "")) if began else "", str(status.get("message") or "")
+    of_this = status.get("slurm_job_id") == given and status.get("state") != "pending"
+    said, message = str(status.get("state", "")) if of_this else "", str(status.get("message") or "")
+    began = of_this and said not in ("cancelled", "lost")  # the orchestrator's words, of jobs that may never have run
     if running_now(folder):
         return State("running", _silence(status), given, row)
     if no_answer:
@@ -189,6 +190,8 @@ def judge(folder: JobFolder, given: str, row: Row | None, no_answer: str = "") -
         with contextlib.suppress(OSError):
             os.listdir(folder.path)  # a network file system shows what another node wrote to whoever lists the folder
         name, note = _over(folder, row, said, message)
+        if name == "lost" and not said and time.time() - submitted < CLOCKS_APART:
+            name, note = "pending", "SLURM does not list it yet"
     if folder.done:
         return State("done")
     return State(name, note, given, row, no_answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,9 +18,10 @@ from orchestrate import experiments, tracking
 from orchestrate.rates import Measured
 from orchestrate.record import batch_logs, current_id, group, say, submission
 from orchestrate.source import PROJECT, STAGE_MODULES, differing, stage_digest
-from orchestrate.states import State, look, running_now, stale, write_down
-from orchestrate.watch import ORDER, graded, line, summary
+from orchestrate.states import IN_HAND, State, look, running_now, stale, write_down
+from orchestrate.watch import ORDER, count_of, graded, line, summary
 
+FOLLOW_SECONDS = 3
 SHORTEST = 4  # characters of a job id that may stand for it
 
 
@@ -37,6 +39,10 @@ def select(store: Path, words: list[str]) -> list[JobFolder]:
         named = _of_experiment(word, folders)
         named = named if named is not None else _by_id(word, folders)
         if not named:
+            if re.fullmatch("[0-9a-f_]+", word):
+                raise ConfigError(
+                    f"no job of the store {store} has the id {word!r} (at least {SHORTEST} characters of it, or SLURM's)"
+                )
             ledger = [*experiments.every(), *(one_.topic for one_ in experiments.every().values())]
             raise ConfigError(f"{word!r} is no job of the store {store} and no experiment; {nearest(word, ledger)}")
         found |= {folder.id: folder for folder in named}
@@ -90,7 +96,7 @@ def status(store: Path, words: list[str], everything: bool) -> int:
     names = {folder.id: folder.job.get("name", "") for folder in shown}
     for folder in sorted(shown, key=lambda one: (ORDER.index(states[one.id].name), names[one.id])):
         say(line(folder, states[folder.id], names[folder.id]))
-    say(f"{len(folders)} jobs: {summary(states)}" if folders else f"no jobs in the store {store} yet")
+    say(f"{count_of(len(folders))}: {summary(states)}" if folders else f"no jobs in the store {store} yet")
     if told := Measured(store).graded():
         say(f"estimates: {told}")
     _mirror_aside(store)
@@ -218,15 +224,28 @@ def logs(store: Path, word: str, follow: bool) -> int:
     paths = log_paths(folder)
     if not paths:
         state = look([folder])[folder.id]
-        raise ConfigError(f"{folder.id} has no log yet: {state.name} {state.note}".rstrip())
+        raise ConfigError(f"{folder.id} has no log yet: it is {state.name}  {state.note}".rstrip())
     if follow:
-        say(f"==> {paths[-1]} <==")
-        os.execvp("tail", ["tail", "-n", "100", "-F", str(paths[-1])])
+        return _follow(folder, paths[-1])
     for path in paths:
         say(f"==> {path} <==")
         sys.stdout.write(path.read_text(errors="replace"))
     sys.stdout.flush()
     return 0
+
+
+def _follow(folder: JobFolder, path: Path) -> int:
+    """tail -F, until the job is no longer in hand."""
+    say(f"==> {path} <==")
+    tail = subprocess.Popen(["tail", "-n", "100", "-F", str(path)])
+    try:
+        while look([folder])[folder.id].name in IN_HAND and tail.poll() is None:
+            time.sleep(FOLLOW_SECONDS)
+        time.sleep(1)  # what it wrote last
+        return 0
+    finally:
+        tail.terminate()
+        tail.wait()
 
 
 def log_paths(folder: JobFolder) -> list[Path]:

@@ -73,6 +73,10 @@ def line(folder: JobFolder, state: State, name: str = "") -> str:
     return f"{state.name:11s} {folder.id}  {given:>10s}  {told}  {more(folder, state)}".rstrip()
 
 
+def count_of(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"
+
+
 def summary(states: dict[str, State]) -> str:
     count = Counter(state.name for state in states.values())
     return ", ".join(f"{count[name]} {name}" for name in ORDER if count[name])

@@ -212,6 +212,14 @@ def test_the_number_of_gpus_changes_no_job_id(tmp_path: Path, tools: Path) -> No
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
+def test_slurms_own_notation_of_time_is_no_number_of_minutes(tmp_path: Path) -> None:
+    """YAML 1.1 reads it in base 60: 43200 minutes."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("kind: slurm\nminutes: 12:00:00\n")
+    with pytest.raises(ConfigError, match="minutes: Input should be a valid integer"):
+        clusters.load(str(path))
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -220,6 +228,7 @@ def test_the_number_of_gpus_changes_no_job_id(tmp_path: Path, tools: Path) -> No
         ({"kind": "pbs"}, "kind: .*'local' or 'slurm'"),
         ({"minutes": "60"}, "minutes: Input should be a valid integer"),
         ({"options": {"ntasks-per-node": 3}}, "options: ntasks-per-node has a field of its own here: tasks_per_node"),
+        ({"options": {"clusters": "other"}}, "options: clusters belongs to the suite"),
         ({"options": {"array": "0-3"}}, "options: array belongs to the suite"),
         ({"gpus_per_task": 2}, "gpus_per_task: .*less than or equal to 1"),
         ({"stages": {"pretran": {}}}, "unknown stage 'pretran'; .*did you mean pretrain"),
@@ -233,9 +242,25 @@ def test_a_cluster_files_mistakes_are_told(tmp_path: Path, fields: dict[str, Any
 
 def test_without_sbatch_slurm_is_refused_and_local_is_the_default(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    words, path = ["table8", "--scale", "smoke", "--dry-run"], {"PATH": str(tmp_path / "empty")}
+    words, path = ["table8", "--scale", "smoke"], {"PATH": str(tmp_path / "empty")}
     refused(tmp_path / "runs", [*words, "--cluster", "slurm"], "no sbatch on the PATH", "--cluster local", **path)
-    assert "7 to run on local" in run(tmp_path / "runs", words, **path).stdout
+    assert "7 to run on local" in run(tmp_path / "runs", [*words, "--dry-run"], **path).stdout
+    planned = run(tmp_path / "runs", [*words, "--dry-run", "--cluster", "slurm"], **path).stdout
+    assert "7 to run on slurm" in planned and "pretrain: 1 node x 1 GPU, 8 CPUs a task, 1440 min at a time" in planned
+
+
+def test_the_dry_run_tells_what_would_stop_the_run(tmp_path: Path) -> None:
+    path = cluster_file(tmp_path, nodes=1, tasks_per_node=3, partition="gpu")
+    done = run(
+        tmp_path / "runs",
+        ["table8", "--scale", "smoke", "--dry-run", "--cluster", str(path), "--budget", "0.001", "--gpus", "2"],
+    )
+    assert "at once, the least that one of its jobs takes; 2 are too few: " in done.stdout, done.stdout
+    assert "pretrain: 1 node x 3 GPU, 1 CPUs a task, 1440 min at a time (gpu)" in done.stdout
+    assert (
+        "would stop: an estimated " in done.stdout
+        and "would stop: pretrain resnet18 scenes m=2 seed 0: a batch of 50" in done.stdout
+    )
 
 
 def test_with_sbatch_slurm_is_the_default(tools: Path, tmp_path: Path) -> None:

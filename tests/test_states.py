@@ -27,7 +27,7 @@ def job(tmp_path: Path) -> JobFolder:
     folder.update_job(stage="pretrain", upstream=[], experiments=["table8"])
     (record.submissions(folder.store) / NAME).mkdir(parents=True)
     record.note_group(folder.store, NAME, name="jigclu:...", jobs=[f"job{index}" for index in range(6)], slurm_id="123")
-    record.note_submission(folder, cluster="slurm", site="slurm", group=NAME, index=4, submitted=time.time())
+    record.note_submission(folder, cluster="slurm", site="slurm", group=NAME, index=4, submitted=time.time() - 300)
     return folder
 
 
@@ -85,6 +85,14 @@ def test_what_an_earlier_submission_left_in_the_folder_does_not_count(job: JobFo
     assert judge(job, ID, row("PENDING")).name == "pending"
     assert judge(job, ID, row("RUNNING")) == State("running", "starting", ID, row("RUNNING"))
     assert judge(job, ID, None).name == "lost"
+
+
+def test_a_job_is_not_lost_before_slurm_can_have_listed_it(job: JobFolder) -> None:
+    """Nor has one begun that was once written down as lost."""
+    assert judge(job, ID, None, "", time.time())[:2] == ("pending", "SLURM does not list it yet")
+    assert judge(job, ID, None, "", time.time() - 300).name == "lost"
+    says(job, "lost")
+    assert judge(job, ID, row("PENDING", "Priority")).name == "pending"
 
 
 def test_a_result_and_a_held_lock_win_over_all(job: JobFolder) -> None:

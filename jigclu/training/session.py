@@ -146,6 +146,7 @@ class Session:
             "torchvision": torchvision.__version__,
         }
         result = self.folder.write_result(metrics, versions=versions, **details)
+        self.folder.set_status("done", step=self.step)
         self.checkpoints.clear()
         return result
 
