@@ -122,7 +122,9 @@ def test_wall_time_follows_the_graph(
 
 def test_the_dry_run_tells_wall_time_on_so_many_gpus(tmp_path: Path) -> None:
     def wall(gpus: int) -> str:
-        told = run(tmp_path / "runs", ["table8", "--dry-run", "--gpus", str(gpus)]).stdout.splitlines()[-1]
+        told = run(
+            tmp_path / "runs", ["table8", "--dry-run", "--cluster", "local", "--gpus", str(gpus)]
+        ).stdout.splitlines()[-1]
         assert told.startswith(f"estimated wall time on {gpus} GPU")
         return told.split("at once: ")[1].split()[0]
 

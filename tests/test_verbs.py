@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from on_slurm import assert_bit_equal, store_with_only, until_step
 from orchestrated import (
     PRETRAIN,
     PROBE,
-    RANDOM,
     ROOT,
     borrow,
     environment,
@@ -129,17 +129,10 @@ def test_without_a_store_the_verbs_say_so(tmp_path: Path) -> None:
 
 
 def test_cancel_stops_what_runs_here_and_retry_goes_on(tmp_path: Path, template: Path) -> None:
-    whole, _ = whole_table(template)
-    store = prepared_store(tmp_path / "runs", template)
-    borrow(whole, store, but=[PRETRAIN, PROBE, RANDOM])
-    words = table8(pretrain__epochs=4)
-    walk = start(store, words)
-    deadline = time.monotonic() + 100
-    job: JobFolder | None = None
-    while not (job and any(line["step"] >= 2 for line in job.metrics())):
-        assert time.monotonic() < deadline and walk.poll() is None
-        time.sleep(0.01)
-        job = next((one for one in jobs(store, "pretrain") if one.job["name"] == PRETRAIN), None)
+    store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=60)
+    walk = start(store, table8(pretrain__epochs=60))
+    job = named(store, PRETRAIN)
+    until_step(job, 2)
     code, said = orchestrate(store, "cancel", job.id)
     assert code == 0 and "cancelled: what ran saves at its next step" in said, said
     walk.communicate()
@@ -147,8 +140,7 @@ def test_cancel_stops_what_runs_here_and_retry_goes_on(tmp_path: Path, template:
     code, said = orchestrate(store, "retry")
     assert code == 0 and f"done     {job.id}" in said, said
     assert named(store, PROBE).done and len(job.status["attempts"]) == 2
-    ours, theirs = ([(line["step"], line["loss"]) for line in one.metrics()] for one in (job, named(whole, PRETRAIN)))
-    assert ours == theirs
+    assert_bit_equal(job, tmp_path)
     code, said = orchestrate(store, "retry")
     assert code == 0 and "nothing to retry" in said
     code, said = orchestrate(store, "cancel", "all")
