@@ -43,11 +43,8 @@ def cancel(store: Path, words: list[str], yes: bool) -> int:
     for one, folder in chosen.items():
         also = f"  (needed by {', '.join(sorted(shared[one]))})" if one in shared else ""
         say(f"{line(folder, states[one])}{also}")
-    if (
-        shared
-        and not yes
-        and not _agreed(f"{len(shared)} of them other experiments need too. Cancel all {len(chosen)}?")
-    ):
+    question = f"{len(shared)} of them other experiments need too. Cancel all {len(chosen)}?"
+    if shared and not yes and not _agreed(question):
         say("nothing was cancelled (--yes cancels without asking)")
         return 1
     return _end(chosen.values(), states)
@@ -86,9 +83,8 @@ def _end(chosen: Iterable[JobFolder], states: dict[str, State]) -> int:
         raise ConfigError(f"scancel: {error}") from None
     for folder in (folder for folder in chosen if not states[folder.id].slurm_id):
         status, marker = folder.status, submission(folder)
-        at_work = (
-            status if status.get("state") == "running" else marker
-        )  # before the worker says so, submitit's controller
+        # The worker; before it has said that it runs, submitit's controller.
+        at_work = status if status.get("state") == "running" else marker
         if at_work.get("host") != os.uname().nodename or not at_work.get("pid"):
             left.append(f"{folder.id} runs on {at_work.get('host', 'an unknown host')}")
             continue
@@ -111,9 +107,8 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
     idle = {folder.id: folder for folder in everything if states[folder.id].name in GOES_ON}
     ended = [folder.id for folder in select(store, words) if folder.id in idle and states[folder.id].name != "new"]
     chosen = _with_downstream(idle, ended)
-    by_id = {
-        folder.id: folder for folder in everything
-    }  # and what they build on, be it done, waiting or to be sent as well
+    # And what they build on, be it done, waiting or to be sent as well.
+    by_id = {folder.id: folder for folder in everything}
     chosen |= {
         up: by_id[up] for folder in list(chosen.values()) for up in folder.job.get("upstream", []) if up in by_id
     }

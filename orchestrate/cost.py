@@ -53,7 +53,7 @@ class Cost:
         return max((self.requests[one].ranks for one in self.left if on_slurm), default=1)
 
     def totals(self) -> list[str]:
-        """`estimated GPU-hours: 3038.24 naive, 965.20 unique, 12.00 to run`, and the same of CPUs where some jobs take those."""
+        """`estimated GPU-hours: 3.00 naive, 2.00 unique, 1.00 to run`, and the same of CPUs where some jobs take those."""
         told = []
         for kind in sorted(set(self.kinds.values()), reverse=True):
             of = [job for job in self.plan.jobs.values() if self.kinds[job.id] == kind]

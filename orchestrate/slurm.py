@@ -29,7 +29,7 @@ from orchestrate.record import (
     squeue_name,
     submission,
     submissions,
-)  # fmt: skip
+)
 from orchestrate.sbatch import Refused, sbatch, write_pickle, write_script
 from orchestrate.source import freeze
 from orchestrate.squeue import NoAnswer, ask, queue
@@ -166,7 +166,7 @@ class Submitter:
                 folder.set_status("pending", message="submitted again")
             note_submission(
                 folder, cluster="slurm", site=self.cluster.path, group=name, index=index, submitted=time.time(),
-                ranks=group.request.ranks, max_requeues=self.cluster.max_requeues, **self.measured.note(job, group.request),
+                max_requeues=self.cluster.max_requeues, **self.measured.note(job, group.request),
             )  # fmt: skip
         try:
             base = self._sbatch(name)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from orchestrated import PRETRAIN, PROBE, ROOT, TINY, environment, named, prepared_store, run, table8
+from orchestrated import ROOT, TINY, environment, named, prepared_store, run, table8
 
 from jigclu.config import parse
 from jigclu.stages import linear, pretrain
 from jigclu.training.folder import JobFolder
-from orchestrate import record, states
+from orchestrate import record
 from orchestrate.experiments import find
 from orchestrate.plan import make_plan
 from orchestrate.squeue import Row, queue
@@ -161,6 +161,3 @@ def assert_bit_equal(job: JobFolder, folder: Path) -> None:
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     curves = [[(line["step"], line["loss"]) for line in one.metrics()] for one in (job, whole)]
     assert curves[0] == curves[1]
-
-
-__all__ = ["PRETRAIN", "PROBE", "states"]

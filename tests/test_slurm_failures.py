@@ -26,7 +26,7 @@ from on_slurm import (
     until,
     until_state,
     until_step,
-)  # fmt: skip
+)
 from orchestrated import PRETRAIN, PROBE, named, refused
 
 from jigclu.training.folder import JobFolder

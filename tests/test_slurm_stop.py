@@ -24,7 +24,7 @@ from on_slurm import (
     until,
     until_state,
     until_step,
-)  # fmt: skip
+)
 from orchestrated import PRETRAIN, PROBE, jobs, named, prepared_store, run
 
 from jigclu.training.folder import JobFolder

@@ -24,7 +24,7 @@ from on_slurm import (
     store_with_only,
     submitted,
     until,
-)  # fmt: skip
+)
 from orchestrated import PRETRAIN, PROBE, named, prepared_store, refused, run, start
 
 from orchestrate import record

@@ -24,7 +24,7 @@ from orchestrated import (
     start,
     table8,
     whole_table,
-)  # fmt: skip
+)
 from test_clusters import program
 
 from jigclu.config import ConfigError
