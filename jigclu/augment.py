@@ -2,14 +2,14 @@
 
 MoCo v2's list in its order: resized crop, colour jitter (in each sample's own random order), grayscale, blur, flip, normalise
 (protocols.md §1.2). Parameters are drawn on the CPU from counters, so they are the same on every device; pixels are worked on
-where the canvases lie. Crop-and-resize is two matrix products a patch with PIL's antialiasing triangle filter; the flip is a
-reversed filter; blur is two more products with PIL's three box blurs as one matrix. Colours are floats in [0, 1] throughout,
-where PIL rounds to 8 bits after every step.
+where the canvases lie: crop, resize, flip and blur by resample.py. Colours are floats in [0, 1] throughout, where PIL rounds to
+8 bits after every step.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from jigclu import random
+from jigclu.resample import blur, crop_resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as torchvision's models expect
 LUMA = (0.299, 0.587, 0.114)  # PIL's "L"
@@ -108,52 +109,6 @@ def draw(
     return Parameters(crop, flip, factors.float(), order, gray, sigma.float())
 
 
-# -- crop and resize -----------------------------------------------------------------------------------------------------
-
-
-def resize_weights(
-    start: Tensor, length: Tensor, source: int, target: int, flip: Tensor | None = None, limit: Tensor | None = None
-) -> Tensor:
-    """PIL's antialiased bilinear resize of [start, start + length) to `target` pixels as (B, target, source) matrices.
-
-    The triangle filter is as wide as the reduction (never narrower than a pixel). It sees nothing outside the crop, or, with
-    `limit` (B,), all of [0, limit). `flip` (B,) reverses the target pixels.
-    """
-    start, length = start.float()[:, None, None], length.float()[:, None, None]
-    scale = length / target
-    support = scale.clamp(min=1.0)
-    out = torch.arange(target, device=start.device, dtype=torch.float32)[None, :, None]
-    if flip is not None:
-        out = torch.where(flip[:, None, None], target - 1 - out, out)
-    place = torch.arange(source, device=start.device, dtype=torch.float32)[None, None, :]
-    pixel = place - start
-    weights = (1 - ((pixel + 0.5 - (out + 0.5) * scale) / support).abs()).clamp(min=0)
-    seen = (pixel >= 0) & (pixel < length) if limit is None else place < limit.float()[:, None, None]
-    weights = weights * seen
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def crop_resize(canvases: Tensor, crop: Tensor, size: int, flip: Tensor | None = None, white: float = 255.0) -> Tensor:
-    """canvases (N, 3, S, S) uint8 or float in [0, white], crop (P*N, 4) position-major -> (P*N, 3, size, size) float in [0, 1].
-
-    A canvas is read once for its P patches: all its vertical filters act in one product.
-    """
-    count, channels, side = canvases.shape[0], canvases.shape[1], canvases.shape[-1]
-    patches = len(crop) // count
-    pixels = canvases.transpose(1, 2).reshape(count, side, channels * side).float()  # (N, y, c*x)
-    vertical = resize_weights(crop[:, 1], crop[:, 3], side, size) / white  # (P*N, size, S)
-    vertical = vertical.view(patches, count, size, side).transpose(0, 1).reshape(count, patches * size, side)
-    rows = (
-        torch.bmm(vertical, pixels)
-        .view(count, patches, size * channels, side)
-        .transpose(0, 1)
-        .reshape(-1, size * channels, side)
-    )
-    horizontal = resize_weights(crop[:, 0], crop[:, 2], side, size, flip)
-    squares = torch.bmm(rows, horizontal.transpose(1, 2))  # (P*N, size*c, size)
-    return squares.view(-1, size, channels, size).transpose(1, 2).contiguous()
-
-
 # -- colour --------------------------------------------------------------------------------------------------------------
 
 
@@ -166,80 +121,55 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue of (B, 3, h, w) in [0, 1] by `shift` (B,) in turns: HSV and back in its closed form."""
     high, low = images.amax(dim=1), images.amin(dim=1)
     chroma = high - low
-    safe = torch.where(chroma > 0, chroma, 1)
+    part = chroma.clamp(min=1e-9).mul_(6).reciprocal_()  # a sixth of a turn; gray has no hue, and chroma 0 below
     red, green, blue = images.unbind(1)
-    sector = torch.where(
+    third = images.new_tensor(1 / 3)
+    hue = torch.where(
         high == red,
-        (green - blue) / safe,
-        torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sector = sector + 6 * shift[:, None, None]
-    # Channel n of HSV -> RGB: v - c * max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6, n = 5, 3, 1.
-    offsets = images.new_tensor([5.0, 3.0, 1.0])[None, :, None, None]
-    k = (offsets + sector[:, None]) % 6
-    return high[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+        (green - blue) * part,
+        torch.where(high == green, torch.addcmul(third, blue - red, part), torch.addcmul(2 * third, red - green, part)),
+    ).add_(shift[:, None, None])
+    # Channel n of HSV -> RGB: v - c * max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6, n = 5, 3, 1. min(k, 4 - k) = 2 - |k - 2|.
+    offset = images.new_tensor([5 / 6 + 1, 3 / 6 + 1, 1 / 6 + 1])[:, None, None]  # a turn more: nothing is negative
+    k = (hue[:, None] + offset).frac_()
+    less = k.sub_(1 / 3).abs_().mul_(-6).add_(2).clamp_(0, 1)
+    return torch.addcmul(high[:, None], chroma[:, None], less, value=-1)
 
 
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue of (B, 3, h, w) in [0, 1], each sample by its own factors in its own order.
 
-    The first three are one blend, f * x + (1 - f) * other, where other is black, the mean gray or the gray image.
-    `order` may lie on the CPU: which samples turn their hue at which step is then known without waiting for the device.
+    The first three are one product with a 3 x 3 matrix each, and contrast's mean gray: f * x + (1 - f) * (black, mean, gray).
+    `order` may lie on the CPU: which samples do what at which step is then known without waiting for the device.
     """
-    steps = torch.arange(len(images))
-    device_order = order.to(images.device, non_blocking=True)
+    count, channels, height, width = images.shape
+    order = order.cpu()
+    weights = images.new_tensor(LUMA)
+    identity = torch.eye(channels, device=images.device).expand(count, -1, -1)
+    scaled = [factors[:, operation, None, None] * identity for operation in range(HUE)]
+    scaled[SATURATION] = scaled[SATURATION] + (1 - factors[:, SATURATION, None, None]) * weights
+    matrices = torch.stack([*scaled, identity])  # (operation, B, 3, 3)
+    pixels, samples = images.flatten(2), torch.arange(count, device=images.device)
     for step in range(4):
-        operation = device_order[:, step]
-        gray = luma(images)
-        factor = factors.gather(1, operation[:, None])[:, :, None, None]
-        factor = torch.where((operation == HUE)[:, None, None, None], 1.0, factor)
-        # PIL rounds the mean gray to 8 bits.
-        mean = ((gray.mean(dim=(2, 3), keepdim=True) * 255 + 0.5).floor() / 255) * (operation == CONTRAST)[
-            :, None, None, None
-        ]
-        other = mean + gray * (operation == SATURATION)[:, None, None, None]
-        images = (factor * images + (1 - factor) * other).clamp(0, 1)
-        turning = steps[order[:, step].cpu() == HUE].to(images.device, non_blocking=True)
-        images[turning] = shift_hue(images[turning], factors[turning, HUE])
-    return images
-
-
-# -- blur ----------------------------------------------------------------------------------------------------------------
-
-
-def blur_weights(sigma: Tensor, size: int) -> Tensor:
-    """PIL's GaussianBlur along one side as (B, size, size) matrices: three extended box blurs, edges repeated.
-
-    The box of radius l + a has the Gaussian's variance (Gwosdek et al., SSVM 2011, which PIL follows). sigma 0: identity.
-    """
-    variance = (sigma.double() ** 2 / 3)[:, None]
-    whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    length = 2 * (whole + part) + 1
-    reach = int(whole.max()) + 1 if sigma.numel() else 1
-    offsets = torch.arange(-reach, reach + 1, device=sigma.device)
-    taps = ((offsets.abs() <= whole) + part * (offsets.abs() == whole + 1)) / length  # (B, 2 reach + 1)
-    place = torch.arange(size, device=sigma.device)
-    columns = (place[:, None] + offsets[None, :]).clamp(0, size - 1)  # (size, taps)
-    box = torch.zeros(len(sigma), size, size, dtype=torch.float64, device=sigma.device)
-    box.scatter_add_(2, columns.expand(len(sigma), -1, -1), taps[:, None, :].expand(-1, size, -1))
-    box = box.float()
-    return torch.bmm(box, torch.bmm(box, box))
-
-
-def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of (B, c, h, w), square, by sigma (B,) pixels each."""
-    weights = blur_weights(sigma, images.shape[-1])[:, None]
-    return weights @ images @ weights.transpose(2, 3)
+        operation = order[:, step].to(images.device, non_blocking=True)
+        mean = ((pixels.mean(dim=2) @ weights) * 255 + 0.5).floor() / 255  # PIL rounds it to 8 bits
+        bias = torch.where(operation == CONTRAST, mean * (1 - factors[:, CONTRAST]), 0)[:, None, None]
+        chosen = matrices[operation, samples]
+        pixels = torch.baddbmm(bias.expand(-1, channels, 1), chosen, pixels).clamp_(0, 1)
+        turning = (order[:, step] == HUE).nonzero()[:, 0].to(images.device, non_blocking=True)
+        turned = shift_hue(pixels.index_select(0, turning).view(-1, channels, height, width), factors[turning, HUE])
+        pixels.index_copy_(0, turning, turned.flatten(2))
+    return pixels.view(images.shape)
 
 
 # -- the whole list ------------------------------------------------------------------------------------------------------
 
 
-def normalise(images: Tensor) -> Tensor:
-    """[0, 1] RGB -> zero mean, unit deviation in ImageNet's statistics."""
-    mean, std = images.new_tensor(MEAN)[:, None, None], images.new_tensor(STD)[:, None, None]
-    return (images - mean) / std
+def normalise(images: Tensor, out: Tensor | None = None) -> Tensor:
+    """[0, 1] RGB -> zero mean, unit deviation in ImageNet's statistics, in one pass; `out` may be `images`."""
+    scale = 1 / images.new_tensor(STD)[:, None, None]
+    shift = -images.new_tensor(MEAN)[:, None, None] * scale
+    return torch.addcmul(shift, images, scale, out=out)
 
 
 def to_pixels(normalised: Tensor) -> Tensor:
@@ -251,7 +181,8 @@ def to_pixels(normalised: Tensor) -> Tensor:
 
 def apply(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
     """canvases (N, 3, S, S) uint8 and parameters of P*N patches (position-major) -> (P*N, 3, size, size) normalised float32."""
-    return normalise(distort(canvases, parameters, size))
+    images = distort(canvases, parameters, size)
+    return normalise(images, out=images)
 
 
 def distort(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
@@ -259,13 +190,16 @@ def distort(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
     device = canvases.device
     moved = parameters.to(device)
     images = crop_resize(canvases, moved.crop, size, moved.flip)
-    jittered = ((parameters.factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)).nonzero()[:, 0]
-    if len(jittered):
-        rows = jittered.to(device, non_blocking=True)
-        images[rows] = jitter(images[rows], moved.factors[rows], parameters.order[jittered])
-    images = torch.where(moved.gray[:, None, None, None], luma(images), images)
-    blurred = parameters.sigma.nonzero()[:, 0]
-    if len(blurred):
-        rows = blurred.to(device, non_blocking=True)
-        images[rows] = blur(images[rows], moved.sigma[rows])
+
+    def some(chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """`change` of the images at the chosen places alone; on the CPU it is known which, without waiting for the device."""
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            there = rows.to(device, non_blocking=True)
+            images.index_copy_(0, there, change(images.index_select(0, there), there))
+
+    jittered = (parameters.factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
+    some(jittered, lambda seen, rows: jitter(seen, moved.factors[rows], parameters.order[jittered]))
+    some(parameters.gray, lambda seen, rows: luma(seen).expand_as(seen))
+    some(parameters.sigma > 0, lambda seen, rows: blur(seen, moved.sigma[rows]))
     return images

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from jigclu.detect_config import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
 from jigclu.method_configs import METHODS, JigCluConfig, MethodConfig
@@ -43,19 +43,24 @@ DATASET_VERSIONS: dict[str, str] = {
 }
 
 
+PACKABLE: tuple[DatasetName, ...] = ("imagenette", "imagenet100", "imagenet1k")  # folders of images
+
+
 class DataConfig(Strict):
     """A data set by name and declared version.
 
     `canvas`: side in pixels of the square uint8 canvas that an image is decoded to. A longer image is scaled down to fit,
     its aspect kept; the released code crops from the original (protocols.md §1.1), and ImageNet's usual 500 pixels stay
-    as they are. `subset`: of the train split only SimCLR's 1 % or 10 % label list (drawn class-balanced by rule where a data set
-    has no list; protocols.md §2.3, §2.4). `train_images`/`val_images`: use only so many, class-balanced; for `scenes` how many
-    are drawn.
+    as they are. `quality`: None: the images as they are; else re-encoded as JPEG at this quality once they are scaled to the
+    canvas, read from a pack (`python -m jigclu.data pack`). `subset`: of the train split only SimCLR's 1 % or 10 % label list
+    (drawn class-balanced by rule where a data set has no list; protocols.md §2.3, §2.4). `train_images`/`val_images`: use only so
+    many, class-balanced; for `scenes` how many are drawn.
     """
 
     name: DatasetName = "imagenet100"
     version: str = ""
     canvas: Positive = 512
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
     subset: Subset | None = None
     train_images: Positive | None = None
     val_images: Positive | None = None
@@ -75,6 +80,21 @@ class DataConfig(Strict):
                 f"data set {self.name} is declared at version {declared!r}, the config says {self.version!r}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _packable(self) -> DataConfig:
+        if self.quality is not None and self.name not in PACKABLE:
+            raise ValueError(
+                f"quality re-encodes data sets that are folders of images ({', '.join(PACKABLE)}); {self.name} is none"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_quality(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)  # jobs from before there were packs keep their ids
+        if self.quality is None:
+            values.pop("quality", None)
+        return values
 
 
 class AugmentConfig(Strict):

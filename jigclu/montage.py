@@ -21,14 +21,17 @@ def stitch(patches: Tensor, permutation: Tensor, m: int = 2) -> Tensor:
         raise ValueError(
             f"{count} patches and a permutation of {tuple(permutation.shape)} do not make {m} x {m} montages"
         )
-    return assemble(patches[permutation], m)
+    return assemble(patches.index_select(0, permutation), m)
 
 
 def assemble(ordered: Tensor, m: int) -> Tensor:
-    """Patches in montage order (position-major: q * N + j) -> (N, C, m*h, m*w)."""
+    """Patches in montage order (position-major: q * N + j) -> (N, C, m*h, m*w), written once, as channels_last has it."""
     count, channels, height, width = ordered.shape
-    grid = ordered.view(m, m, count // (m * m), channels, height, width)
-    return grid.permute(2, 3, 0, 4, 1, 5).reshape(count // (m * m), channels, m * height, m * width)
+    shape = (count // (m * m), channels, m * height, m * width)
+    montages = torch.empty(shape, dtype=ordered.dtype, device=ordered.device, memory_format=torch.channels_last)
+    grid = ordered.view(m, m, -1, channels, height, width).permute(2, 3, 0, 4, 1, 5)
+    montages.unflatten(3, (m, width)).unflatten(2, (m, height)).copy_(grid)
+    return montages
 
 
 def cut(montages: Tensor, m: int) -> Tensor:

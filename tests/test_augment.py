@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter, ImageStat
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from jigclu import augment
+from jigclu import augment, resample
 from jigclu.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
 from jigclu.config import AugmentConfig
 from jigclu.patches import split_boxes
@@ -89,12 +89,12 @@ def test_crop_and_resize_is_pil(canvases: tuple[Tensor, Tensor], size: int) -> N
     crop = torch.cat(crops)
     assert (crop[:, 2:] < size).all(1).any() and (size == 112 or (crop[:, 2:] > size).all(1).any())
     flip = torch.rand(len(crop), generator=generator) < 0.5
-    ours = augment.crop_resize(images, crop, size, flip)
+    ours = resample.crop_resize(images, crop, size, flip)
     cut = by_pil(images.repeat(len(crops), 1, 1, 1), lambda image, i: pil_crop(image, crop[i].tolist(), size))
     theirs = torch.where(flip[:, None, None, None], cut.flip(3), cut)
     assert psnr(ours, theirs).min() >= 54
     assert (ours - theirs).abs().max() <= 1.05 * LEVEL
-    unflipped = augment.crop_resize(images, crop, size)
+    unflipped = resample.crop_resize(images, crop, size)
     torch.testing.assert_close(unflipped, torch.where(flip[:, None, None, None], ours.flip(3), ours), rtol=0, atol=1e-5)
 
 
@@ -148,7 +148,7 @@ def test_grayscale_is_pils(photographs: Tensor) -> None:
 def test_blur_is_pils(photographs: Tensor, side: int) -> None:
     sigma = torch.tensor([0.1, 0.3, 0.5, 0.8, 1.0, 1.3, 1.5, 1.7, 1.9, 2.0])
     images = photographs[:, :, :side, :side]
-    ours = augment.blur(images.float() / 255, sigma)
+    ours = resample.blur(images.float() / 255, sigma)
     theirs = by_pil(images, lambda image, i: image.filter(ImageFilter.GaussianBlur(sigma[i].item())))
     decibels = psnr(ours, theirs)
     # Where a pass moves pixels by less than a level, PIL's rounding swallows part of it.
@@ -163,7 +163,7 @@ def test_blur_is_the_released_codes(golden: Path) -> None:
     listing = json.loads((golden / "g8_pil_blur.json").read_text())
     image = np.random.RandomState(listing["seed"]).randint(0, 256, listing["shape"]).astype(np.float32)
     sigma = torch.tensor([case["sigma"] for case in listing["cases"]])
-    ours = augment.blur(torch.from_numpy(image).permute(2, 0, 1).repeat(len(sigma), 1, 1, 1), sigma)
+    ours = resample.blur(torch.from_numpy(image).permute(2, 0, 1).repeat(len(sigma), 1, 1, 1), sigma)
     for blurred, case in zip(ours, listing["cases"], strict=True):
         wanted = torch.tensor(case["out"], dtype=torch.float32).view(*listing["shape"]).permute(2, 0, 1)
         assert (blurred - wanted).abs().max() <= (3 if case["sigma"] < 0.5 else 2), case["sigma"]
@@ -171,7 +171,7 @@ def test_blur_is_the_released_codes(golden: Path) -> None:
 
 def test_blur_of_nothing_changes_nothing(photographs: Tensor) -> None:
     images = photographs.float() / 255
-    torch.testing.assert_close(augment.blur(images, torch.zeros(len(images))), images, rtol=0, atol=0)
+    torch.testing.assert_close(resample.blur(images, torch.zeros(len(images))), images, rtol=0, atol=0)
 
 
 def test_normalise_is_torchvisions(photographs: Tensor) -> None:

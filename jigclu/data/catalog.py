@@ -5,15 +5,14 @@ Folders of images are in folders.py, CIFAR in cifar.py, the procedural scenes in
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from jigclu.config import ConfigError, DataConfig
 from jigclu.data import cifar, drawn, folders
 from jigclu.data.parts import SHARES, wanted
-from jigclu.data.source import SPLITS, Collection, Source, Split
+from jigclu.data.source import SPLITS, Collection, Source, Split, data_root
 
-__all__ = ["SPLITS", "Source", "Split"]
+__all__ = ["SPLITS", "Source", "Split", "data_root"]
 
 # What a whole set holds; ImageNet-100's is the number in common use (protocols.md §2.2).
 IMAGES: dict[str, dict[str, int]] = {
@@ -54,10 +53,6 @@ COLLECTIONS: dict[str, Collection] = {
     "cifar10": cifar.CIFAR10,
     "cifar100": cifar.CIFAR100,
 }
-
-
-def data_root(root: Path | None = None) -> Path:
-    return Path(root if root is not None else os.environ.get("JIGCLU_DATA") or "data")
 
 
 def catalogue(data: DataConfig, split: Split, root: Path | None = None) -> Source:

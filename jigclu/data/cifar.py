@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data.folders import fit
+from jigclu.data.decoding import fit
 from jigclu.data.parts import balanced, by_rule
 from jigclu.data.source import Source, Split
 
@@ -35,6 +35,13 @@ class ArraySource(Source):
     def pixels(self, index: int, longest: int) -> np.ndarray:
         image = self.images[index]
         return image.transpose(2, 0, 1) if max(image.shape) <= longest else fit(Image.fromarray(image), longest)
+
+    def extents(self, canvas: int) -> np.ndarray | None:
+        square = self.images.shape[1:3] == (canvas, canvas)
+        return np.full((len(self.images), 2), canvas, dtype=np.int64) if square else None
+
+    def copy_into(self, out: np.ndarray, indices: np.ndarray) -> None:
+        np.copyto(out, self.images[indices].transpose(0, 3, 1, 2))
 
     def facts(self) -> Iterable[str]:
         return [*self.digests, *self.paths.tolist()]

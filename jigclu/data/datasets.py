@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from jigclu.config import DataConfig
 from jigclu.data.catalog import Source, Split, catalogue
+
+RESIDENT_SHARE = 0.25  # of a GPU's free memory, for the canvases of one split
+_CHUNK = 1 << 26  # bytes on their way to the device at a time
 
 
 class Sample(NamedTuple):
@@ -29,7 +33,11 @@ def open_dataset(data: DataConfig, split: Split, root: Path | None = None) -> Ca
 
 
 class CanvasDataset(Dataset[Sample]):
-    """A source's images on canvases of `canvas` pixels. `paths` (n,) are relative names, `labels` (n,) int64."""
+    """A source's images on canvases of `canvas` pixels. `paths` (n,) are relative names, `labels` (n,) int64.
+
+    `extents`: (n, 2) int64 [height, width], (0, 0) of an unreadable image, where the source holds canvases of that side, so that
+    reading is copying; None: images are decoded.
+    """
 
     def __init__(self, source: Source, canvas: int):
         self.source = source
@@ -38,6 +46,8 @@ class CanvasDataset(Dataset[Sample]):
         self.labels = source.labels
         self.paths = source.paths
         self.fingerprint = source.fingerprint
+        self.extents = source.extents(canvas)
+        self._resident: dict[torch.device, torch.Tensor | None] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,3 +62,30 @@ class CanvasDataset(Dataset[Sample]):
         height, width = pixels.shape[1:]
         canvas[:, :height, :width] = torch.from_numpy(pixels)
         return Sample(canvas, height, width, label, index, True)
+
+    def canvases(self, indices: np.ndarray, pin: bool = False) -> torch.Tensor:
+        """(k, 3, S, S) uint8 of the (k,) int64 indices, copied; only where there are `extents`."""
+        out = torch.empty(len(indices), 3, self.canvas, self.canvas, dtype=torch.uint8, pin_memory=pin)
+        self.source.copy_into(out.numpy(), indices)
+        return out
+
+    def resident(self, device: torch.device, limit: int | None = None) -> torch.Tensor | None:
+        """All canvases (n, 3, S, S) on the device, put there when first asked for and kept; None where there are no `extents`.
+
+        None too where they are more than `limit` bytes: by default a quarter of what a GPU has free, and 0 elsewhere, where the
+        source's own memory serves as well. The first answer about a device stands.
+        """
+        if device not in self._resident:
+            self._resident[device] = self._upload(device, limit)
+        return self._resident[device]
+
+    def _upload(self, device: torch.device, limit: int | None) -> torch.Tensor | None:
+        each = 3 * self.canvas**2
+        if limit is None:
+            limit = int(RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+        if self.extents is None or len(self) * each > limit:
+            return None
+        held = torch.empty(len(self), 3, self.canvas, self.canvas, dtype=torch.uint8, device=device)
+        for places in np.array_split(np.arange(len(self)), max(1, len(self) * each // _CHUNK)):
+            held[places[0] : places[-1] + 1] = self.canvases(places)
+        return held

@@ -2,6 +2,7 @@
 
 <root>/imagenette/{train,val}/<wnid>/*.JPEG    <root>/imagenet1k/{train,val}/<wnid>/*
 <root>/lists/{imagenet100,1percent,10percent}.txt    <root>/imagenette/splits/simclr_{1,10}percent.txt
+Where <root>/packed/ holds them packed for the canvas that a config asks for, they are read from there (pack.py).
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from jigclu.config import ConfigError, DataConfig
+from jigclu.data.decoding import decode
+from jigclu.data.pack import PackedSource, open_pack
 from jigclu.data.parts import Incomplete, balanced, by_rule, listed, read_list
 from jigclu.data.scan import Files, scan
 from jigclu.data.source import SPLITS, Source, Split
@@ -61,23 +63,7 @@ class FolderSource(Source):
         return replace(super().take(chosen), sizes=self.sizes[chosen])
 
 
-def decode(path: Path, longest: int) -> np.ndarray:
-    """(3, h, w) uint8 RGB, scaled down (never up) with PIL's antialiased bilinear so that max(h, w) <= longest.
-
-    A JPEG much larger than that is decoded at 1/2, 1/4 or 1/8 (`draft`), still no smaller than the result.
-    EXIF orientation is ignored, as torchvision's ImageFolder and the released code do.
-    """
-    with Image.open(path) as image:
-        return fit(image, longest)
-
-
-def fit(image: Image.Image, longest: int) -> np.ndarray:
-    """The image's pixels as `decode` gives them."""
-    ratio = min(1.0, longest / max(image.size))
-    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
-    image.draft(None, size)
-    small = image.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
-    return np.array(small).transpose(2, 0, 1)
+S = TypeVar("S", bound=FolderSource | PackedSource)
 
 
 @dataclass(frozen=True)
@@ -92,16 +78,21 @@ class FolderCollection:
     subset_lists: str = ""  # below the root; none: subsets are drawn by rule
     subset_sha256: dict[str, str] = field(default_factory=dict)
 
-    def open(self, data: DataConfig, split: Split, root: Path) -> FolderSource:
+    def open(self, data: DataConfig, split: Split, root: Path) -> Source:
+        packed = open_pack(data, split, root)
+        return self.from_files(data, split, root) if packed is None else self._part(packed, data, split, root)
+
+    def from_files(self, data: DataConfig, split: Split, root: Path) -> FolderSource:
+        """As `open`, of the folders themselves, whatever is packed."""
         try:
-            source = self._whole(split, root)
-            if data.subset and split == "train":
-                source = self._subset(source, data.subset, root)
+            whole = self._whole(split, root)
         except Incomplete as error:
-            raise ConfigError(
-                f"data set {data.name}: looked in {error.where.absolute()}: {error}; {HOW[data.name]}"
-            ) from None
-        return balanced(source, data, split)
+            raise _missing(data, error) from None
+        return self._part(whole, data, split, root)
+
+    def absent(self, root: Path) -> bool:
+        """Neither split has a folder."""
+        return not any((root / self.folder / split).exists() for split in SPLITS)
 
     def check(self, data: DataConfig, root: Path) -> None:
         for split in SPLITS:
@@ -114,7 +105,15 @@ class FolderCollection:
             f", sha256 of {name} verified" for name in lists
         )
 
-    def _subset(self, source: FolderSource, subset: str, root: Path) -> FolderSource:
+    def _part(self, source: S, data: DataConfig, split: Split, root: Path) -> S:
+        try:
+            if data.subset and split == "train":
+                source = self._subset(source, data.subset, root)
+        except Incomplete as error:
+            raise _missing(data, error) from None
+        return balanced(source, data, split)
+
+    def _subset(self, source: S, subset: str, root: Path) -> S:
         if not self.subset_lists:
             return by_rule(source, subset)
         lines = read_list(root / self.subset_lists.format(subset), self.subset_sha256[subset])
@@ -152,6 +151,10 @@ class FolderCollection:
         found = sum(map(len, classes.values()))
         if self.images and found != self.images[split]:
             raise Incomplete(folder, f"{found} images, not {self.images[split]}")
+
+
+def _missing(data: DataConfig, error: Incomplete) -> ConfigError:
+    return ConfigError(f"data set {data.name}: looked in {error.where.absolute()}: {error}; {HOW[data.name]}")
 
 
 def with_wnid(line: str) -> str:

@@ -1,4 +1,7 @@
-"""Groups of indices in, batches of canvases out, in order, with unreadable files counted and stepped over."""
+"""Groups of indices in, batches of canvases out, in order, with unreadable files counted and stepped over.
+
+Images that must be decoded are so by worker processes; canvases that only need copying are copied here.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jigclu.data.datasets import CanvasDataset, Sample
+from jigclu.data.source import MOST_UNREADABLE as MOST_UNREADABLE
 
-MOST_UNREADABLE = 0.001  # of the data set; past it the disk is the problem, not a file
 log = logging.getLogger("jigclu")
 T = TypeVar("T")
 
@@ -59,23 +63,64 @@ class Unreadable:
 
 
 def batches(
-    dataset: CanvasDataset, groups: list[list[int]], workers: int, unreadable: Unreadable, substitute: bool
+    dataset: CanvasDataset,
+    groups: list[list[int]],
+    workers: int,
+    unreadable: Unreadable,
+    substitute: bool,
+    device: torch.device | None = None,
 ) -> Iterator[Batch]:
     """One Batch for each group of indices, in order, decoded by `workers` processes (0: here).
 
     `substitute` on (training): an unreadable image's place goes to the next readable index, so the batch keeps its
-    size whatever the worker count. Off (evaluation): it is left out, the batch is shorter. Raises DataError.
+    size whatever the worker count. Off (evaluation): it is left out, the batch is shorter. `device`: where the data set's
+    canvases are all there (`CanvasDataset.resident`), the batches' canvases are taken there, too. Raises DataError.
     """
-    return _read(dataset, groups, workers, unreadable, substitute)
+    stream = (
+        loaded(_Attempts(dataset, substitute), groups, workers, _collate)
+        if dataset.extents is None
+        else _copied(dataset, dataset.extents, groups, substitute, device)
+    )
+    return _counted(dataset, stream, unreadable)
 
 
-def _read(
-    dataset: CanvasDataset, groups: list[list[int]], workers: int, unreadable: Unreadable, substitute: bool
+def _counted(
+    dataset: CanvasDataset, stream: Iterator[tuple[Batch, list[int]]], unreadable: Unreadable
 ) -> Iterator[Batch]:
-    for batch, broken in loaded(_Attempts(dataset, substitute), groups, workers, _collate):
+    for batch, broken in stream:
         for index in broken:
             unreadable.report(str(dataset.paths[index]), len(dataset))
         yield batch
+
+
+def _copied(
+    dataset: CanvasDataset,
+    extents: np.ndarray,
+    groups: list[list[int]],
+    substitute: bool,
+    device: torch.device | None,
+) -> Iterator[tuple[Batch, list[int]]]:
+    """What `_collate` makes of a DataLoader's samples, without one."""
+    readable, pin = extents[:, 0] > 0, torch.cuda.is_available()
+    resident = None if device is None else dataset.resident(device)
+    for group in groups:
+        tried = [_tried(index, readable, substitute) for index in group]
+        places = np.array([one[-1] for one in tried if readable[one[-1]]], dtype=np.int64)
+        rows = (torch.from_numpy(values) for values in (extents[places], dataset.labels[places], places))
+        sizes, labels, indices = (row.pin_memory() if pin else row for row in rows)
+        if resident is None:
+            canvas = dataset.canvases(places, pin)
+        else:
+            canvas = resident.index_select(0, indices.to(resident.device, non_blocking=True))
+        yield Batch(canvas, sizes, labels, indices), [i for one in tried for i in one if not readable[i]]
+
+
+def _tried(index: int, readable: np.ndarray, substitute: bool) -> list[int]:
+    """As _Attempts, of images that are known to be readable or not."""
+    tried = [index]
+    while substitute and not readable[tried[-1]] and len(tried) <= MOST_UNREADABLE * len(readable):
+        tried.append((tried[-1] + 1) % len(readable))
+    return tried
 
 
 def loaded(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[Any]], T]) -> Generator[T, None, None]:

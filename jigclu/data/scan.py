@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from jigclu.training.folder import write_atomic
 
 Files = list[tuple[str, int]]  # (file name, size in bytes), sorted
+# What was touched in the last 2 s may change again within one tick of its file system's clock: don't trust its mtime yet.
+SETTLED_NS = 2_000_000_000
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
@@ -31,14 +34,10 @@ def scan(folder: Path, wnids: Iterable[str] | None = None) -> dict[str, Files]:
         now = time.time_ns()
         with ThreadPoolExecutor(16) as pool:  # the waits of a network file system overlap
             for wnid, files in zip(stale, pool.map(_list_images, [folder / wnid for wnid in stale]), strict=True):
-                # A folder touched in the last 2 s may change again within one tick of its clock: don't trust its mtime.
-                settled = now - stamps[wnid] > 2_000_000_000
+                settled = now - stamps[wnid] > SETTLED_NS
                 stamp = stamps[wnid] if settled else -1
                 cached[wnid] = (stamp, [name for name, _ in files], [size for _, size in files])
-        with contextlib.suppress(OSError, RuntimeError):  # a cache that can't be written only costs time
-            path = _cache_path(folder)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps(cached).encode())
+        keep("scan", folder, cached)
     return {wnid: list(zip(cached[wnid][1], cached[wnid][2], strict=True)) for wnid in wanted}
 
 
@@ -51,15 +50,24 @@ def _list_images(folder: Path) -> Files:
         )
 
 
-def _cache_path(folder: Path) -> Path:
+def cache_path(kind: str, about: Path) -> Path:
+    """Where this machine's user keeps what was found out about a file or folder. Raises RuntimeError where there is no home."""
     base = os.environ.get("JIGCLU_CACHE")
     home = Path(base) if base else Path.home() / ".cache" / "jigclu"
-    return home / f"scan-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
+    return home / f"{kind}-{hashlib.sha256(str(about.resolve()).encode()).hexdigest()[:16]}.json"
+
+
+def keep(kind: str, about: Path, values: Any) -> None:
+    """Write it there as JSON; a cache that can't be written only costs time."""
+    with contextlib.suppress(OSError, RuntimeError):
+        path = cache_path(kind, about)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(values).encode())
 
 
 def _read_cache(folder: Path) -> dict[str, tuple[int, list[str], list[int]]]:
     try:
-        values = json.loads(_cache_path(folder).read_bytes())
+        values = json.loads(cache_path("scan", folder).read_bytes())
         return {str(wnid): (int(stamp), list(names), list(sizes)) for wnid, (stamp, names, sizes) in values.items()}
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError):
         return {}  # none yet, or not ours: scan again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,6 +17,11 @@ from jigclu.config import DataConfig
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
+MOST_UNREADABLE = 0.001  # of a data set; past it the disk is the problem, not a file
+
+
+def data_root(root: Path | None = None) -> Path:
+    return Path(root if root is not None else os.environ.get("JIGCLU_DATA") or "data")
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,17 @@ class Source(ABC):
     @abstractmethod
     def pixels(self, index: int, longest: int) -> np.ndarray:
         """(3, h, w) uint8 RGB, max(h, w) <= longest. Raises whatever the reader does where the image is broken."""
+
+    def extents(self, canvas: int) -> np.ndarray | None:
+        """(n, 2) int64, [height, width] of every image, (0, 0) of an unreadable one, where all lie stored as canvases of that side.
+
+        Then reading is copying, by `copy_into`. None: they don't, `pixels` decodes them.
+        """
+        return None
+
+    def copy_into(self, out: np.ndarray, indices: np.ndarray) -> None:
+        """The stored canvases at the (k,) int64 `indices` into `out` (k, 3, S, S) uint8, where `extents(S)` is not None."""
+        raise NotImplementedError
 
     @abstractmethod
     def facts(self) -> Iterable[str]:

@@ -13,6 +13,7 @@ from jigclu.config import PretrainConfig
 from jigclu.data.loader import Batch
 from jigclu.method_configs import JigCluConfig
 from jigclu.patches import Box, split_boxes
+from jigclu.resample import crop_resize
 
 
 def whole(sizes: Tensor, times: int = 1) -> Tensor:
@@ -58,7 +59,7 @@ class Patches:
         """The patches as they are: canvases (n, 3, S, S) in [0, white], sizes (n, 2) -> (m*m*n, 3, size, size) in [0, 1]."""
         boxes = split(sizes, self.m, self.extend).transpose(0, 1).reshape(-1, 4)
         crops = torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), 1)
-        return augment.crop_resize(canvases, crops.to(canvases.device), size, white=white)
+        return crop_resize(canvases, crops.to(canvases.device), size, white=white)
 
     def _after(self, batch: Batch, canvases: Tensor, epoch: int, size: int) -> Tensor:
         """ "Aug after split": the whole list on every patch."""

@@ -99,7 +99,8 @@ class Finetuner:
         workers = loader_workers(config.runtime, self.where.device)
         self.network.train()  # batch norm learns too (protocols.md §2.4)
         groups = self._groups(epoch)[done:]
-        stream = batches(self.train, groups, workers, self.unreadable["train"], substitute=True)
+        device = self.where.device
+        stream = batches(self.train, groups, workers, self.unreadable["train"], substitute=True, device=device)
         for step, batch in enumerate(stream, done):
             canvas = batch.canvas.to(self.where.device, non_blocking=True)
             images = random_crop(config, canvas, batch.sizes, batch.indices, self.seed, epoch)
@@ -145,7 +146,7 @@ class Finetuner:
         self.model.eval()
         found = torch.zeros(3, dtype=torch.float64, device=where.device)  # in the top 1, in the top 5, images
         workers = loader_workers(config.runtime, where.device)
-        for batch in batches(self.val, groups, workers, self.unreadable["val"], substitute=False):
+        for batch in batches(self.val, groups, workers, self.unreadable["val"], substitute=False, device=where.device):
             if not len(batch.labels):
                 continue
             canvas = batch.canvas.to(where.device, non_blocking=True)

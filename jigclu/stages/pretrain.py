@@ -18,6 +18,7 @@ from jigclu.data.order import epoch_groups
 from jigclu.network import load_encoder
 from jigclu.stages.knn import evaluate
 from jigclu.training import pictures
+from jigclu.training.ahead import Prepared, ahead
 from jigclu.training.checkpoint import save_atomic
 from jigclu.training.distributed import distribute
 from jigclu.training.features import Extractor, loader_workers
@@ -107,12 +108,16 @@ class Trainer:
         )
         workers = loader_workers(config.runtime, self.where.device)
         self.network.train()
-        stream = batches(self.dataset, groups[done:], workers, self.unreadable, substitute=True)
-        for step, batch in enumerate(self.timed(stream), done):
-            prepared = self.method.prepare(batch, epoch, step)
+        device = self.where.device
+        stream = batches(self.dataset, groups[done:], workers, self.unreadable, substitute=True, device=device)
+
+        def prepare(batch: Batch, step: int) -> Prepared:
+            return self.method.prepare(batch, epoch, step)
+
+        for step, batch, prepared in ahead(self.timed(stream), prepare, device, done):
             if self.session.step == 0 and self.where.first:
                 pictures.draw(self.method, batch, prepared, self.session.folder.path / "figures")
-            with torch.autocast(self.where.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 loss, self.last = self.method.loss(self.network, prepared)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

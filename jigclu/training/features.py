@@ -13,6 +13,7 @@ from jigclu.config import ClassifierConfig, ConfigError, EvaluationConfig, Runti
 from jigclu.data.datasets import CanvasDataset
 from jigclu.data.loader import Batch, Unreadable, batches
 from jigclu.network import Backbone
+from jigclu.resample import Taps, resample, triangle
 
 log = logging.getLogger("jigclu")
 
@@ -38,10 +39,9 @@ def centre_crop(canvas: Tensor, sizes: Tensor, resize: int, size: int) -> Tensor
         resized = resize * extent // shorter
         step = extent.double() / resized
         start = ((resized - size) / 2).round() * step
-        axes.append(augment.resize_weights(start, size * step, side, size, limit=extent))
-    vertical, horizontal = (axis.to(canvas.device) for axis in axes)
-    images = vertical[:, None] @ canvas.float() @ horizontal.transpose(1, 2)[:, None] / 255
-    return augment.normalise(images)
+        axes.append(triangle(start, size * step, side, size, limit=extent))
+    rows, columns = (Taps(*(part.to(canvas.device) for part in taps)) for taps in axes)
+    return augment.normalise(resample(canvas, rows, columns))
 
 
 def random_crop(
@@ -127,7 +127,8 @@ class Extractor:
         groups = [list(order[start : start + size]) for start in range(0, len(order), size)]
         workers = loader_workers(self.config.runtime, self.device)
         unreadable = self.unreadable.setdefault(dataset.fingerprint, Unreadable())
-        for step, batch in enumerate(batches(dataset, groups, workers, unreadable, substitute=False)):
+        stream = batches(dataset, groups, workers, unreadable, substitute=False, device=self.device)
+        for step, batch in enumerate(stream):
             self.tell(f"features: {step * size} of {len(order)} images")
             yield batch._replace(canvas=batch.canvas.to(self.device, non_blocking=True))
 

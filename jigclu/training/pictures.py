@@ -19,6 +19,7 @@ from jigclu.methods.inputs import split, whole
 from jigclu.methods.jigclu import JigClu
 from jigclu.montage import stitch
 from jigclu.patches import patch_size
+from jigclu.resample import crop_resize
 
 # Okabe and Ito's eight, told apart by the colour-blind; with more than eight boxes they come round again.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#000000")
@@ -62,7 +63,7 @@ def patches(method: JigClu, batch: Batch) -> Tensor:
     """A row an image: the image as a square, its m*m patches as cut, and the same patches augmented."""
     mm, size = method.m * method.m, patch_size(method.config.image_size, method.m)
     canvases = batch.canvas.to(method.where.device)
-    square = augment.crop_resize(canvases, whole(batch.sizes)[:, 0].to(canvases.device), size)
+    square = crop_resize(canvases, whole(batch.sizes)[:, 0].to(canvases.device), size)
     cut = method.patches.plain(canvases, batch.sizes, size)
     augmented = augment.to_pixels(method.patches(batch, 0, size))
     columns = torch.cat((square, cut, augmented)).unflatten(0, (1 + 2 * mm, -1))

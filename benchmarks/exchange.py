@@ -1,0 +1,100 @@
+"""Between ranks: what the montage's exchange moves, counted, and how long it takes beside gathering everything everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.setting import Setting
+from benchmarks.timing import Group, Ratio, Row, timed
+from jigclu import random
+from jigclu.montage import exchange, stitch
+
+RANKS, M = 2, 2
+
+
+def measure(here: Setting, rounds: int) -> Group:
+    """Two processes with gloo on this machine's loopback, whatever the device: what is counted is the same with NCCL."""
+    local, size = here.batch_size // RANKS, here.image_size // M
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as folder:
+        out = Path(folder) / "rank0.json"
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.exchange", str(local), str(size), str(rounds), str(out)],
+                cwd=Path(__file__).parent.parent,
+                env={
+                    **os.environ,
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(RANKS),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                },
+            )
+            for rank in range(RANKS)
+        ]
+        codes = [process.wait() for process in started]
+        if any(codes):
+            raise RuntimeError("a rank of the exchange failed; what it said stands above")
+        told = json.loads(out.read_text())
+    images = local * RANKS
+    rows = [Row("exchange", tuple(told["exchange"]), images), Row("gather everywhere", tuple(told["gather"]), images)]
+    group = Group("exchange", f"{RANKS} ranks, gloo, {images} images, 4 patches of {size} px each, float32", rows)
+    group.ratios = [
+        Ratio("patches sent and received / patches shown: each once", told["moved"], ("<=", 1.0)),
+        Ratio("exchange / gathering everywhere, seconds", rows[0].median / rows[1].median),
+    ]
+    return group
+
+
+def alone(local: int, size: int, rounds: int, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    patches = torch.randn(M * M * local, 3, size, size)
+    permutation = random.permutation(0, random.MONTAGE, 0, 0, M * M * local * RANKS)
+    moved = counted(lambda: exchange(patches, permutation, M))
+
+    def gathered() -> torch.Tensor:
+        everywhere = [torch.empty_like(patches) for _ in range(RANKS)]
+        dist.all_gather(everywhere, patches)
+        every = torch.stack(everywhere).unflatten(1, (M * M, local)).transpose(0, 1).flatten(0, 2)
+        return stitch(every, permutation, M)[rank * local : (rank + 1) * local]
+
+    assert torch.equal(gathered(), exchange(patches, permutation, M))
+    rows = timed("", {"exchange": lambda: exchange(patches, permutation, M), "gather": gathered}, rounds)
+    if rank == 0:
+        told = {row.name: row.seconds for row in rows} | {"moved": moved / len(patches)}
+        Path(out).write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def counted(work: Any) -> int:
+    """Patches that this rank takes in during `work`, from whichever rank: what all_to_all_single is asked to receive."""
+    plain, seen = dist.all_to_all_single, []
+
+    def counting(received: torch.Tensor, *arguments: Any) -> Any:
+        seen.append(len(received))
+        return plain(received, *arguments)
+
+    dist.all_to_all_single = counting
+    try:
+        work()
+    finally:
+        dist.all_to_all_single = plain
+    return sum(seen)
+
+
+if __name__ == "__main__":
+    alone(*map(int, sys.argv[1:4]), sys.argv[4])

@@ -1,0 +1,82 @@
+"""Table 6's three input formats and the bare backbone: time and peak memory of a step, each in a process of its own.
+
+`python -m benchmarks.formats NAME ROUNDS` measures one and prints it as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.setting import Setting, one_batch, photographs, setting
+from benchmarks.step import bare_step, full_step
+from benchmarks.timing import Group, Ratio, Row, timed
+from jigclu import methods
+from jigclu.training.memory import peak_memory_mb
+
+FORMATS = {
+    "bare": "bare backbone on montages",
+    "montage": "(c) montage image",
+    "scaled": "(b) scaled-up patch",
+    "small": "(a) small patch",
+}
+
+
+def measure(here: Setting, rounds: int) -> Group:
+    rows = [apart(name, max(3, rounds // 2), here.batch_size) for name in FORMATS]
+    kind = (
+        "device memory" if here.device.type == "cuda" else "resident memory above what was there before the first step"
+    )
+    group = Group("formats", f"{here.words}; {kind}", rows)
+    bare, montage, scaled, small = rows
+    memory = {row.name: row.facts["peak_memory_mb"] for row in rows}
+    group.ratios = [
+        Ratio("montage / bare backbone, peak memory", memory[montage.name] / memory[bare.name], ("<=", 1.05)),
+        Ratio("montage / scaled-up patches, seconds (printed: 0.34)", montage.median / scaled.median, ("<=", 0.42)),
+        Ratio(
+            "montage / scaled-up patches, peak memory (printed: 0.41)",
+            memory[montage.name] / memory[scaled.name],
+            ("<=", 0.42),
+        ),
+        Ratio("montage / small patches, seconds (printed: 1.04)", montage.median / small.median, ("<=", 1.25)),
+    ]
+    return group
+
+
+def apart(name: str, rounds: int, items: int) -> Row:
+    command = [sys.executable, "-m", "benchmarks.formats", name, str(rounds)]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])}: {done.stderr.strip().splitlines()[-1:]}")
+    told = json.loads(done.stdout.splitlines()[-1])
+    return Row(FORMATS[name], tuple(told["seconds"]), items, facts={"peak_memory_mb": told["peak_memory_mb"]})
+
+
+def alone(name: str, rounds: int) -> None:
+    here = setting()
+    with photographs(here, here.batch_size) as dataset:
+        batch = one_batch(here, dataset)
+    form = "montage" if name == "bare" else name
+    method = methods.build(here.config(method={"name": "jigclu", "input": form}), 0, here.where, len(dataset.classes))
+    step = bare_step(here, method.prepare(batch, 0, 0)[0]) if name == "bare" else full_step(here, method, batch)
+    before = resident_mb()
+    row = timed(name, step, rounds, warm=2)[0]
+    peak = peak_memory_mb(here.device) - (0 if here.device.type == "cuda" else before)
+    print(json.dumps({"seconds": row.seconds, "peak_memory_mb": peak}))
+
+
+def resident_mb() -> float:
+    """This process's resident memory now, MiB; Linux alone says so (elsewhere: the peak so far)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    except OSError:
+        return peak_memory_mb(torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    alone(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,161 @@
+"""Loading: files against packs, cold and warm; and training end to end from each, beside the bare backbone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.setting import Setting, one_batch, photographs
+from benchmarks.step import bare_step
+from benchmarks.timing import Group, Ratio, Row, timed, wait
+from jigclu import methods
+from jigclu.config import DataConfig
+from jigclu.data import packing
+from jigclu.data.datasets import CanvasDataset
+from jigclu.data.folders import FolderSource
+from jigclu.data.loader import Unreadable, batches
+from jigclu.data.pack import folder_of, open_pack
+from jigclu.stages.pretrain import Trainer
+from jigclu.training.session import Session
+
+FILES, JPEG, RAW = "files", "packed, JPEG quality 90", "packed, raw"
+BATCHES = {"cuda": 32, "cpu": 6}  # an epoch's
+
+
+def measure(here: Setting, rounds: int) -> Group:
+    images = 4 * here.batch_size
+    with photographs(here, images) as files, packed(here, files) as packs:
+        sets = {FILES: files, **packs}
+        reading = {name: reader(here, dataset) for name, dataset in sets.items()}
+        rows = [
+            row_named(row, f"{row.name}, warm, one core")
+            for row in timed("", reading, max(3, rounds // 2), items=images)
+        ]
+        rows += [cold(name, dataset, reading[name], images) for name, dataset in sets.items()]
+        bare = bare_of(here, files)
+        trained, waits = end_to_end(here, sets, bare, max(3, rounds // 3))
+    group = Group("loading", f"{here.words}; JPEG files of {here.photo[0]} x {here.photo[1]}", rows + trained)
+    median = {row.name: row.median / row.items for row in group.rows}
+    group.ratios = [
+        Ratio(
+            f"{name}: images/s on one core against files, warm",
+            median[f"{FILES}, warm, one core"] / median[f"{name}, warm, one core"],
+        )
+        for name in packs
+    ]
+    limit = median["bare backbone"]
+    for name in sets:
+        target = (">=", 0.9) if name == RAW else None
+        group.ratios.append(
+            Ratio(f"end to end from {name} / bare backbone, images/s", limit / median[f"end to end, {name}"], target)
+        )
+    group.ratios += [Ratio(f"share of the time that the loop waits for {name}", waits[name]) for name in sets]
+    return group
+
+
+def row_named(row: Row, name: str) -> Row:
+    return Row(name, row.seconds, row.items, row.unit, row.facts)
+
+
+@contextmanager
+def packed(here: Setting, files: CanvasDataset) -> Iterator[dict[str, CanvasDataset]]:
+    """The same images as a JPEG pack and as a raw one, written by the suite's own writer."""
+    assert isinstance(files.source, FolderSource)
+    made = {}
+    with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as root:
+        for name, quality in ((JPEG, 90), (RAW, None)):
+            data = DataConfig(name="imagenette", canvas=here.canvas, quality=quality)
+            folder = folder_of(data, Path(root))
+            folder.mkdir(parents=True)
+            packing.write(data, {"train": files.source, "val": files.source}, folder, 0, lambda told: None)
+            source = open_pack(data, "train", Path(root))
+            assert source is not None
+            made[name] = CanvasDataset(source, here.canvas)
+        yield made
+
+
+def reader(here: Setting, dataset: CanvasDataset) -> Callable[[], None]:
+    """All images in this process, as batches on the CPU."""
+    groups = np.array_split(np.arange(len(dataset)), len(dataset) // here.batch_size)
+
+    def read() -> None:
+        for _ in batches(dataset, [group.tolist() for group in groups], 0, Unreadable(), substitute=True):
+            pass
+
+    return read
+
+
+def cold(name: str, dataset: CanvasDataset, read: Callable[[], None], items: int) -> Row:
+    """Three readings, each after the system was asked to drop the files' pages from its cache."""
+    seconds = []
+    for _ in range(3):
+        forget(dataset)
+        start = time.perf_counter()
+        read()
+        seconds.append(time.perf_counter() - start)
+    return Row(f"{name}, cold, one core", tuple(seconds), items)
+
+
+def forget(dataset: CanvasDataset) -> None:
+    source = dataset.source
+    if isinstance(source, FolderSource):
+        paths = [source.folder / str(path) for path in source.paths]
+    else:
+        mapped = source.file  # type: ignore[attr-defined]
+        mapped._array = None  # unmapped: what is mapped stays in the cache
+        paths = [mapped.path]
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)  # only what is on the disk can be dropped
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+
+
+def bare_of(here: Setting, dataset: CanvasDataset) -> Callable[[], None]:
+    method = methods.build(here.config(), 0, here.where, len(dataset.classes))
+    step = bare_step(here, method.prepare(one_batch(here, dataset), 0, 0)[0])
+
+    def steps() -> None:
+        for _ in range(BATCHES[here.device.type]):
+            step()
+
+    return steps
+
+
+def end_to_end(
+    here: Setting, sets: dict[str, CanvasDataset], bare: Callable[[], None], rounds: int
+) -> tuple[list[Row], dict[str, float]]:
+    """Epochs of the stage's own trainer, worker start and all; with them the loop's waiting, as its result has it."""
+    images = BATCHES[here.device.type] * here.batch_size
+    with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as store:
+        trainers = {}
+        for place, (name, dataset) in enumerate(sets.items()):
+            config = here.config(images, epochs=rounds + 1)
+            session = Session(Path(store) / "pretrain" / str(place), config.runtime)
+            trainers[name] = Trainer(config, session, repeated(dataset, images))
+        works = {"bare backbone": bare} | {
+            f"end to end, {name}": trainer.train_epoch for name, trainer in trainers.items()
+        }
+        rows = timed("", works, rounds, items=images, warm=1)
+        wait()
+        spent = {row.name: sum(row.seconds) for row in rows}
+        # The session's clock runs while the others take their turn: a trainer's share is of its own time.
+        shares = {
+            name: trainer.waited / (spent[f"end to end, {name}"] * (rounds + 1) / rounds)
+            for name, trainer in trainers.items()
+        }
+    return rows, shares
+
+
+def repeated(dataset: CanvasDataset, count: int) -> CanvasDataset:
+    """`count` images, the data set's own again and again."""
+    return CanvasDataset(dataset.source.take(np.arange(count) % len(dataset)), dataset.canvas)

@@ -1,0 +1,35 @@
+"""`python -m benchmarks profile`: which operations the full step's time goes to, by torch.profiler."""
+
+from __future__ import annotations
+
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.levers import method_and_batch
+from benchmarks.setting import Setting
+from benchmarks.step import full_step
+from benchmarks.timing import wait
+
+STEPS = 5
+
+
+def summary(here: Setting, lines: int = 20) -> str:
+    """A Markdown table of the operations that take most, in percent of the step and calls a step."""
+    method, batch = method_and_batch(here)
+    step = full_step(here, method, batch)
+    for _ in range(3):
+        step()
+    wait()
+    device = here.device.type == "cuda"
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device else [])]
+    with profile(activities=kinds) as seen:
+        for _ in range(STEPS):
+            step()
+        wait()
+    times = {
+        one.key: (one.self_device_time_total if device else one.self_cpu_time_total, one.count)
+        for one in seen.key_averages()
+    }
+    total = sum(time for time, _ in times.values())
+    first = sorted(times.items(), key=lambda item: -item[1][0])[:lines]
+    told = [f"| {name[:60]} | {100 * time / total:.1f} | {count / STEPS:g} |" for name, (time, count) in first]
+    return "\n".join(["| operation | % of the time | calls a step |", "|---|---|---|", *told])

@@ -1,0 +1,81 @@
+"""What is measured on: the device, the sizes that its target is stated for, and images that every machine can draw."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from jigclu.config import PretrainConfig, parse
+from jigclu.data.datasets import CanvasDataset
+from jigclu.data.folders import FolderSource
+from jigclu.data.loader import Batch, Unreadable, batches
+from jigclu.data.scenes import KINDS, scene
+from jigclu.training.distributed import Place, place
+
+
+@dataclass(frozen=True)
+class Setting:
+    """ResNet-50, 224 px, batch 256 on a GPU; ResNet-18, 64 px, batch 128 on a CPU; bfloat16 on both."""
+
+    where: Place
+    backbone: str
+    image_size: int
+    canvas: int
+    batch_size: int
+    photo: tuple[int, int]  # width and height of an image file, pixels
+
+    @property
+    def device(self) -> torch.device:
+        return self.where.device
+
+    @property
+    def words(self) -> str:
+        return f"{self.backbone}, {self.image_size} px of a canvas of {self.canvas}, batch {self.batch_size}, bfloat16"
+
+    def config(self, images: int = 0, **more: object) -> PretrainConfig:
+        """The pretraining that is measured, of so many images (none said: one batch), with `more` said otherwise."""
+        values = {
+            "data": {"name": "scenes", "canvas": self.canvas, "train_images": images or self.batch_size, "val_images": 10},
+            "backbone": self.backbone, "image_size": self.image_size, "batch_size": self.batch_size, "precision": "bfloat16",
+        }  # fmt: skip
+        return parse("pretrain", values | more)
+
+
+def setting() -> Setting:
+    where = place()
+    if where.device.type == "cuda":
+        return Setting(where, "resnet50", 224, 512, 256, (500, 375))
+    return Setting(where, "resnet18", 64, 128, 128, (170, 128))
+
+
+@contextmanager
+def photographs(here: Setting, count: int) -> Iterator[CanvasDataset]:
+    """`count` scenes as JPEG files (quality 90) in a temporary folder, as an image set lies on a disk."""
+    width, height = here.photo
+    with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as folder:
+        paths = []
+        for index in range(count):
+            path = Path(folder) / KINDS[index % len(KINDS)].replace(" ", "-") / f"{index}.JPEG"
+            path.parent.mkdir(exist_ok=True)
+            square = scene(index, "train", width)[0].transpose(1, 2, 0)
+            Image.fromarray(np.ascontiguousarray(square[:height])).save(path, quality=90)
+            paths.append(path)
+        source = FolderSource(
+            classes=list(KINDS),
+            paths=np.array([str(path.relative_to(folder)) for path in paths]),
+            labels=np.arange(count, dtype=np.int64) % len(KINDS),
+            folder=Path(folder),
+            sizes=np.array([path.stat().st_size for path in paths], dtype=np.int64),
+        )
+        yield CanvasDataset(source, here.canvas)
+
+
+def one_batch(here: Setting, dataset: CanvasDataset) -> Batch:
+    return next(batches(dataset, [list(range(here.batch_size))], 0, Unreadable(), substitute=True))
