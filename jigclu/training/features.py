@@ -19,10 +19,11 @@ log = logging.getLogger("jigclu")
 
 
 def loader_workers(runtime: RuntimeConfig, device: torch.device) -> int:
-    """Decoding processes: as configured, else as many as the CPU threads of a GPU job, else one beside a CPU job."""
+    """Decoding processes: as configured, else as many as a GPU job has CPU threads, else none: beside a CPU job they would take
+    the cores that its own threads wait for each other on (benchmarks/README.md)."""
     if runtime.workers is not None:
         return runtime.workers
-    return torch.get_num_threads() if device.type == "cuda" else 1
+    return torch.get_num_threads() if device.type == "cuda" else 0
 
 
 def centre_crop(canvas: Tensor, sizes: Tensor, resize: int, size: int) -> Tensor:
