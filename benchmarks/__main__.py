@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import augmentation, exchange, formats, levers, loading, probe, profile, results, step
+from benchmarks import augmentation, exchange, formats, levers, loading, orchestration, probe, profile, results, step
 from benchmarks.setting import Setting, setting
 from benchmarks.timing import Group, about
 from jigclu.schema import nearest
@@ -29,6 +29,7 @@ GROUPS: dict[str, Measure] = {
     "probe": probe.measure,
     "exchange": exchange.measure,
     "levers": levers.measure,
+    "orchestration": lambda here, rounds: orchestration.measure(rounds),
 }
 
 
