@@ -76,8 +76,8 @@ def resample(canvases: Tensor, rows: Taps, columns: Taps, white: float = 255.0) 
     step = max(1, budget // (4 * channels * side * max(side, patches * size)))
     for start in range(0, count, step):
         some = slice(start, start + step)
-        here = (Taps(*(part[some].flatten(0, 1) for part in taps)) for taps in (rows, columns))
-        seen = _resample(canvases[some], *here, dense=canvases.is_cuda)
+        seen_by = [Taps(*(part[some].flatten(0, 1) for part in taps)) for taps in (rows, columns)]
+        seen = _resample(canvases[some], seen_by[0], seen_by[1], dense=canvases.is_cuda)
         out[:, some] = seen.unflatten(0, (-1, patches)).permute(1, 0, 3, 2, 4)
     return out.flatten(0, 1)
 
