@@ -42,7 +42,9 @@ def centre_crop(canvas: Tensor, sizes: Tensor, resize: int, size: int) -> Tensor
         start = ((resized - size) / 2).round() * step
         axes.append(triangle(start, size * step, side, size, limit=extent))
     rows, columns = (Taps(*(part.to(canvas.device) for part in taps)) for taps in axes)
-    return augment.normalise(resample(canvas, rows, columns))
+    return augment.normalise(
+        resample(canvas, rows, columns, white=1) / 255
+    )  # an image of that size stays as it is, to the bit
 
 
 def random_crop(
