@@ -29,7 +29,7 @@ GROUPS: dict[str, Measure] = {
     "probe": probe.measure,
     "exchange": exchange.measure,
     "levers": levers.measure,
-    "orchestration": lambda here, rounds: orchestration.measure(rounds),
+    "orchestration": lambda here, rounds: orchestration.measure(rounds, full=True),
 }
 
 

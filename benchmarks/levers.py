@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
-from benchmarks.setting import Setting, one_batch, photographs, setting
-from benchmarks.step import full_step, network_of, optimizer_of
+from benchmarks.setting import Setting, one_batch, photographs
+from benchmarks.step import network_of, optimizer_of
 from benchmarks.timing import Group, Ratio, Row, timed
 from jigclu import methods
 from jigclu.data.loader import Batch
@@ -42,13 +36,7 @@ def measure(here: Setting, rounds: int) -> Group:
         pair = timed("", {f"bare, beside {name}": base, name: step}, rounds, items=here.batch_size)
         group.rows += pair
         group.ratios.append(Ratio(f"{name}: images/s against the bare step's", pair[0].median / pair[1].median))
-    if here.device.type == "cpu":
-        keep, give = (memory_kept(kept, rounds, here.batch_size) for kept in (True, False))
-        group.rows += [keep, give]
-        group.ratios.append(
-            Ratio("freed memory kept: images/s of the full step against given back", give.median / keep.median)
-        )
-    else:
+    if here.device.type == "cuda":
         group.rows += (pair := overlapped(here, rounds))
         group.ratios.append(
             Ratio("augmentation one step ahead: images/s against in turn", pair[0].median / pair[1].median)
@@ -111,30 +99,3 @@ def overlapped(here: Setting, rounds: int) -> list[Row]:
         ),
     }
     return timed("", works, rounds, items=8 * here.batch_size)
-
-
-def memory_kept(kept: bool, rounds: int, items: int) -> Row:
-    """The full step in a process of its own: what malloc was told cannot be taken back."""
-    command = [sys.executable, "-m", "benchmarks.levers", "keep" if kept else "give", str(rounds)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, env=dict(os.environ)
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[1:])}: {done.stderr.strip().splitlines()[-1:]}")
-    name = f"full step, freed memory {'kept' if kept else 'given back to the system'}"
-    return Row(name, tuple(json.loads(done.stdout.splitlines()[-1])), items)
-
-
-def alone(kept: bool, rounds: int) -> None:
-    if not kept:
-        import jigclu.training.distributed as distributed
-
-        distributed.keep_memory = lambda: None
-    here = setting()
-    method, batch = method_and_batch(here)
-    print(json.dumps(timed("", full_step(here, method, batch), rounds)[0].seconds))
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        alone(sys.argv[1] == "keep", int(sys.argv[2]))

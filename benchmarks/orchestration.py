@@ -1,126 +1,238 @@
-"""What planning, looking, mirroring and reporting cost, against the number of jobs and of metric points in the store.
+"""How plan, dry run, status, mirror and report grow with the number of jobs and of metric points, as a user meets them.
 
-The store is the orchestrator's own: Table 8 at scale smoke with so many seeds (7 jobs each), every job finished.
+The jobs are those of Table 8 at scale smoke, 7 a seed, written by the orchestrator's own functions and finished through the job
+folder's own methods; no training runs. All commands but the plan are processes of their own, Python's start included.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import Group, Ratio, Row, timed
-from orchestrate.experiments import find
-from orchestrate.plan import Plan, make_plan
-from orchestrate.record import write_jobs
+from jigclu.training.folder import JobFolder
+from orchestrate import experiments, rates
+from orchestrate.plan import Job, Plan, make_plan
+from orchestrate.record import note_submission, write_jobs
+from orchestrate.source import PROJECT as ROOT
+from orchestrate.source import stage_digest
 
-ROOT = Path(__file__).resolve().parent.parent
-JOBS_A_SEED, FEW_POINTS = 7, 10_000
-SEEDS = (1, 14, 143)  # 7, 98 and 1,001 jobs
-METRICS = ("loss", "clustering_loss", "location_loss", "location_accuracy")
-ONCE = ("first mirror", "second mirror", "report")  # tens of seconds each with many jobs: timed once
+JOBS_A_SEED, PRETRAINS_A_SEED, METRICS_A_LINE = 7, 3, 5
+# (seeds, points of the whole store): as many points a job in the first three, so that these differ in the jobs alone.
+BY_JOBS = ((1, 720), (14, 10_080), (143, 102_960))
+BY_POINTS = (14, 1_000_000)
+FEW_JOBS, FEW_POINTS = 1_000, 500_000  # from these on, what takes long is timed once
+PLAN, DRY_RUN, STATUS, FIRST_SYNC, SECOND_SYNC, REPORT = (
+    "plan", "dry run", "status", "first sync", "second sync", "report"
+)  # fmt: skip
+COMMANDS = (PLAN, DRY_RUN, STATUS, FIRST_SYNC, SECOND_SYNC, REPORT)
+PREPARE = "from pathlib import Path; import sys; from orchestrate import tracking; tracking.prepare(Path(sys.argv[1]))"
 
 
-def measure(rounds: int, full: bool = True) -> Group:
-    """`full` off: without the thousand jobs and the million points."""
-    sizes = [(seeds, FEW_POINTS) for seeds in (SEEDS if full else SEEDS[:2])] + ([(14, 1_000_000)] if full else [])
-    group = Group(
-        "orchestration",
-        "Table 8 at scale smoke, all jobs finished; MLflow in sqlite; whole commands, interpreter start and all",
-    )
-    median: dict[tuple[str, int, int], float] = {}
-    for seeds, points in sizes:
-        with store(seeds, points) as folder:
-            for command, row in commands(folder, seeds, points, min(rounds, 3)):
-                group.rows.append(row)
-                median[command, seeds, points] = row.median
-    few, many = SEEDS[0], SEEDS[2] if full else SEEDS[1]
-    for command in dict.fromkeys(command for command, _, _ in median):
-        growth = median[command, many, FEW_POINTS] / median[command, few, FEW_POINTS] / (many / few)
-        group.ratios.append(
-            Ratio(
-                f"{command}: seconds a job at {many * JOBS_A_SEED} jobs / at {few * JOBS_A_SEED}", growth, ("<=", 1.0)
-            )
-        )
-    again, first = (median[name, many, FEW_POINTS] for name in ("second mirror", "first mirror"))
-    group.ratios.append(Ratio("second mirror / first mirror, seconds", again / first, ("<=", 0.1)))
+@dataclass(frozen=True)
+class Store:
+    """A store of finished jobs, and what it holds."""
+
+    path: Path
+    seeds: int
+    jobs: int
+    points: int
+
+
+Rows = dict[str, Row]  # by command
+
+
+def measure(rounds: int, full: bool) -> Group:
+    """`full` off: neither the thousand jobs nor the million points."""
+    by_jobs: list[tuple[Store, Rows]] = []
+    with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as folder:
+        path = Path(folder) / "runs"
+        prepare(path)
+        for seeds, points in BY_JOBS if full else BY_JOBS[:2]:
+            store = build(path, seeds, points)
+            by_jobs.append((store, commands(store, rounds)))
+            _restore(path)
+        by_points: tuple[Store, Rows] | None = None
+        if full:
+            store = build(path, *BY_POINTS)
+            by_points = store, commands(store, rounds, by_points=True)
+    told = " and ".join(f"{store.jobs:,} ({store.points:,})" for store, _ in by_jobs)
+    setting = f"Table 8 at scale smoke, all done, sqlite; jobs (metric points): {told}"
+    if by_points:
+        setting += f" and {by_points[0].jobs:,} ({by_points[0].points:,})"
+    group = Group("orchestration", setting)
+    group.rows = [row for _, rows in [*by_jobs, *filter(None, [by_points])] for row in rows.values()]
+    group.ratios = list(_ratios(by_jobs, by_points))
     return group
 
 
-def commands(folder: Path, seeds: int, points: int, rounds: int) -> Iterator[tuple[str, Row]]:
-    """(command, its Row) in the order in which a user meets them: the report finds everything mirrored."""
-    jobs = seeds * JOBS_A_SEED
-    run = [
-        str(ROOT / "orchestrate" / "run.py"),
-        "table8",
-        "--scale",
-        "smoke",
-        "--seeds",
-        str(seeds),
-        "--cluster",
-        "local",
-    ]
-    report = ["-m", "reports", "--scale", "smoke", "--targets", "table8", "--out", str(folder / "report")]
-    works: dict[str, Callable[[], object]] = {
-        "plan": lambda: planned(seeds),
-        "dry run": lambda: done(folder, *run, "--dry-run"),
-        "status": lambda: done(folder, "-m", "orchestrate", "status"),
-        "first mirror": lambda: done(folder, "-m", "orchestrate", "sync"),
-        "second mirror": lambda: done(folder, "-m", "orchestrate", "sync"),
-        "report": lambda: done(folder, *report),
-    }
-    for command, work in works.items():
-        once = command in ONCE
-        name = f"{command}, {jobs:,} jobs, {points:,} points"
-        yield command, timed(name, work, 1 if once else rounds, items=jobs, unit="jobs", warm=0 if once else 1)[0]
+def _ratios(by_jobs: list[tuple[Store, Rows]], by_points: tuple[Store, Rows] | None) -> Iterator[Ratio]:
+    """What a command's time grows by over what its work grows by. Start-up weighs on the small store: a curve that bends
+    upwards shows in the step from the middle one, which therefore has a ratio of its own."""
+    (small, fast), (large, slow) = by_jobs[0], by_jobs[-1]
+    for before, quick, end in ((small, fast, slow), *([(*by_jobs[1], slow)] if len(by_jobs) > 2 else [])):
+        step = f"{before.jobs:,} -> {large.jobs:,} jobs"
+        for name in COMMANDS:
+            grown = end[name].median / quick[name].median
+            yield Ratio(f"{name}, {step}: seconds / jobs", grown / (large.jobs / before.jobs), ("<=", 1.0))
+    if by_points:
+        many, slow = by_points
+        few, fast = next((store, rows) for store, rows in by_jobs if store.jobs == many.jobs)
+        step, more = f"{few.points:,} -> {many.points:,} points", many.points / few.points
+        for name in slow:
+            grown = slow[name].median / fast[name].median
+            yield Ratio(f"{name}, {step}: seconds / points", grown / more, ("<=", 1.0))
+    for store, rows in [*by_jobs, *filter(None, [by_points])]:
+        what = f"{store.jobs:,} jobs, {store.points:,} points"
+        yield Ratio(f"second sync / first sync, {what}", rows[SECOND_SYNC].median / rows[FIRST_SYNC].median)
 
 
-def planned(seeds: int) -> Plan:
-    return make_plan(find(["table8"]), "smoke", "official", seeds)
+# -- the store --------------------------------------------------------------------------------------------------------
+def plan_of(seeds: int) -> Plan:
+    return make_plan(experiments.find(["table8"]), "smoke", "official", seeds)
 
 
-@contextmanager
-def store(seeds: int, points: int) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as folder:
-        fill(Path(folder), planned(seeds), points)
-        yield Path(folder)
+def prepare(path: Path) -> None:
+    """The empty store with its database, which an orchestrator makes before any job of it starts."""
+    path.mkdir(mode=0o700)
+    _run([sys.executable, "-c", PREPARE, str(path)], path)
+    _keep(path)
 
 
-def fill(folder: Path, plan: Plan, points: int) -> None:
-    """Every job of the plan as one that ended: its curve (the points lie in the pretrainings), its result."""
-    write_jobs(plan, folder)
-    pretrainings = [job for job in plan.jobs.values() if job.stage == "pretrain"]
-    steps = max(1, points // (len(METRICS) * len(pretrainings)))
-    for place, job in enumerate(plan.jobs.values()):
-        one = job.folder(folder)
-        one.set_status("running", attempt=1)
-        if job.stage == "pretrain":
-            begun = time.time() - steps
-            lines = (
-                json.dumps(
-                    {"step": step, "epoch": step / 100, "time": begun + step, **dict.fromkeys(METRICS, 1 / step)}
-                )
-                for step in range(1, steps + 1)
-            )
-            one.metrics_path.write_text(
-                "".join(f"{line}\n" for line in lines)
-            )  # as JobFolder.log writes them, one by one
-        share = place / len(plan.jobs)
-        metrics = {"loss": 1 / steps} if job.stage == "pretrain" else {"top1": 20 + 10 * share, "top5": 60 + 10 * share}
-        one.write_result(metrics, seconds=1.0, device="benchmark", steps=steps)
+def build(path: Path, seeds: int, points: int) -> Store:
+    """Every job planned as run.py does it, then done. `points`: of the whole store, evenly over its pretrainings."""
+    plan, seconds = plan_of(seeds), time.time()
+    write_jobs(plan, path)
+    digests = {stage: stage_digest(stage) for stage in {job.stage for job in plan.jobs.values()}}
+    lines = max(1, round(points / (PRETRAINS_A_SEED * seeds * METRICS_A_LINE)))
+    for number, job in enumerate(plan.jobs.values()):
+        finish(job, path, digests[job.stage], lines, seconds - number)
+    return Store(path, seeds, len(plan.jobs), lines * PRETRAINS_A_SEED * seeds * METRICS_A_LINE)
 
 
-def done(folder: Path, *words: str) -> None:
-    """Run this interpreter on these words with the store. Raises RuntimeError with the last line of what went wrong."""
+def finish(job: Job, store: Path, digest: str, lines: int, began: float) -> None:
+    """What the orchestrator, the worker and the stage leave in a job's folder and in the store's rates."""
+    folder = job.folder(store)
+    folder.update_job(source_digest=digest, sources=[digest], data_fingerprint="procedural")
+    note_submission(folder, cluster="local", submitted=began, estimate_hours=0.008, estimate_by="the stated rate")
+    details = {"seconds": 28.0 + job.seed % 5, "world": 1, "device": "CPU, 1 threads", "images": 1200}
+    details["versions"] = {"python": sys.version.split()[0]}
+    if job.stage == "pretrain":
+        _curve(folder, lines)
+        metrics = {"loss": 3.0, "clustering_loss": 2.0, "location_loss": 1.0, "location_accuracy": 60.0}
+        metrics |= {"hours": 0.008, "peak_memory_mb": 400.0, "loader_wait": 0.02}
+        details |= {"steps": lines, "precision": "bfloat16", "limiter": "compute", "memory_kind": "resident"}
+    else:
+        top1 = 40.0 + job.seed % 7
+        metrics = {"top1": top1, "top5": top1 + 40, "last_top1": top1 - 0.2}
+        details |= {"by_lr": {"0.03": metrics}, "lr": 0.03, "val_images": 500}
+    folder.write_result(metrics, **details)
+    rates.note_finished(folder)
+
+
+def _curve(folder: JobFolder, lines: int) -> None:
+    for step in range(1, lines + 1):
+        clustering, location = 2.0 + 2.0 / step, 1.0 + 1.0 / step
+        folder.log(
+            step,
+            round(5 * step / lines, 4),
+            loss=clustering + location,
+            clustering_loss=clustering,
+            location_loss=location,
+            location_accuracy=60.0 - 50.0 / step,
+            images_per_second=210.5,
+        )
+
+
+# -- what MLflow has of it: put back, so that a first sync can be timed again and the next store begins without --------
+def _kept(path: Path) -> Path:
+    return path.with_name(f"{path.name}.kept")
+
+
+def _keep(path: Path) -> None:
+    shutil.copytree(path, _kept(path))
+
+
+def _forget(path: Path) -> None:
+    """As it was when its database had been made and nothing mirrored."""
+    shutil.rmtree(path / "mlartifacts", ignore_errors=True)
+    shutil.rmtree(path / ".mirror")
+    for old in path.glob("mlflow.db*"):
+        old.unlink()
+    shutil.copytree(_kept(path), path, dirs_exist_ok=True)
+
+
+def _restore(path: Path) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(_kept(path), path)
+
+
+# -- the commands -----------------------------------------------------------------------------------------------------
+def commands(store: Store, rounds: int, by_points: bool = False) -> Rows:
+    """A row a command. `by_points`: rows count points; the plan, which no store bears on, is left out."""
+    often = min(3, rounds)
+    seldom = 1 if store.jobs >= FEW_JOBS or store.points >= FEW_POINTS else often
+    python = sys.executable
+    sync = [python, "-m", "orchestrate", "sync"]
+    dry_run = [python, "orchestrate/run.py", "table8", "--scale", "smoke", "--seeds", str(store.seeds)]
+    dry_run += ["--dry-run", "--cluster", "local"]
+
+    def seconds(command: list[str], times: int, before: Callable[[], None] = lambda: None) -> tuple[float, ...]:
+        taken = []
+        for _ in range(times):
+            before()
+            taken.append(_run(command, store.path))
+        return tuple(taken)
+
+    found = {DRY_RUN: seconds(dry_run, often)}
+    found[FIRST_SYNC] = seconds(sync, seldom, lambda: _forget(store.path))
+    found[SECOND_SYNC] = seconds(sync, often)
+    found[STATUS] = seconds([python, "-m", "orchestrate", "status"], often)
+    with tempfile.TemporaryDirectory(prefix="jigclu-report-") as out:
+        found[REPORT] = seconds([python, "-m", "reports", "--out", out], seldom)
+    what = f"{store.points:,} points of {store.jobs:,} jobs" if by_points else f"{store.jobs:,} jobs"
+    items, unit = (store.points, "points") if by_points else (store.jobs, "jobs")
+    rows = {name: Row(f"{name}, {what}", found[name], items, unit) for name in COMMANDS if name in found}
+    if by_points:
+        return rows
+    (plan,) = timed(f"{PLAN}, {what}", lambda: plan_of(store.seeds), often, items=items, unit=unit, warm=1)
+    return {PLAN: plan, **rows}
+
+
+def _run(command: list[str], store: Path) -> float:
+    """Wall seconds. RuntimeError with the last line of stderr where it fails. What it left running is waited for, untimed."""
+    begun = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment(store), capture_output=True, text=True)
+    taken = time.perf_counter() - begun
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise RuntimeError(f"{' '.join(command[1:])}: exit code {done.returncode}: {last}")
+    _settle(store)
+    return taken
+
+
+def environment(store: Path) -> dict[str, str]:
+    """A user's shell that has set nothing but the store."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("JIGCLU_", "MLFLOW_", "SLURM_"))}
-    ended = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env={**kept, "JIGCLU_STORE": str(folder)}, capture_output=True, text=True
-    )
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(words)}: {(ended.stderr or ended.stdout).strip().splitlines()[-1:]}")
+    return {**kept, "JIGCLU_STORE": str(store)}
+
+
+def _settle(store: Path) -> None:
+    """Until the mirror that `status` starts beside itself has ended: it would slow what is timed next, and write to the store."""
+    log = str(store / ".mirror" / "sync.log")  # its standard output
+    while any(_link(process / "fd" / "1") == log for process in Path("/proc").glob("[0-9]*")):
+        time.sleep(0.02)
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # another user's, or gone
+        return ""

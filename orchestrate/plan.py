@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -88,16 +89,20 @@ class Plan:
     def naive(self) -> int:
         return sum(job.asked for job in self.jobs.values())
 
-    def downstream(self, job_id: str) -> Iterator[Job]:
+    def downstream(self) -> dict[str, list[Job]]:
+        """For each job what builds on it directly, as the plan stands now."""
+        found: defaultdict[str, list[Job]] = defaultdict(list)  # an upstream may have been left out already
         for job in self.jobs.values():
-            if job_id in job.upstream:
-                yield job
+            for one in job.upstream:
+                found[one].append(job)
+        return found
 
     def leave_out(self, job_ids: Iterable[str]) -> None:
         """These jobs go, and upstream of them what no other job or cell needs."""
         for job_id in job_ids:
             gone = self.jobs.pop(job_id)
-            self.leave_out([one for one in gone.upstream if not self.jobs[one].uses and not any(self.downstream(one))])
+            downstream = self.downstream()
+            self.leave_out([one for one in gone.upstream if not self.jobs[one].uses and not downstream[one]])
 
 
 def merge(base: Overlay, over: Overlay) -> Overlay:

@@ -54,6 +54,7 @@ class Measured:
 
     def __init__(self, store: Path, site: str = ""):
         self._path, self._site = store / RATES, site
+        self._near: dict[tuple[str, str, float], tuple[float, str]] = {}  # seeds and many cells cost alike
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
@@ -71,10 +72,13 @@ class Measured:
 
     def hours(self, job: Job, kind: str) -> tuple[float, str]:
         """(device-hours, by what): of a `GPU`, or of a whole machine's `CPU`."""
-        table = estimate.hours(job.stage, job.config, kind)
-        alike = [
-            line for line in self.lines if line["stage"] == job.stage and line["kind"] == kind and line["hours"] > 0
-        ]
+        key = job.stage, kind, estimate.hours(job.stage, job.config, kind)
+        if key not in self._near:
+            self._near[key] = self._hours(*key)
+        return self._near[key]
+
+    def _hours(self, stage: str, kind: str, table: float) -> tuple[float, str]:
+        alike = [line for line in self.lines if line["stage"] == stage and line["kind"] == kind and line["hours"] > 0]
         alike = [
             line for line in alike if line.get("site") == self._site
         ] or alike  # the same cluster's devices, if any
@@ -83,7 +87,7 @@ class Measured:
         near = sorted(alike, key=lambda line: (abs(math.log(line["table_hours"] / table)), -line["time"]))[:NEAREST]
         ratio = statistics.median(line["hours"] / line["table_hours"] for line in near)
         devices = ", ".join(sorted({line["device"] for line in near}))
-        return table * ratio, f"{len(near)} earlier {job.stage} job{'s' * (len(near) > 1)} on {devices}"
+        return table * ratio, f"{len(near)} earlier {stage} job{'s' * (len(near) > 1)} on {devices}"
 
     def note(self, job: Job, request: Request) -> dict[str, Any]:
         """What a submission keeps of the estimate, to be held against what the job takes."""

@@ -172,13 +172,14 @@ def _all_cached(plan: Plan, store: Path) -> int:
 
 def _dry_run(plan: Plan, store: Path, states: dict[str, str], cost: Cost, args: argparse.Namespace) -> int:
     digests = {stage: stage_digest(stage) for stage in STAGE_MODULES}
+    downstream = plan.downstream()
 
     def line(job: Job, depth: int) -> None:
         state = "stale" if stale(job.stage, job.folder(store), digests) else states[job.id]
         cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses})) or "shared"
         hours = clock(3600 * cost.hours[job.id])
         say(f"{'  ' * depth}{job.id}  {state:11s} {hours:>9s} {cost.kinds[job.id]}  {job.name}  [{cells}]")
-        for below in plan.downstream(job.id):
+        for below in downstream[job.id]:
             line(below, depth + 1)
 
     for job in plan.jobs.values():

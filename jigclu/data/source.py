@@ -45,7 +45,7 @@ class Source(ABC):
 
     def copy_into(self, out: np.ndarray, indices: np.ndarray) -> None:
         """The stored canvases at the (k,) int64 `indices` into `out` (k, 3, S, S) uint8, where `extents(S)` is not None."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} holds no canvases: extents() is None")
 
     @abstractmethod
     def facts(self) -> Iterable[str]:

@@ -30,17 +30,19 @@ def ahead(
 def _overlapped(
     stream: Iterator[Batch], prepare: Callable[[Batch, int], Prepared], device: torch.device, first: int
 ) -> Iterator[tuple[int, Batch, Prepared]]:
-    side, waiting = torch.cuda.Stream(device), None
-    for step, batch in enumerate(stream, first):
+    side, waiting, step = torch.cuda.Stream(device), None, first
+    while True:
         with torch.cuda.stream(side):
-            prepared = prepare(batch, step)
-            done = torch.cuda.Event()
-            done.record(side)
+            batch = next(stream, None)  # here, for a resident data set's canvases are picked on the device
+            if batch is not None:
+                prepared = prepare(batch, step)
+                done = torch.cuda.Event()
+                done.record(side)
         if waiting is not None:
             yield _hand_over(*waiting, device)
-        waiting = step, batch, prepared, done
-    if waiting is not None:
-        yield _hand_over(*waiting, device)
+        if batch is None:
+            return
+        waiting, step = (step, batch, prepared, done), step + 1
 
 
 def _hand_over(
@@ -49,6 +51,7 @@ def _hand_over(
     """The network's stream waits for this batch alone, not for the one after it; the allocator hears who uses the memory now."""
     here = torch.cuda.current_stream(device)
     here.wait_event(done)
-    for tensor in prepared:
-        tensor.record_stream(here)
+    for tensor in (*prepared, *batch):
+        if tensor.is_cuda:
+            tensor.record_stream(here)
     return step, batch, prepared

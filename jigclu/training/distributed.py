@@ -10,8 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from jigclu.training.memory import keep_memory
-
 
 @dataclass(frozen=True)
 class Place:
@@ -39,8 +37,6 @@ def place(device: str = "auto", threads: int | None = None) -> Place:
     where = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(where)
-    else:
-        keep_memory()
     if dist.is_initialized():
         return Place(dist.get_rank(), dist.get_world_size(), where)
     if world > 1:
