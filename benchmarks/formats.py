@@ -28,7 +28,8 @@ FORMATS = {
 
 
 def measure(here: Setting, rounds: int) -> Group:
-    rows = [apart(name, max(3, rounds // 2), here.batch_size) for name in FORMATS]
+    turns = [[apart(name, max(3, rounds // 4), here.batch_size) for name in FORMATS] for _ in range(2)]
+    rows = [both(*one) for one in zip(*turns, strict=True)]
     kind = (
         "device memory" if here.device.type == "cuda" else "resident memory above what was there before the first step"
     )
@@ -55,6 +56,12 @@ def apart(name: str, rounds: int, items: int) -> Row:
         raise RuntimeError(f"{' '.join(command[1:])}: {done.stderr.strip().splitlines()[-1:]}")
     told = json.loads(done.stdout.splitlines()[-1])
     return Row(FORMATS[name], tuple(told["seconds"]), items, facts={"peak_memory_mb": told["peak_memory_mb"]})
+
+
+def both(first: Row, second: Row) -> Row:
+    """Two processes of one format, between which the other formats had their turn."""
+    peak = max(row.facts["peak_memory_mb"] for row in (first, second))
+    return Row(first.name, first.seconds + second.seconds, first.items, facts={"peak_memory_mb": peak})
 
 
 def alone(name: str, rounds: int) -> None:

@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A number without a unit, so that it can be held against another machine's. `target`: (">=" or "<=", value)."""
+    """A number without a unit, so that it can be held against another machine's. `target`: (">=", "<=" or "==", value)."""
 
     name: str
     value: float
@@ -51,7 +51,7 @@ class Ratio:
         if self.target is None:
             return None
         sign, value = self.target
-        return self.value >= value if sign == ">=" else self.value <= value
+        return {">=": self.value >= value, "<=": self.value <= value, "==": self.value == value}[sign]
 
 
 @dataclass

@@ -201,5 +201,6 @@ def distort(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
     jittered = (parameters.factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
     some(jittered, lambda seen, rows: jitter(seen, moved.factors[rows], parameters.order[jittered]))
     some(parameters.gray, lambda seen, rows: luma(seen).expand_as(seen))
-    some(parameters.sigma > 0, lambda seen, rows: blur(seen, moved.sigma[rows]))
+    largest = float(parameters.sigma.max()) if len(parameters.sigma) else 0.0
+    some(parameters.sigma > 0, lambda seen, rows: blur(seen, moved.sigma[rows], largest))
     return images

@@ -124,16 +124,19 @@ def _tensor_cores(like: Tensor) -> Iterator[None]:
 # -- blur ----------------------------------------------------------------------------------------------------------------
 
 
-def blur_weights(sigma: Tensor, size: int) -> Tensor:
+def blur_weights(sigma: Tensor, size: int, largest: float | None = None) -> Tensor:
     """PIL's GaussianBlur along one side as (B, size, size) matrices: three extended box blurs, edges repeated.
 
+    `largest`: no sigma is larger; to say so spares asking the device, which would be waiting for it.
     The box of radius l + a has the Gaussian's variance (Gwosdek et al., SSVM 2011, which PIL follows). sigma 0: identity.
     """
+    if largest is None:
+        largest = float(sigma.max()) if sigma.numel() else 0.0
     variance = (sigma.double() ** 2 / 3)[:, None]
     whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
     length = 2 * (whole + part) + 1
-    reach = int(whole.max()) + 1 if sigma.numel() else 1
+    reach = int((math.sqrt(4 * largest**2 + 1) - 1) / 2) + 1
     offsets = torch.arange(-reach, reach + 1, device=sigma.device)
     taps = ((offsets.abs() <= whole) + part * (offsets.abs() == whole + 1)) / length  # (B, 2 reach + 1)
     place = torch.arange(size, device=sigma.device)
@@ -144,7 +147,7 @@ def blur_weights(sigma: Tensor, size: int) -> Tensor:
     return torch.bmm(box, torch.bmm(box, box))
 
 
-def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of (B, c, h, w), square, by sigma (B,) pixels each."""
-    weights = blur_weights(sigma, images.shape[-1])[:, None]
+def blur(images: Tensor, sigma: Tensor, largest: float | None = None) -> Tensor:
+    """Gaussian blur of (B, c, h, w), square, by sigma (B,) pixels each, none over `largest`."""
+    weights = blur_weights(sigma, images.shape[-1], largest)[:, None]
     return weights @ images @ weights.transpose(2, 3)

@@ -15,6 +15,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 from jigclu import augment, random
 from jigclu.config import DataConfig, KnnConfig, LinearConfig, RuntimeConfig
 from jigclu.data.datasets import open_dataset
+from jigclu.data.source import Source
 from jigclu.network import Backbone
 from jigclu.stages import knn
 from jigclu.training.features import Extractor, accuracy, centre_crop, random_crop
@@ -86,6 +87,23 @@ def test_training_crop_is_torchvisions(photograph: Image.Image) -> None:
 
 
 # -- accuracy and kNN --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_batch_of_which_nothing_can_be_read_is_stepped_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last batch of a split may be one broken file."""
+    dataset = open_dataset(SCENES.model_copy(update={"val_images": 1001}), "val")
+    plain = type(dataset.source).pixels
+
+    def broken(self: Source, index: int, longest: int) -> np.ndarray:
+        if index == 1000:
+            raise OSError("image file is truncated")
+        return plain(self, index, longest)
+
+    monkeypatch.setattr(type(dataset.source), "pixels", broken)
+    config = KNN.model_copy(update={"batch_size": 250})
+    features, labels = Extractor(Backbone("resnet18"), config, torch.device("cpu")).test_features(dataset)
+    assert features.shape == (1000, 512) and labels.shape == (1000,)
 
 
 def test_accuracy_counts_hits_in_the_top_k() -> None:

@@ -300,7 +300,7 @@ def test_canvases_on_the_device_are_the_same(tiny: Path, monkeypatch: pytest.Mon
     shutil.rmtree(reader.folder_of(TINY, tiny))  # nothing more is read
     held.source.file._array = None  # type: ignore[attr-defined]
     assert same(read(held, device=cpu), plain) and held.resident(cpu) is canvases
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigError, match="cannot be read now"):
         read(held)
 
 
@@ -324,6 +324,46 @@ def test_a_process_that_is_sent_a_source_maps_the_file_itself(data: DataConfig, 
     there: Source = pickle.loads(sent)
     np.testing.assert_array_equal(there.pixels(5, 24), first)
     assert max(there.pixels(5, 10).shape) == 10, "as any source it scales down to what is asked for"
+
+
+@pytest.mark.parametrize("data", [TINY, TINY_JPEG], ids=["raw", "jpeg"])
+def test_a_pack_that_is_replaced_under_a_job_is_not_read(data: DataConfig, tiny: Path) -> None:
+    """Workers of a later epoch map the file anew: with the old index they would read other images."""
+    packed(data, tiny)
+    dataset = open_dataset(data, "train", tiny)
+    (tiny / "imagenette" / "train" / "n0" / "0000.JPEG").rename(tiny / "imagenette" / "train" / "n1" / "9999.JPEG")
+    packing.pack(data, tiny, 0, force=True)
+    with pytest.raises(ConfigError, match=r"train\.npy was replaced while it was being read"):
+        list(batches(dataset, [[3, 4]], 0, Unreadable(), substitute=True))
+
+
+PEAK = """
+import sys
+import numpy as np, torch
+from jigclu.data.pack import Mapped, RawSource
+from jigclu.training.memory import peak_memory_mb
+from pathlib import Path
+path = Path(sys.argv[1])
+np.save(path, np.ones((4096, 3, 128, 128), dtype=np.uint8))
+found = path.stat()
+rows = np.arange(4096)
+source = RawSource(paths=rows, labels=rows, classes=[], folder=path, canvas=128, sizes=rows, shapes=rows, starts=rows,
+    file=Mapped(path, (found.st_size, found.st_mtime_ns, found.st_ino)))
+out, before = np.empty((64, 3, 128, 128), dtype=np.uint8), Path("/proc/self/clear_refs").write_text("5")
+before = peak_memory_mb(torch.device("cpu"))
+for start in range(0, 4096, 64):
+    source.copy_into(out, rows[start : start + 64])
+print(peak_memory_mb(torch.device("cpu")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much a process had at most")
+def test_reading_a_pack_takes_no_memory_of_the_process(tmp_path: Path) -> None:
+    """Else Table 6's memory would say whether somebody had packed the data: here 192 MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "a.npy")], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 20
 
 
 def test_reading_packs_needs_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from jigclu.data import packing
 from jigclu.data.__main__ import main
 from jigclu.data.catalog import COLLECTIONS, check
 from jigclu.data.datasets import open_dataset
+from jigclu.data.folders import FolderSource
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +127,47 @@ def test_a_pack_that_is_there_is_said_to_be_and_a_broken_one_is_replaced_by_forc
     assert main(["check", "imagenette", "--root", str(tiny)]) == 1
     assert main([*asked, "--force"]) == 0 and visible(tiny) == [folder.name]
     assert main(["check", "imagenette", "--root", str(tiny)]) == 0
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_pack_outlives_a_replacement_that_fails_at_its_last_step(
+    killed: bool, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one gets its name back, at once or, where that process was killed, when somebody packs again."""
+    folder = packed(TINY, tiny)
+    made = (folder / "train.npy").stat().st_ino
+    plain = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(source).name.endswith(".packing"):
+            raise OSError(errno.EIO, "Input/output error")
+        plain(source, target)
+
+    if killed:
+        shutil.rmtree(tiny / "imagenette")
+        os.rename(folder, folder.with_name(f".{folder.name}.replaced"))
+    else:
+        monkeypatch.setattr(os, "rename", failing)
+        with pytest.raises(packing.PackError, match="Input/output error"):
+            packing.pack(TINY, tiny, 0, force=True)
+    assert not killed or visible(tiny) != [folder.name]
+    assert "is packed already, whole" in packing.pack(TINY, tiny, 0)
+    assert visible(tiny) == [folder.name] and (folder / "train.npy").stat().st_ino == made
+
+
+def test_a_file_that_the_disk_does_not_give_stops_the_packing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is broken stays so and is left out; a disk's hiccup would be left out for good."""
+    plain = FolderSource.pixels
+
+    def failing(self: FolderSource, index: int, longest: int) -> np.ndarray:
+        if index == 7:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return plain(self, index, longest)
+
+    monkeypatch.setattr(FolderSource, "pixels", failing)
+    with pytest.raises(packing.PackError, match="Stale file handle"):
+        packing.pack(TINY, tiny, 0)
+    assert visible(tiny) == []
 
 
 def test_check_tells_of_packs_and_of_folders_that_changed_since(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

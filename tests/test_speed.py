@@ -48,13 +48,28 @@ def test_how_many_images_are_worked_on_at_once_changes_nothing(monkeypatch: pyte
     torch.testing.assert_close(resample.crop_resize(canvases, crop, 12), together, rtol=0, atol=1e-6)
 
 
-def test_taps_see_every_pixel_that_the_filter_reaches() -> None:
-    """A filter that is cut short would not sum to the plain average of what it covers."""
-    for length in range(1, 65):
-        taps = resample.triangle(torch.tensor([0]), torch.tensor([length]), 64, 7)
-        seen = taps.matrix(64)[0]  # (64, 7)
-        torch.testing.assert_close(seen.sum(0), torch.ones(7))
-        assert not seen[length:].any() and (seen[:length].sum(1) > 0).all()
+def plain_triangle(start: int, length: int, source: int, size: int, low: int, high: int) -> Tensor:
+    """(source, size): every pixel's weight in every output, written down as PIL's manual has it."""
+    scale = length / size
+    reach = max(scale, 1.0)
+    weights = torch.zeros(source, size, dtype=torch.float64)
+    for out in range(size):
+        middle = start + (out + 0.5) * scale
+        for pixel in range(low, high):
+            weights[pixel, out] = max(0.0, 1 - abs(pixel + 0.5 - middle) / reach)
+    return weights / weights.sum(0)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["sees its crop", "sees the whole image"])
+def test_taps_are_the_triangle_filter_whole(whole: bool) -> None:
+    """Not one pixel that the filter reaches is left out, at any length, flipped or not."""
+    starts, lengths = [3] * 56, list(range(1, 57))
+    limit = torch.full((56,), 60) if whole else None
+    for flip in (False, True):
+        taps = resample.triangle(torch.tensor(starts), torch.tensor(lengths), 64, 7, torch.full((56,), flip), limit)
+        for seen, start, length in zip(taps.matrix(64).double(), starts, lengths, strict=True):
+            expected = plain_triangle(start, length, 64, 7, *((0, 60) if whole else (start, start + length)))
+            torch.testing.assert_close(seen, expected.flip(1) if flip else expected, rtol=0, atol=1e-5)
 
 
 def test_a_montage_is_written_as_the_network_reads_it() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from jigclu.config import DataConfig
+from jigclu.config import ConfigError, DataConfig
 from jigclu.data.catalog import Source, Split, catalogue
 
-RESIDENT_SHARE = 0.25  # of a GPU's free memory, for the canvases of one split
+RESIDENT_SHARE = 0.25  # of a GPU's free memory, for the canvases of all data sets of a job
 _CHUNK = 1 << 26  # bytes on their way to the device at a time
 
 
@@ -57,6 +58,8 @@ class CanvasDataset(Dataset[Sample]):
         label = int(self.labels[index])
         try:
             pixels = self.source.pixels(index, self.canvas)
+        except ConfigError:  # not one file: the pack was replaced
+            raise
         except Exception:  # whatever a decoder raises on a broken file; the loader counts and steps over it
             return Sample(canvas, self.canvas, self.canvas, label, index, False)
         height, width = pixels.shape[1:]
@@ -72,8 +75,8 @@ class CanvasDataset(Dataset[Sample]):
     def resident(self, device: torch.device, limit: int | None = None) -> torch.Tensor | None:
         """All canvases (n, 3, S, S) on the device, put there when first asked for and kept; None where there are no `extents`.
 
-        None too where they are more than `limit` bytes: by default a quarter of what a GPU has free, and 0 elsewhere, where the
-        source's own memory serves as well. The first answer about a device stands.
+        None too where they are more than `limit` bytes: by default what other data sets leave of a quarter of what a GPU has free,
+        and 0 elsewhere, where the source's own memory serves as well. The first answer about a device stands.
         """
         if device not in self._resident:
             self._resident[device] = self._upload(device, limit)
@@ -82,10 +85,22 @@ class CanvasDataset(Dataset[Sample]):
     def _upload(self, device: torch.device, limit: int | None) -> torch.Tensor | None:
         each = 3 * self.canvas**2
         if limit is None:
-            limit = int(RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+            there = resident_bytes(device)
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+            limit = int(RESIDENT_SHARE * (free + there)) - there
         if self.extents is None or len(self) * each > limit:
             return None
         held = torch.empty(len(self), 3, self.canvas, self.canvas, dtype=torch.uint8, device=device)
+        _holders.add(self)
         for places in np.array_split(np.arange(len(self)), max(1, len(self) * each // _CHUNK)):
             held[places[0] : places[-1] + 1] = self.canvases(places)
         return held
+
+
+_holders: WeakSet[CanvasDataset] = WeakSet()
+
+
+def resident_bytes(device: torch.device) -> int:
+    """Of the data sets that lie on the device: data, which a measurement of training's memory leaves out."""
+    held = (dataset._resident.get(device) for dataset in _holders)
+    return sum(canvases.nbytes for canvases in held if canvases is not None)

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import mmap
 import os
 import re
 import shlex
@@ -117,7 +118,7 @@ def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None
             f"data set {data.name}: quality {data.quality} is read from a pack, and {folder} is not there; make it with "
             f"`{pack_command(data, root)}`"
         )
-    facts, indices = _verified(data, root, (split,), thorough=True)
+    facts, indices, states = _verified(data, root, (split,), thorough=True)
     log.info("%s %s is read from the pack %s", data.name, split, folder)
     index = indices[split]
     shared: dict[str, Any] = {
@@ -126,7 +127,7 @@ def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None
         "labels": index["labels"],
         "folder": folder,
         "canvas": facts.canvas,
-        "file": Mapped(folder / data_name(split)),
+        "file": Mapped(folder / data_name(split), states[split]),
         "sizes": index["sizes"],
         "shapes": np.stack([index["heights"], index["widths"]], axis=1),
     }
@@ -145,24 +146,27 @@ def pack_facts(data: DataConfig, root: Path, thorough: bool = True) -> PackFacts
 
 
 Index = dict[str, np.ndarray]
+State = tuple[int, int, int]  # bytes, mtime in ns, inode: of a file whose digest was looked at
 
 
 def _verified(
     data: DataConfig, root: Path, splits: Iterable[Split], thorough: bool
-) -> tuple[PackFacts, dict[Split, Index]]:
+) -> tuple[PackFacts, dict[Split, Index], dict[Split, State]]:
     folder = folder_of(data, root)
     try:
-        facts, indices = _read_facts(folder, data), {}
+        facts, indices, states = _read_facts(folder, data), {}, {}
         for split in splits:
             indices[split] = _read_index(folder, split, facts)
-            _check_data(folder / data_name(split), facts.splits[split].files[data_name(split)], thorough)
+            states[split] = _check_data(
+                folder / data_name(split), facts.splits[split].files[data_name(split)], thorough
+            )
     except (Broken, OSError) as error:
         what = _which(error) if isinstance(error, OSError) else str(error)
         raise ConfigError(
             f"data set {data.name}: the pack {folder} is not whole: {what}; make it again with "
             f"`{pack_command(data, root)} --force`, or delete the folder"
         ) from None
-    return facts, indices
+    return facts, indices, states
 
 
 def _which(error: OSError) -> str:
@@ -203,19 +207,21 @@ def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
         return dict(arrays)
 
 
-def _check_data(path: Path, expected: FileFacts, thorough: bool) -> None:
+def _check_data(path: Path, expected: FileFacts, thorough: bool) -> State:
     found = path.stat()
     if found.st_size != expected.bytes:
         raise Broken(f"{path.name} has {found.st_size} bytes, not {expected.bytes}")
     # The ctime too, which nobody sets at will: a file that was altered and given its old mtime is not the file of that record.
     state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, expected.sha256]
+    seen = found.st_size, found.st_mtime_ns, found.st_ino
     if not thorough or _recorded(path) == state:
-        return
+        return seen
     log.info("verifying %s, %.1f GB, which is done once", path, found.st_size / 1e9)
     if digest(path) != expected.sha256:
         raise Broken(f"{path.name} is altered (its sha256 is not the one in {FACTS})")
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED_NS:
         keep("verified", path, state)
+    return seen
 
 
 def _recorded(path: Path) -> Any:
@@ -233,20 +239,38 @@ def digest(path: Path) -> str:
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 class Mapped:
-    """A .npy file, mapped when it is first read: a process that gets it from another one (forked or not) can map it itself."""
+    """A .npy file, mapped when it is first read: a process that gets it from another one (forked or not) can map it itself.
 
-    def __init__(self, path: Path):
-        self.path = path
+    `state`: of the file when it was verified. Raises ConfigError where another one lies there by the time it is mapped.
+    """
+
+    def __init__(self, path: Path, state: State):
+        self.path, self.state = path, state
         self._array: np.ndarray | None = None
+        self._map: mmap.mmap | None = None
 
     @property
     def array(self) -> np.ndarray:
         if self._array is None:
-            self._array = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False))
+            try:
+                array: Any = np.lib.format.open_memmap(self.path, mode="r")
+                found = self.path.stat()
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"{self.path} was whole when the job began, and cannot be read now: {error}"
+                ) from None
+            if (found.st_size, found.st_mtime_ns, found.st_ino) != self.state:
+                raise ConfigError(f"{self.path} was replaced while it was being read; start the job again")
+            self._array, self._map = np.asarray(array), array._mmap
         return self._array
 
-    def __reduce__(self) -> tuple[type[Mapped], tuple[Path]]:
-        return Mapped, (self.path,)
+    def let_go(self) -> None:
+        """Its pages are no longer this process's memory (peak_memory_mb counts that); they stay in the system's cache."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> tuple[type[Mapped], tuple[Path, State]]:
+        return Mapped, (self.path, self.state)
 
 
 @dataclass(frozen=True)
@@ -291,6 +315,7 @@ class RawSource(PackedSource):
 
     def copy_into(self, out: np.ndarray, indices: np.ndarray) -> None:
         np.take(self.file.array, self.starts[indices], axis=0, out=out, mode="clip")  # `raise` would copy twice
+        self.file.let_go()
 
 
 @dataclass(frozen=True)
@@ -302,7 +327,9 @@ class JpegSource(PackedSource):
 
     def pixels(self, index: int, longest: int) -> np.ndarray:
         self.shape(index)
-        with Image.open(io.BytesIO(self.file.array[self.starts[index] : self.stops[index]].tobytes())) as image:
+        content = self.file.array[self.starts[index] : self.stops[index]].tobytes()
+        self.file.let_go()
+        with Image.open(io.BytesIO(content)) as image:
             return fit(image, longest)
 
     def facts(self) -> Iterable[str]:

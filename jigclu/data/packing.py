@@ -64,12 +64,13 @@ def pack(data: DataConfig, root: Path, workers: int, force: bool = False, tell: 
     """
     folder = folder_of(data, root)
     data = DataConfig(name=data.name, canvas=data.canvas, quality=data.quality)  # of every image
+    _recover(folder)
     if os.path.lexists(folder) and not force:
         return _is_there(data, root)
     sources = {split: collection_of(data).from_files(data, split, root) for split in SPLITS}
     try:
         folder.parent.mkdir(exist_ok=True)
-        with locked(folder.with_name(f".{folder.name}.lock"), wait=False) as ours:
+        with locked(_lock(folder), wait=False) as ours:
             if not ours:
                 raise PackError(f"{folder} is being written by another process")
             if os.path.lexists(folder) and not force:  # since we looked
@@ -118,7 +119,7 @@ def _replace(
     data: DataConfig, sources: dict[Split, FolderSource], folder: Path, workers: int, tell: Callable[[str], None]
 ) -> str:
     """Write aside and rename. The lock is held: whatever lies aside was left by one that was killed."""
-    aside, replaced = (folder.with_name(f".{folder.name}.{what}") for what in ("packing", "replaced"))
+    aside, replaced = folder.with_name(f".{folder.name}.packing"), _replaced(folder)
     start = time.monotonic()
     try:
         _clear(aside, replaced)
@@ -131,6 +132,7 @@ def _replace(
         os.rename(aside, folder)
         fsync_dir(folder.parent)
     finally:
+        _restore(folder)
         _clear(aside, replaced)
     seconds = time.monotonic() - start
     images = sum(split.images for split in facts.splits.values())
@@ -140,6 +142,28 @@ def _replace(
         f"{data.name}: {images} images{f' ({lost} of them unreadable)' if lost else ''}, {written / 1e9:.2f} GB, at "
         f"{images / seconds:.0f} images/s in {folder}; {reading(data)}"
     )
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _recover(folder: Path) -> None:
+    """Before the folders are looked at: a root may hold nothing but packs."""
+    if os.path.lexists(_replaced(folder)):
+        with locked(_lock(folder), wait=False) as ours:
+            if ours:
+                _restore(folder)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _restore(folder: Path) -> None:
+    """Give the pack its name back where a replacement was stopped between the two renames."""
+    if os.path.lexists(_replaced(folder)) and not os.path.lexists(folder):
+        os.rename(_replaced(folder), folder)
 
 
 def _clear(*folders: Path) -> None:
@@ -209,7 +233,15 @@ class Encoder:
         canvas = np.zeros((3, self.canvas, self.canvas) if self.quality is None else 0, dtype=np.uint8)
         try:
             pixels = self.source.pixels(index, self.canvas)
-        except Exception:  # whatever a decoder raises on a broken file, as in CanvasDataset
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a decoder raises on a broken file, as in CanvasDataset
+            if (
+                isinstance(error, OSError) and error.errno is not None
+            ):  # a disk that hiccuped: no reason to lack it for good
+                raise PackError(
+                    f"{self.source.paths[index]} cannot be read ({error.strerror}); nothing was kept"
+                ) from None
             return canvas.tobytes(), UNREADABLE
         height, width = pixels.shape[1:]
         if self.quality is None:

@@ -57,6 +57,7 @@ class Trainer:
 
     def __init__(self, config: PretrainConfig, session: Session, dataset: CanvasDataset):
         self.config, self.session, self.dataset = config, session, dataset
+        self.val: CanvasDataset | None = None  # the monitor's
         self.seed, self.where = session.folder.seed, session.where
         torch.manual_seed(self.seed)
         self.method = methods.build(config, self.seed, self.where, len(dataset.classes))
@@ -149,7 +150,8 @@ class Trainer:
         config = KnnConfig(**shared, resize=self.config.image_size * 8 // 7)  # 224 of 256, at any size
         backbone = load_encoder(config.backbone, self.method.encoder_state_dict())
         extractor = Extractor(backbone, config, self.where.device)
-        return {"knn_top1": evaluate(extractor, self.dataset, open_dataset(config.data, "val"))["top1"]}
+        self.val = self.val or open_dataset(config.data, "val")
+        return {"knn_top1": evaluate(extractor, self.dataset, self.val)["top1"]}
 
     def finish(self) -> dict[str, Any]:
         seconds = self.session.seconds

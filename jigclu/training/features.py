@@ -133,6 +133,8 @@ class Extractor:
         stream = batches(dataset, groups, workers, unreadable, substitute=False, device=self.device)
         for step, batch in enumerate(stream):
             self.tell(f"features: {step * size} of {len(order)} images")
+            if not len(batch.labels):  # not one of them could be read
+                continue
             yield batch._replace(canvas=batch.canvas.to(self.device, non_blocking=True))
 
 
