@@ -64,7 +64,8 @@ def pack(data: DataConfig, root: Path, workers: int, force: bool = False, tell: 
     """
     folder = folder_of(data, root)
     data = DataConfig(name=data.name, canvas=data.canvas, quality=data.quality)  # of every image
-    _recover(folder)
+    with contextlib.suppress(OSError):  # a root that cannot be written to has nothing to be recovered
+        _recover(folder)
     if os.path.lexists(folder) and not force:
         return _is_there(data, root)
     sources = {split: collection_of(data).from_files(data, split, root) for split in SPLITS}
@@ -119,7 +120,7 @@ def _replace(
     data: DataConfig, sources: dict[Split, FolderSource], folder: Path, workers: int, tell: Callable[[str], None]
 ) -> str:
     """Write aside and rename. The lock is held: whatever lies aside was left by one that was killed."""
-    aside, replaced = folder.with_name(f".{folder.name}.packing"), _replaced(folder)
+    aside, replaced = _aside(folder), _replaced(folder)
     start = time.monotonic()
     try:
         _clear(aside, replaced)
@@ -144,16 +145,22 @@ def _replace(
     )
 
 
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.packing")
+
+
 def _replaced(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
 def _recover(folder: Path) -> None:
-    """Before the folders are looked at: a root may hold nothing but packs."""
-    if os.path.lexists(_replaced(folder)):
+    """What one that was killed left. Before the folders are looked at: a root may hold nothing but packs."""
+    left = _aside(folder), _replaced(folder)
+    if any(map(os.path.lexists, left)):
         with locked(_lock(folder), wait=False) as ours:
             if ours:
                 _restore(folder)
+                _clear(*left)
 
 
 def _lock(folder: Path) -> Path:
