@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.training.folder import JobFolder
+from orchestrate.record import submission
 from orchestrate.tracking import Point, digest
 
 DETAILS = ("seconds", "images", "val_images", "categories", "iterations")  # of result.json, beside its metrics
@@ -128,15 +129,28 @@ def _tags(
             f"{name}={version}" for name, version in sorted(result.get("versions", {}).items())
         ),
         "jigclu.slurm_job_id": str(status.get("slurm_job_id") or ""),
+        "jigclu.attempt": str(status.get("attempt") or ""),
+        "jigclu.ranks": str(result.get("world", "")),
+        "jigclu.estimated_hours": _estimated(folder),
+        "jigclu.folder": f"{folder.parent.name}/{folder.name}",
+        "jigclu.data_fingerprint": str(job.get("data_fingerprint", "")),
+        "jigclu.source_digest": str(job.get("source_digest", "")),
         "mlflow.source.git.commit": str(job.get("commit", "")),
         "mlflow.note.content": _note(folder, job, status, state),
     }
 
 
+def _estimated(folder: Path) -> str:
+    """Device-hours that the job was submitted with; "" where nobody estimated."""
+    hours = number(submission(JobFolder(folder)).get("estimate_hours"))
+    return "" if hours is None else f"{hours:.6g}"
+
+
 def _note(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str) -> str:
     """What a person reads on the run's page."""
     uses = [f"{use['experiment']} {use['cell']} ({use['metric']})" for use in job.get("uses", [])]
-    lines = [f"**{job.get('name', folder.name)}**: {state}"]
+    attempt = int(status.get("attempt") or 1)
+    lines = [f"**{job.get('name', folder.name)}**: {state}{f', attempt {attempt}' if attempt > 1 else ''}"]
     if status.get("message") and state in ("failed", "interrupted", "cancelled", "lost"):
         lines.append(str(status["message"])[:2000])
     if uses:

@@ -187,7 +187,6 @@ def _cell(table: Table, experiment: Experiment, cell: Cell, fillers: list[Filler
         "jigclu.values": json.dumps(values),
         "jigclu.seeds": json.dumps([seed for seed, _ in filled]),
         "jigclu.measured": "; ".join(dict.fromkeys(filler.measured for filler in fillers if filler.measured)),
-        "jigclu.verdict": "",
         "mlflow.note.content": f"{experiment.title}: {cell.row} / {cell.column}, {printed}.\n\n{source}.",
     }
     status = "FINISHED" if cell.report is None else RUN_STATUS.get(state, "SCHEDULED")

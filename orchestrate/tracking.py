@@ -47,6 +47,47 @@ ENVIRONMENT = {
 }
 
 
+# How MLflow's own table of runs is laid out when it is opened by `view_url`: a view that was shared, in MLflow's words.
+VIEW = "jigclu"
+_JOBS = (
+    *(
+        "tags.`jigclu.state`",
+        "tags.`jigclu.stale`",
+        "tags.`jigclu.attempt`",
+        "tags.`jigclu.stage`",
+        "tags.`jigclu.seed`",
+    ),
+    *("tags.`jigclu.experiments`", "metrics.`result.top1`", "metrics.`loss`", "metrics.`images_per_second`"),
+    *("tags.`jigclu.device`", "tags.`jigclu.slurm_job_id`"),
+)
+_TABLES = (
+    *("metrics.`value`", "metrics.`printed`", "metrics.`difference`", "metrics.`std`", "metrics.`n`"),
+    *(
+        "tags.`jigclu.verdict`",
+        "tags.`jigclu.claims`",
+        "tags.`jigclu.state`",
+        "tags.`jigclu.protocol`",
+        "tags.`jigclu.variant`",
+    ),
+)
+
+
+def views(experiment: str) -> dict[str, str]:
+    """The experiment's tag that holds its view."""
+    columns = _TABLES if experiment.endswith("-tables") else _JOBS
+    state = {"orderByKey": "attributes.start_time", "orderByAsc": False, "startTime": "ALL", "selectedColumns": columns}
+    return {f"mlflow.sharedViewState.{VIEW}": json.dumps(state)}
+
+
+def view_url(uri: str, experiment_id: str) -> str:
+    """Where the view is seen: on the tracking server, or where `make mlflow` serves the store."""
+    return f"{server(uri)}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+
+
+def server(uri: str) -> str:
+    return uri.rstrip("/") if is_server(uri) else "http://127.0.0.1:5000"
+
+
 class RunGone(Exception):
     """A cursor names a run that MLflow no longer has: the store was emptied, or the run deleted."""
 
@@ -188,11 +229,14 @@ class Tracking:
             if found is None:
                 # A server says itself where artifacts go.
                 place = None if is_server(self.uri) else (self.store.absolute() / "mlartifacts" / name).as_uri()
-                self._experiments[name] = self.client.create_experiment(name, artifact_location=place)
+                self._experiments[name] = self.client.create_experiment(name, artifact_location=place, tags=views(name))
             else:
                 if found.lifecycle_stage == "deleted":
                     self.client.restore_experiment(found.experiment_id)
                 self._experiments[name] = found.experiment_id
+                for tag, value in views(name).items():
+                    if found.tags.get(tag) != value:
+                        self.client.set_experiment_tag(found.experiment_id, tag, value)
         return self._experiments[name]
 
     def find(self, experiment: str, **tags: str) -> Iterator[Run]:

@@ -46,10 +46,12 @@ def report(
     scales: list[str] | None = None,
     protocol: str | None = None,
     targets: list[str] | None = None,
+    uri: str = "",
 ) -> list[Table]:
     """Write everything under `out`, put changed tables into MLflow; the tables that were shown, in the page's order.
 
-    `client`: None where there is no MLflow yet. `scales`: None for every one that has runs, the fullest first.
+    `client`: None where there is no MLflow yet; `uri`: where it is, for links. `scales`: None for every one that has runs, the
+    fullest first.
     """
     # Not at the top of the file: --help and a slip of the keyboard are answered at once.
     from reports import cells, page, read, tables
@@ -66,13 +68,14 @@ def report(
         for name, data in files.items():
             (out / name).write_bytes(data)
         upload(client, table, files)
+        judge(client, table)
         drawn.append(page.draw(client, table, svg))
     absent = {
         scale: [one for one in ledger if not any(t.scale == scale and t.experiment.name == one.name for t in shown)]
         for scale in shown_scales
     }
     (out / "results.json").write_text(tables.results_json(shown, page.overview(shown)), encoding="utf-8")
-    (out / "index.html").write_text(page.render(client, drawn, absent), encoding="utf-8")
+    (out / "index.html").write_text(page.render(client, drawn, absent, uri), encoding="utf-8")
     return shown
 
 
@@ -111,6 +114,34 @@ def upload(client: MlflowClient | None, table: Table, files: dict[str, bytes]) -
     return True
 
 
+def judge(client: MlflowClient | None, table: Table) -> int:
+    """Write into MLflow what a report alone knows, where it changed: verdicts, claims, and whose code is not today's. How many."""
+    if client is None:
+        return 0
+    from reports import verdicts
+    from reports.read import CLAIMS_TAG, STALE_TAG, VERDICT_TAG
+
+    tally = ", ".join(f"{count} {outcome}" for outcome, count in verdicts.tally([table]).items() if count)
+    tags = [(one.run_id, VERDICT_TAG, one.told, one.verdict) for one in table.results]
+    tags += [(job.run_id, STALE_TAG, job.told_stale, job.stale) for job in table.jobs]
+    tags += [(table.run_id or "", CLAIMS_TAG, table.claims, tally)]
+    changed = [(run, name, wanted) for run, name, told, wanted in tags if run and told != wanted]
+    return sum(_tell(client, *one) for one in changed)
+
+
+def _tell(client: MlflowClient, run_id: str, name: str, value: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    from orchestrate.tracking import one_line
+
+    try:
+        client.set_tag(run_id, name, value)
+    except MlflowException as error:
+        print(f"warning: {name} did not reach MLflow: {one_line(error)}", file=sys.stderr)
+        return False
+    return True
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     try:
@@ -132,14 +163,15 @@ def _run(args: argparse.Namespace) -> int:
         print(f"warning: {error}; showing what MLflow has", file=sys.stderr)
     from reports import read, tables
 
-    client = read.connect(mirror.tracking_uri(args.store))
+    uri = mirror.tracking_uri(args.store)
+    client = read.connect(uri)
     if client is None:
-        shown = report(None, args.out, args.scale, args.protocol, args.targets)
+        shown = report(None, args.out, args.scale, args.protocol, args.targets, uri)
     else:
         from mlflow.exceptions import MlflowException
 
         try:
-            shown = report(client, args.out, args.scale, args.protocol, args.targets)
+            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri)
         except MlflowException as error:
             raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")

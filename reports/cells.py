@@ -15,6 +15,7 @@ import pandas as pd
 from jigclu.config import ConfigError
 from orchestrate.experiments import Cell, Experiment
 from orchestrate.mirror_tables import resting_state
+from orchestrate.source import STAGE_MODULES, stage_digest
 from reports.read import TABLE_KEY, Frames, finite
 from reports.verdicts import verdict
 
@@ -23,7 +24,9 @@ SCALE_ORDER = ("paper", "small", "mini", "smoke")
 
 @dataclass(frozen=True)
 class Job:
-    """One job as MLflow knows it. `seconds`: wall time of the job; `finished`: unix seconds."""
+    """One job as MLflow knows it. `seconds`: wall time of the job; `finished`: unix seconds; `ranks`: devices; `folder`: in the
+    store; `fingerprint`: of its data; `source`: digest of the code; `stale`: why a finished one would not come out so today.
+    """
 
     job: str
     run_id: str
@@ -42,6 +45,26 @@ class Job:
     params: dict[str, str]
     metrics: dict[str, float]
     uri: str
+    experiment_id: str = ""
+    told_stale: str = ""  # as MLflow has it
+    slurm_id: str = ""
+    attempt: float | None = None
+    ranks: float | None = None
+    estimated_hours: float | None = None
+    folder: str = ""
+    fingerprint: str = ""
+    source: str = ""
+    stale: str = ""
+
+    @property
+    def hours(self) -> float | None:
+        """Device-hours that it took."""
+        return None if self.seconds is None else self.seconds * (self.ranks or 1) / 3600
+
+    @property
+    def log(self) -> str:
+        """In the store."""
+        return f"{self.folder}/logs/" if self.folder else ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,8 @@ class Result:
     commits: tuple[str, ...]
     jobs: tuple[Job, ...]
     chains: tuple[tuple[Job, ...], ...]
+    run_id: str = ""  # of the cell in MLflow, "" where there is none
+    told: str = ""  # the verdict that stands there
 
     @property
     def computed(self) -> bool:
@@ -102,6 +127,7 @@ class Table:
     results: tuple[Result, ...]
     run_id: str  # of the parent run in MLflow; "" where there is none
     digest: str  # of what was last uploaded to it
+    claims: str = ""  # the tally that stands there
 
     @property
     def stem(self) -> str:
@@ -208,16 +234,17 @@ def assemble(
 def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, protocol: str, variant: str) -> Table:
     experiment, key = experiment.under(protocol), (experiment.name, scale, protocol, variant)
     records = {row["cell"]: row for row in _where(frames.cells, key)}
-    parent = next(iter(_where(frames.tables, key)), {"run_id": "", "digest": ""})
+    parent = next(iter(_where(frames.tables, key)), {"run_id": "", "digest": "", "claims": ""})
     references = {cell.key for cell in experiment.references}
     results = tuple(
         _result(cell, cell.key in references, records.get(cell.key), jobs, cell.unit or experiment.unit)
         for cell in experiment.all_cells
     )
-    table = Table(experiment, scale, protocol, variant, results, parent["run_id"], parent["digest"])
+    place = (parent["run_id"], parent["digest"], parent["claims"])
+    table = Table(experiment, scale, protocol, variant, results, *place)
     if len(table.grid) < len(results):
         raise ConfigError(f"{experiment.name}.yaml: two cells stand at the same row and column")
-    return replace(table, results=tuple(replace(one, verdict=verdict(one, table) or one.verdict) for one in results))
+    return replace(table, results=tuple(replace(one, verdict=verdict(one, table)) for one in results))
 
 
 def _where(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -227,7 +254,7 @@ def _where(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _Jobs, unit: str) -> Result:
     if record is None or cell.report is None:  # what the ledger cites now may still be a run of before in MLflow
-        return Result(cell, reference, resting_state(cell), "", "", "", None, None, 0, None, (), (), (), (), ())
+        return Result(cell, reference, resting_state(cell), "", "", "", None, None, 0, None, (), (), (), (), (), "", "")
     chains = tuple(tuple(jobs.chain(job)) for job in record["jobs"])
     own = tuple(chain[-1] for chain in chains if chain)
     value, n = finite(record["value"]), int(finite(record["n"]) or 0)
@@ -240,7 +267,7 @@ def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _J
         reference,
         state,
         message,
-        record["verdict"],
+        "",
         record["measured"],
         value,
         finite(record["std"]),
@@ -251,6 +278,8 @@ def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _J
         tuple(record["commits"]) or tuple(sorted({job.commit for job in own if job.commit})),
         own,
         chains,
+        record["run_id"],
+        record["verdict"],
     )
 
 
@@ -268,6 +297,7 @@ class _Jobs:
     def __init__(self, frames: Frames):
         self.rows = {str(row["job"]): row for row in frames.jobs.to_dict("records")}
         self.known: dict[str, Job] = {}
+        self.digests: dict[str, str] = {}  # of the tree's code now, by stage
 
     def chain(self, job_id: str) -> Iterator[Job]:
         """The job's upstream, then the job itself; nothing for a job that is not mirrored."""
@@ -284,5 +314,15 @@ class _Jobs:
         if row is None:
             return None
         fields: dict[str, Any] = {str(name): value for name, value in row.items()}
-        fields |= {"upstream": tuple(row["upstream"]), **{name: finite(row[name]) for name in ("seconds", "finished")}}
-        return Job(**fields)
+        numbers = ("seconds", "finished", "attempt", "ranks", "estimated_hours")
+        fields |= {"upstream": tuple(row["upstream"]), **{name: finite(row[name]) for name in numbers}}
+        return Job(**fields, stale=self._stale(fields))
+
+    def _stale(self, row: dict[str, Any]) -> str:
+        """Of a finished job whose stage's code is not the tree's any more."""
+        stage, made_by = str(row["stage"]), str(row["source"])
+        if row["state"] != "done" or not made_by or stage not in STAGE_MODULES:
+            return ""
+        if stage not in self.digests:
+            self.digests[stage] = stage_digest(stage)
+        return "" if self.digests[stage] == made_by else "other code"

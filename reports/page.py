@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrate.experiments import Experiment
-from reports import figures, numbers, tables, verdicts
-from reports.cells import Job, Table, unique_jobs
+from orchestrate.tracking import server, view_url
+from reports import costs, figures, numbers, register, tables, verdicts
+from reports.cells import Job, Result, Table, unique_jobs
 from reports.pictures import data_uri, gallery, plain
 from reports.read import history
 
@@ -99,7 +101,9 @@ def overview(shown: list[Table]) -> dict[str, Any]:
         "scales": list(dict.fromkeys(table.scale for table in shown)),
         "protocols": list(dict.fromkeys(table.protocol for table in shown)),
         "jobs": dict(sorted(Counter(job.state for job in jobs).items())),
-        "compute_hours": round(sum(job.seconds or 0.0 for job in jobs) / 3600, 3),
+        "seeds": seeds(jobs),
+        "device_hours": hours(jobs),
+        "stale": sum(bool(job.stale) for job in jobs),
         "commits": sorted({job.commit for job in jobs if job.commit}),
         "devices": sorted({job.device for job in jobs if job.device}),
         "newest_result": datetime.fromtimestamp(max(finished), UTC).isoformat(timespec="seconds") if finished else None,
@@ -107,6 +111,25 @@ def overview(shown: list[Table]) -> dict[str, Any]:
         "cells": sum(table.total for table in shown),
         "claims": scoreboard(shown),
     }
+
+
+def seeds(jobs: Iterable[Job]) -> list[str]:
+    return sorted({job.seed for job in jobs if job.seed}, key=lambda one: (len(one), one))
+
+
+def hours(jobs: Iterable[Job]) -> dict[str, float]:
+    """Device-hours by kind of device."""
+    spent: dict[str, float] = {}
+    for job in jobs:
+        if job.device and job.hours is not None:
+            kind = costs.kind_of(job)
+            spent[kind] = spent.get(kind, 0.0) + job.hours
+    return {kind: round(spent[kind], 3) for kind in sorted(spent, reverse=True)}
+
+
+def anchor(table: Table, result: Result) -> str:
+    """The id, in the page, of how a cell's number was made."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"made-{table.stem}-{result.cell.key}").strip("-")
 
 
 def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
@@ -137,7 +160,7 @@ def highlights(job: Job) -> str:
     return ", ".join(told) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
 
 
-def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, list[Experiment]]) -> str:
+def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, list[Experiment]], uri: str = "") -> str:
     """The page. `absent`: experiments without any run, by scale."""
     shown = [one.table for one in drawn]
     galleries = {
@@ -148,7 +171,14 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": duration, "highlights": highlights, "short": lambda commit: commit[:10]}
+    by_scale = {scale: unique_jobs(t for t in shown if t.scale == scale) for scale in galleries}
+    environment.globals |= {"anchor": anchor}
     text = environment.get_template("page.html.j2").render(
+        mlflow=server(uri),
+        views=_views(uri, shown),
+        by_scale=by_scale,
+        costs=costs.lines(shown),
+        register=register.points(shown),
         style=Markup((HERE / "style.css").read_text()),
         drawn=drawn,
         run=overview(shown),
@@ -162,3 +192,9 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         markup=Markup,
     )
     return re.sub(r"\n\s*\n+", "\n", text)
+
+
+def _views(uri: str, shown: list[Table]) -> list[tuple[str, str]]:
+    """(name, URL) of MLflow's table of jobs at each scale."""
+    ids = {table.scale: job.experiment_id for table in shown for job in table.jobs}
+    return [(f"jigclu-{scale}", view_url(uri, one)) for scale, one in ids.items()]

@@ -25,16 +25,29 @@ if TYPE_CHECKING:
 PAGE = 1000
 HUGE = 1e300  # MLflow stores an infinity as 1.797e308
 TABLE_KEY = ["table", "scale", "protocol", "variant"]
-TABLE_COLUMNS = [*TABLE_KEY, "run_id", "digest"]
+TABLE_COLUMNS = [*TABLE_KEY, "run_id", "digest", "claims"]
 CELL_COLUMNS = [
     *(*TABLE_KEY, "cell", "run_id", "state", "message", "verdict", "measured", "jobs", "commits"),
     *("values", "seeds", "value", "std", "n"),
 ]
 JOB_COLUMNS = [
     *("job", "run_id", "name", "stage", "seed", "state", "message", "commit", "command", "device", "versions"),
-    *("seconds", "finished", "upstream", "params", "metrics", "uri"),
+    *(
+        "seconds",
+        "finished",
+        "upstream",
+        "params",
+        "metrics",
+        "uri",
+        "experiment_id",
+        "told_stale",
+        "slurm_id",
+        "attempt",
+    ),
+    *("ranks", "estimated_hours", "folder", "fingerprint", "source"),
 ]
-DIGEST_TAG = "jigclu.report_digest"
+DIGEST_TAG, STALE_TAG = "jigclu.report_digest", "jigclu.stale"
+VERDICT_TAG, CLAIMS_TAG = "jigclu.verdict", "jigclu.claims"
 STATUS_STATES = {
     "SCHEDULED": "pending",
     "RUNNING": "running",
@@ -128,7 +141,23 @@ def _job(run: Run) -> dict[str, Any]:
         "params": params,
         "metrics": run.data.metrics,
         "uri": run.info.artifact_uri or "",
+        "experiment_id": run.info.experiment_id,
+        "told_stale": tags.get(STALE_TAG, ""),
+        "slurm_id": tags.get("jigclu.slurm_job_id", ""),
+        "attempt": _number(tags.get("jigclu.attempt")),
+        "ranks": _number(tags.get("jigclu.ranks")),
+        "estimated_hours": _number(tags.get("jigclu.estimated_hours")),
+        "folder": tags.get("jigclu.folder", ""),
+        "fingerprint": tags.get("jigclu.data_fingerprint", ""),
+        "source": tags.get("jigclu.source_digest", ""),
     }
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return finite(float(text or "nan"))
+    except ValueError:
+        return None
 
 
 def _list(text: str) -> list[Any]:
@@ -149,7 +178,7 @@ def _cell(run: Run, scale: str) -> dict[str, Any]:
         "run_id": run.info.run_id,
         "state": tags.get("jigclu.state", "not run"),
         "message": tags.get("jigclu.message", ""),
-        "verdict": tags.get("jigclu.verdict", ""),
+        "verdict": tags.get(VERDICT_TAG, ""),
         "measured": tags.get("jigclu.measured", ""),
         "jobs": [word.strip() for word in tags.get("jigclu.jobs", "").split(",") if word.strip()],
         "commits": [word.strip() for word in tags.get("jigclu.commit", "").split(",") if word.strip()],
@@ -164,6 +193,7 @@ def _table(run: Run, scale: str) -> dict[str, Any]:
         **_key(run.data.tags, scale),
         "run_id": run.info.run_id,
         "digest": run.data.tags.get(DIGEST_TAG, ""),
+        "claims": run.data.tags.get(CLAIMS_TAG, ""),
     }
 
 

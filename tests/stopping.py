@@ -11,6 +11,15 @@ from jigclu.training import interrupt
 from jigclu.training.session import Session
 
 
+def steady(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl less what is the machine's: two runs of one job agree in the rest."""
+    return {
+        name: value
+        for name, value in line.items()
+        if name not in ("time", "images_per_second") and not name.startswith("system/")
+    }
+
+
 class Killed(BaseException):
     """Ends the process's work at once, nothing saved."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from stopping import Killed
+from stopping import Killed, steady
 from torch import Tensor
 
 from jigclu.config import DataConfig, LinearConfig, RuntimeConfig
@@ -192,8 +192,5 @@ def test_interrupted_probe_ends_as_uninterrupted(tmp_path: Path, stop_at: dict[i
     assert all(torch.equal(weights(probe, place), weights(whole, place)) for place in range(3))
     result = probe.finish()
     assert result["by_lr"] == wanted["by_lr"] and result["metrics"] == wanted["metrics"]
-    curves = [
-        [{**line, "time": 0, "images_per_second": 0} for line in job.metrics()]
-        for job in (folder, whole.session.folder)
-    ]
+    curves = [[steady(line) for line in job.metrics()] for job in (folder, whole.session.folder)]
     assert curves[0] == curves[1] and folder.status["state"] == "done"

@@ -20,6 +20,7 @@ from jigclu.training.distributed import Place, distribute
 from jigclu.training.features import centre_crop, hits, loader_workers, random_crop
 from jigclu.training.schedules import cosine, steps
 from jigclu.training.session import Session
+from jigclu.training.showing import by_class, write_classes
 
 
 def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
@@ -71,15 +72,17 @@ class Finetuner:
         )
         self.best: dict[str, float] = {"top1": -1.0, "top5": -1.0, "epoch": -1}
         self.now: dict[str, float] = {}
+        self.classes = self.classes_now = torch.zeros(2, len(train.classes), dtype=torch.int64)  # of the best epoch
         if session.restored:
             self.optimizer.load_state_dict(session.restored["optimizer"])
-            self.best = session.restored["best"]
+            self.best, self.classes = session.restored["best"], session.restored["classes"]
         self.unreadable = {"train": Unreadable(), "val": Unreadable()}
         self.validated = 0  # images
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
-        return {"network": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}
+        kept = {"best": self.best, "classes": self.classes}
+        return {"network": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **kept}
 
     @property
     def epoch(self) -> int:
@@ -133,7 +136,7 @@ class Finetuner:
             return {}
         self.now = self.validate()
         if self.now["top1"] > self.best["top1"]:
-            self.best = {**self.now, "epoch": trained}
+            self.best, self.classes = {**self.now, "epoch": trained}, self.classes_now
         return self.now
 
     @torch.no_grad()
@@ -145,16 +148,20 @@ class Finetuner:
         groups = [list(mine[start : start + local]) for start in range(0, len(mine), local)]
         self.model.eval()
         found = torch.zeros(3, dtype=torch.float64, device=where.device)  # in the top 1, in the top 5, images
+        classes = torch.zeros(2, len(self.val.classes), dtype=torch.int64, device=where.device)
         workers = loader_workers(config.runtime, where.device)
         for batch in batches(self.val, groups, workers, self.unreadable["val"], substitute=False, device=where.device):
             if not len(batch.labels):
                 continue
             canvas = batch.canvas.to(where.device, non_blocking=True)
             scores = self._scores(self.model, centre_crop(canvas, batch.sizes, config.resize, config.image_size))
-            found[:2] += hits(scores, batch.labels.to(where.device))
-            found[2] += len(batch.labels)
+            labels = batch.labels.to(where.device)
+            found[:2] += hits(scores, labels)
+            found[2] += len(labels)
+            classes += by_class(scores.argmax(1) == labels, labels, classes.shape[1])
             if where.first:
                 self.session.folder.set_status("running", force=False)  # the heartbeat of a long validation
+        self.classes_now = _total(classes, where).cpu()
         top1, top5, count = _total(found, where).tolist()
         self.validated = int(count)
         return {"top1": 100 * (top1 / count), "top5": 100 * (top5 / count)}
@@ -162,6 +169,9 @@ class Finetuner:
     def finish(self) -> dict[str, Any]:
         metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
         metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
+        if self.where.first:
+            figures = self.session.folder.path / "figures"
+            write_classes(figures / "per_class.csv", self.val.classes, self.classes)
         return self.session.finish(
             metrics,
             val_images=self.validated,

@@ -14,6 +14,7 @@ from jigclu.data.datasets import CanvasDataset, open_dataset
 from jigclu.stages.frozen import alone, frozen_extractor
 from jigclu.training.features import Extractor, accuracy
 from jigclu.training.session import Session
+from jigclu.training.showing import by_class, neighbours, write_classes
 
 
 def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
@@ -23,17 +24,29 @@ def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     extractor = frozen_extractor(config, session)
-    return session.finish(evaluate(extractor, train, val, config.k, config.temperature), val_images=len(val))
+    scores, features, truth = voted(extractor, train, val, config.k, config.temperature)
+    figures = session.folder.path / "figures"
+    write_classes(figures / "per_class.csv", val.classes, by_class(scores.argmax(1) == truth, truth, len(val.classes)))
+    neighbours(figures / "neighbours.png", val, features, truth)
+    return session.finish(accuracy(scores, truth), val_images=len(val))
 
 
 def evaluate(
     extractor: Extractor, train: CanvasDataset, val: CanvasDataset, k: int = 20, temperature: float = 0.07
 ) -> dict[str, float]:
     """{"top1", "top5"} in percent."""
+    scores, _, truth = voted(extractor, train, val, k, temperature)
+    return accuracy(scores, truth)
+
+
+def voted(
+    extractor: Extractor, train: CanvasDataset, val: CanvasDataset, k: int, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the val split: scores (n, classes), features (n, dim), labels (n,)."""
     bank, labels = extractor.test_features(train)
     queries, truth = extractor.test_features(val)
     scores = [vote(chunk, bank, labels, len(train.classes), k, temperature) for chunk in queries.split(512)]
-    return accuracy(torch.cat(scores), truth)
+    return torch.cat(scores), queries, truth
 
 
 def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:

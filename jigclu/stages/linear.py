@@ -18,6 +18,7 @@ from jigclu.stages.frozen import alone, fresh_classifier, frozen_extractor
 from jigclu.training.features import accuracy, random_crop
 from jigclu.training.schedules import steps
 from jigclu.training.session import Session, TrainingError
+from jigclu.training.showing import by_class, neighbours, write_classes
 
 log = logging.getLogger("jigclu")
 
@@ -26,7 +27,8 @@ def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
     """Train one linear classifier a learning rate on frozen features; metrics top1, top5 (percent) are those at `config.lr`.
 
     As the protocol has it, the best epoch on the val split is reported (`last_top1` stands beside it). The val split's
-    features are computed once: the backbone is frozen and the test transform draws nothing.
+    features are computed once: the backbone is frozen and the test transform draws nothing. Writes per_class.csv and
+    neighbours.png.
     """
     session = Session(folder, config.runtime)
     alone(session)
@@ -62,11 +64,12 @@ class Probe:
         )  # fmt: skip
         self.best: list[dict[str, float]] = [{"top1": -1.0, "top5": -1.0, "epoch": -1} for _ in self.rates]
         self.now: list[dict[str, float]] = []
+        self.classes = torch.zeros(2, len(train.classes), dtype=torch.int64)  # of the reported rate's best epoch
         self.epoch = 0
         if session.restored:
             self.heads.load_state_dict(session.restored["heads"])
             self.optimizer.load_state_dict(session.restored["optimizer"])
-            self.best = session.restored["best"]
+            self.best, self.classes = session.restored["best"], session.restored["classes"]
         self.truth_features, self.truth = self.extractor.test_features(val)
         log.info("val features: %d x %d", *self.truth_features.shape)
         self.views = [self._view(view) for view in range(min(config.views, config.epochs))] if config.views else []
@@ -76,7 +79,8 @@ class Probe:
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
-        return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}
+        kept = {"best": self.best, "classes": self.classes}
+        return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), **kept}
 
     def _view(self, view: int) -> tuple[Tensor, Tensor]:
         """Features and labels of the whole train split under one drawn augmentation."""
@@ -126,7 +130,10 @@ class Probe:
     @torch.no_grad()
     def validate(self, epoch: int) -> dict[str, float]:
         """Accuracies on the val split, the best of each learning rate kept."""
-        self.now = [accuracy(head(self.truth_features), self.truth) for head in self.heads]
+        scores = [head(self.truth_features) for head in self.heads]
+        self.now = [accuracy(one, self.truth) for one in scores]
+        if self.now[0]["top1"] > self.best[0]["top1"]:
+            self.classes = by_class(scores[0].argmax(1) == self.truth, self.truth, len(self.val.classes)).cpu()
         for best, now in zip(self.best, self.now, strict=True):
             if now["top1"] > best["top1"]:
                 best.update(now, epoch=epoch)
@@ -140,6 +147,9 @@ class Probe:
         }
         reported = by_lr[f"{self.config.lr:g}"]
         metrics = {name: reported[name] for name in ("top1", "top5", "last_top1")}
+        figures = self.session.folder.path / "figures"
+        write_classes(figures / "per_class.csv", self.val.classes, self.classes)
+        neighbours(figures / "neighbours.png", self.val, self.truth_features, self.truth)
         unreadable = sorted(path for counted in self.extractor.unreadable.values() for path in counted.paths)
         counts = {"val_images": len(self.truth), "images": len(self.train), "unreadable": unreadable}
         return self.session.finish(metrics, by_lr=by_lr, lr=self.config.lr, **counts)

@@ -15,9 +15,10 @@ from jigclu.config import KnnConfig, PretrainConfig
 from jigclu.data.datasets import CanvasDataset, open_dataset
 from jigclu.data.loader import Batch, Unreadable, batches
 from jigclu.data.order import epoch_groups
+from jigclu.methods.jigclu import JigClu
 from jigclu.network import load_encoder
 from jigclu.stages.knn import evaluate
-from jigclu.training import pictures
+from jigclu.training import pictures, recovery
 from jigclu.training.ahead import Prepared, ahead
 from jigclu.training.checkpoint import save_atomic
 from jigclu.training.distributed import distribute
@@ -37,10 +38,10 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
     interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError on too many unreadable images,
     ConfigError where the method's numbers do not fit the batch or the ranks.
 
-    Metrics beside the last step's: `hours` in training over all attempts; `peak_memory_mb` in MiB, of rank 0, the most of any
-    attempt, `memory_kind` says of what; `loader_wait`, the part of that time (0 to 1) in which the loop waited for the loader.
-    On a GPU the loop runs ahead of the device, so `loader_wait` is the most that the device can have lost. `limiter`: loader or
-    compute.
+    Metrics beside the last step's and `recovery.recover`'s: `hours` in training over all attempts; `peak_memory_mb` in MiB, of
+    rank 0, the most of any attempt, `memory_kind` says of what; `loader_wait`, the part of that time (0 to 1) in which the loop
+    waited for the loader. On a GPU the loop runs ahead of the device, so `loader_wait` is the most that the device can have lost.
+    `limiter`: loader or compute.
     """
     session = Session(folder, config.runtime)
     dataset = open_dataset(config.data, "train")
@@ -153,6 +154,15 @@ class Trainer:
         self.val = self.val or open_dataset(config.data, "val")
         return {"knn_top1": evaluate(extractor, self.dataset, self.val)["top1"]}
 
+    def recovered(self) -> dict[str, float]:
+        """What the network makes of montages that it was not trained on, drawn; {} where the input is no montage."""
+        method, config = self.method, self.config
+        if not isinstance(method, JigClu) or method.method.input != "montage":
+            return {}
+        chosen = epoch_groups(self.seed, config.epochs, len(self.dataset), config.batch_size)[0][: recovery.IMAGES]
+        stream = batches(self.dataset, [chosen], 0, self.unreadable, substitute=True)
+        return recovery.recover(method, next(stream), config.epochs, self.session.folder.path / "figures")
+
     def finish(self) -> dict[str, Any]:
         seconds = self.session.seconds
         wait = self.waited / seconds
@@ -160,6 +170,7 @@ class Trainer:
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
         if not self.where.first:
             return {"metrics": metrics}
+        metrics |= self.recovered()
         save_atomic(
             self.session.folder.path / "encoder.pt",
             {key: value.cpu() for key, value in self.method.encoder_state_dict().items()},

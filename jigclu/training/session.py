@@ -20,6 +20,7 @@ from jigclu.training import interrupt
 from jigclu.training.checkpoint import Checkpoints
 from jigclu.training.distributed import Place, agree, place
 from jigclu.training.folder import JobFolder, clock
+from jigclu.training.usage import Usage
 
 log = logging.getLogger("jigclu")
 _STOP, _SAVE = 1, 2
@@ -48,6 +49,7 @@ class Session:
         self._window: list[tuple[int, float, dict[str, Tensor | float], bool]] = []
         self._rate_from = (time.monotonic(), 0)
         self._images = 0
+        self._usage = Usage(self.where.device)
         self.state: Callable[[], dict[str, Any]] = dict
         if self.where.first:
             self.folder.cut_metrics(self.step)
@@ -115,7 +117,7 @@ class Session:
         left = (self.steps - step) * self._images / steps_here / max(rate, 1e-9)
         if now - since > 60:  # a moving rate: forget what is older than a minute or so
             self._rate_from = (now, self._images)
-        self.folder.log(step, round(epoch, 4), **values, images_per_second=round(rate, 1))
+        self.folder.log(step, round(epoch, 4), **values, images_per_second=round(rate, 1), **self._usage())
         progress = {
             "epoch": math.ceil(epoch), "epochs": self.epochs, "step": step, "steps": self.steps,
             "loss": values["loss"], "images_per_second": round(rate, 1), "seconds_left": round(left),

@@ -1,0 +1,39 @@
+"""What a job takes of its own devices, logged beside the loss. MLflow has a tab of its own for names that begin with `system/`."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+
+
+class Usage:
+    """Since the last time it was asked. Of this process (rank 0's) and its own GPU, not of the whole machine."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._before = time.monotonic(), _cpu_seconds()
+
+    def __call__(self) -> dict[str, float]:
+        """`system/cpu_percent` (100 is one core), `system/memory_mb`; of a GPU its memory and, with NVML, how busy it is."""
+        (then, used), now = self._before, (time.monotonic(), _cpu_seconds())
+        self._before = now
+        told = {"system/cpu_percent": 100 * (now[1] - used) / max(now[0] - then, 1e-9)}
+        with contextlib.suppress(OSError):  # Linux alone says so
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            told["system/memory_mb"] = pages * resource.getpagesize() / MIB
+        if self.device.type == "cuda":
+            told["system/gpu_memory_mb"] = torch.cuda.memory_reserved(self.device) / MIB
+            with contextlib.suppress(Exception):  # no NVML, or one that this process may not ask
+                told["system/gpu_utilization_percent"] = float(torch.cuda.utilization(self.device))
+        return {name: round(value, 1) for name, value in told.items()}
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
