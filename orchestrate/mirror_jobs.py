@@ -16,6 +16,9 @@ from jigclu.training.folder import read_json, write_json
 from orchestrate.mirror_run import Wanted, metric_name, number, stamps, wanted_run
 from orchestrate.tracking import Point, Tracking
 
+FORM = (
+    2  # of what a folder says that its run should be: raised with wanted_run, so that older runs are brought up to date
+)
 TAIL = 256  # bytes before the offset that must be as they were: every line carries a time, so no two tails are equal
 
 
@@ -34,6 +37,7 @@ class Cursor:
     source: str = ""
     steps: dict[str, int] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
+    form: int = 1  # a cursor of before there were forms
 
 
 def cursor_path(tracking: Tracking, folder: Path) -> Path:
@@ -52,7 +56,7 @@ def load_cursor(tracking: Tracking, folder: Path, live: frozenset[str] | None) -
 def sync_job(tracking: Tracking, folder: Path, cursor: Cursor | None) -> tuple[Cursor, bool]:
     """Bring the job's run up to date. Returns the new cursor and whether anything was written to MLflow."""
     seen = stamps(folder)
-    if cursor and cursor.stamps == seen:
+    if cursor and cursor.stamps == seen and cursor.form == FORM:
         return cursor, False
     wanted, path = wanted_run(folder), cursor_path(tracking, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +149,7 @@ def _read_on(folder: Path, cursor: Cursor, wanted: Wanted, seen: dict[str, str])
         first, source = hashlib.sha256(data[: data.index(b"\n")]).hexdigest()[:16], wanted.source
     offset = max(offset, end)
     tail = _tail(data, offset)
-    return Cursor(cursor.run, seen, offset, lines, tail, first, source, steps, wanted.digests), points
+    return Cursor(cursor.run, seen, offset, lines, tail, first, source, steps, wanted.digests, FORM), points
 
 
 def _tail(data: bytes, offset: int) -> str:

@@ -28,7 +28,7 @@ from jigclu.training.folder import locked, write_atomic
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 # (name, value, unix ms, step): MLflow's key of a point, so that logging the same point again adds nothing.
 Point = tuple[str, float, int, int]
@@ -61,22 +61,25 @@ _JOBS = (
     *("tags.`jigclu.device`", "tags.`jigclu.slurm_job_id`"),
 )
 _TABLES = (
-    *("metrics.`value`", "metrics.`printed`", "metrics.`difference`", "metrics.`std`", "metrics.`n`"),
-    *(
-        "tags.`jigclu.verdict`",
-        "tags.`jigclu.claims`",
-        "tags.`jigclu.state`",
-        "tags.`jigclu.protocol`",
-        "tags.`jigclu.variant`",
-    ),
+    *("metrics.`value`", "metrics.`printed`", "metrics.`difference`", "tags.`jigclu.verdict`", "tags.`jigclu.state`"),
+    *("tags.`jigclu.claims`", "metrics.`std`", "metrics.`n`", "tags.`jigclu.protocol`", "tags.`jigclu.variant`"),
 )
 
 
 def views(experiment: str) -> dict[str, str]:
-    """The experiment's tag that holds its view."""
-    columns = _TABLES if experiment.endswith("-tables") else _JOBS
-    state = {"orderByKey": "attributes.start_time", "orderByAsc": False, "startTime": "ALL", "selectedColumns": columns}
-    return {f"mlflow.sharedViewState.{VIEW}": json.dumps(state)}
+    """The experiment's tags that hold its view, and that it is about training: MLflow would show it as one about prompts."""
+    tables = experiment.endswith("-tables")
+    columns = _TABLES if tables else _JOBS
+    state = {"orderByKey": "attributes.start_time", "orderByAsc": tables, "startTime": "ALL"}  # cells as in the ledger
+    state |= {"selectedColumns": columns, "columnOrder": columns}
+    return {f"mlflow.sharedViewState.{VIEW}": json.dumps(state), "mlflow.experimentKind": "custom_model_development"}
+
+
+def dress(client: MlflowClient, found: Experiment) -> None:
+    """Give the experiment its view where it has none, or another."""
+    for tag, value in views(found.name).items():
+        if found.tags.get(tag) != value:
+            client.set_experiment_tag(found.experiment_id, tag, value)
 
 
 def view_url(uri: str, experiment_id: str) -> str:
@@ -234,9 +237,7 @@ class Tracking:
                 if found.lifecycle_stage == "deleted":
                     self.client.restore_experiment(found.experiment_id)
                 self._experiments[name] = found.experiment_id
-                for tag, value in views(name).items():
-                    if found.tags.get(tag) != value:
-                        self.client.set_experiment_tag(found.experiment_id, tag, value)
+                dress(self.client, found)
         return self._experiments[name]
 
     def find(self, experiment: str, **tags: str) -> Iterator[Run]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from reports.cells import Table
 
+MANY = 6  # tables, from which on it pays to start processes that draw them
 START = "python orchestrate/run.py table8 --scale mini"
 
 
@@ -58,12 +61,12 @@ def report(
 
     ledger = experiments.find(targets or ["all"])
     frames = read.load(client, experiments.overlays("scales"))
+    read.dress_all(client, experiments.overlays("scales"))
     shown_scales = scales or cells.fullest_first(frames) or (["paper"] if targets else [])
     shown = cells.assemble(frames, ledger, shown_scales, protocol, named=bool(targets))
     out.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for table in shown:
-        files = render_table(table)
+    for table, files in zip(shown, render_all(shown), strict=True):
         svg = files.pop(f"{table.stem}.svg")
         for name, data in files.items():
             (out / name).write_bytes(data)
@@ -77,6 +80,15 @@ def report(
     (out / "results.json").write_text(tables.results_json(shown, page.overview(shown)), encoding="utf-8")
     (out / "index.html").write_text(page.render(client, drawn, absent, uri), encoding="utf-8")
     return shown
+
+
+def render_all(shown: list[Table]) -> list[dict[str, bytes]]:
+    """`render_table` of each, on all cores where there are many: drawing is most of the work."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(shown) < MANY or cores < 2:
+        return list(map(render_table, shown))
+    with ProcessPoolExecutor(min(cores, len(shown)), mp_context=multiprocessing.get_context("forkserver")) as pool:
+        return list(pool.map(render_table, shown))
 
 
 def render_table(table: Table) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
-from orchestrate.tracking import ENVIRONMENT
+from orchestrate.tracking import ENVIRONMENT, dress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,6 +105,15 @@ def load(client: MlflowClient | None, scales: list[str]) -> Frames:
         pd.DataFrame(cells, columns=CELL_COLUMNS).drop_duplicates([*TABLE_KEY, "cell"]),
         pd.DataFrame(tables, columns=TABLE_COLUMNS).drop_duplicates(TABLE_KEY),
     )
+
+
+def dress_all(client: MlflowClient | None, scales: list[str]) -> None:
+    """See that the scales' experiments have their views: those of an older mirror have not."""
+    for scale in scales if client else ():
+        for name in (f"jigclu-{scale}", f"jigclu-{scale}-tables"):
+            found = client.get_experiment_by_name(name) if client else None
+            if client and found and found.lifecycle_stage == "active":
+                dress(client, found)
 
 
 def _runs(client: MlflowClient | None, name: str) -> Iterator[Run]:

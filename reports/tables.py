@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports import verdicts
-from reports.cells import Job, Result, Table
+from reports.cells import Job, Result, Table, unique_jobs
 from reports.numbers import MINUS, PLUS_MINUS, number, places, printed, printed_places
 from reports.read import finite
 
@@ -318,10 +318,40 @@ def rates_csv(table: Table) -> str:
     return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")) if lines else ""
 
 
+def job_record(job: Job) -> dict[str, Any]:
+    """What a reader needs to make the job's numbers again, as plain JSON values."""
+    metrics = {name: finite(value) for name, value in sorted(job.metrics.items()) if name.startswith("result.")}
+    return {
+        "job": job.job,
+        "name": job.name,
+        "stage": job.stage,
+        "state": job.state,
+        "stale": job.stale,
+        "attempt": job.attempt,
+        "message": job.message,
+        "seed": job.seed,
+        "upstream": list(job.upstream),
+        "command": job.command,
+        "commit": job.commit,
+        "source_digest": job.source,
+        "data_fingerprint": job.fingerprint,
+        "slurm_job_id": job.slurm_id,
+        "mlflow_run": job.run_id,
+        "log": job.log,
+        "device": job.device,
+        "ranks": job.ranks,
+        "versions": job.versions,
+        "seconds": job.seconds,
+        "estimated_hours": job.estimated_hours,
+        "metrics": metrics,
+        "config": job.params,
+    }
+
+
 def results_json(tables: list[Table], run: dict[str, Any]) -> str:
-    """`run`: what was run, in short; `claims` and `cells`: every one of every table."""
+    """`run`: what was run, in short; `claims`, `cells` and `jobs`: every one of every table."""
     claims = [claim_record(table, one) for table in tables for one in verdicts.judged(table)]
     cells = [record(table, result) for table in tables for result in table.results]
-    return (
-        json.dumps({"run": run, "claims": claims, "cells": cells}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    )
+    jobs = [job_record(job) for job in unique_jobs(tables)]
+    content = {"run": run, "claims": claims, "cells": cells, "jobs": jobs}
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

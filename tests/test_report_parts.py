@@ -1,0 +1,140 @@
+"""What stands round the tables: the register of ambiguities, the cost, stale jobs, what MLflow is told; stores that are not whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_report import add_job, run, use
+
+from jigclu.training.folder import write_json
+from orchestrate import mirror
+from orchestrate.source import stage_digest
+from orchestrate.tracking import views
+from reports import register
+
+PRETRAIN, OFFICIAL, PRINTED, OTHER = "aaaaaaaaaa00", "bbbbbbbbbb00", "bbbbbbbbbb01", "bbbbbbbbbb02"
+
+
+@pytest.fixture
+def filled(store: Path) -> Path:
+    """Table 8's m=2 under both protocols, made by today's code, and m=3 made by other code, on one pretraining."""
+    today = {stage: stage_digest(stage) for stage in ("pretrain", "linear")}
+    folder = add_job(store, PRETRAIN, metrics={"loss": 3.5}, source_digest=today["pretrain"], data_fingerprint="f00d")
+    write_json(folder.path / "submission.json", {"cluster": "local", "estimate_hours": 0.05})
+    for job, cell, protocol, top1 in ((OFFICIAL, "m=2", "official", 46.2), (PRINTED, "m=2", "paper", 44.1)):
+        more = {"protocol": protocol, "upstream": [PRETRAIN], "source_digest": today["linear"]}
+        add_job(store, job, use(cell, protocol=protocol), metrics={"top1": top1, "val_images": 400}, **more)
+    add_job(store, OTHER, use("m=3"), metrics={"top1": 40.0}, upstream=[PRETRAIN], source_digest="0ldc0de")
+    return store
+
+
+def tags_of(store: Path, experiment: str, tag: str) -> dict[str, str]:
+    """Run name -> the tag's value, where it has one."""
+    from reports import read
+
+    client = read.connect(mirror.tracking_uri(store))
+    assert client is not None
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = client.search_runs([found.experiment_id])
+    return {str(one.info.run_name): one.data.tags[tag] for one in runs if one.data.tags.get(tag)}
+
+
+def test_both_readings_stand_in_the_register_where_both_were_run(filled: Path, tmp_path: Path) -> None:
+    run(filled, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "table8 m=2 at mini: official 46.2, paper 44.1" in page
+    assert "table8 (mini, official): m=2 46.2, m=3 40.0" in page
+    assert all(f'<div id="D{number}">' in page for number in range(1, 17))
+
+
+def test_every_point_of_the_register_names_cells_that_exist() -> None:
+    import yaml
+
+    from orchestrate import experiments
+
+    ledger = experiments.every()
+    entries: list[dict[str, Any]] = yaml.safe_load(Path(register.__file__).with_name("register.yaml").read_text())
+    for entry in entries:
+        for name, keys in ({} if entry.get("both") == "protocols" else entry.get("both", {})).items():
+            assert set(keys) <= {cell.key for cell in ledger[name].all_cells}, entry["id"]
+
+
+def test_cost_is_what_was_estimated_and_what_was_spent(filled: Path, tmp_path: Path) -> None:
+    found = run(filled, tmp_path / "out")["run"]
+    assert found["device_hours"] == {"CPU": 0.1} and found["seeds"] == ["0"]  # four jobs of 90 s
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<td>0.05 h</td><td>0.10 h</td><td>0.50</td>" in page  # 90 s of 180, over the one job that was estimated
+    assert "not estimated" in page
+
+
+def test_a_result_of_other_code_is_stale_on_the_page_and_in_mlflow(filled: Path, tmp_path: Path) -> None:
+    assert run(filled, tmp_path / "out")["run"]["stale"] == 1
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"python -m orchestrate why {OTHER}" in page and f"orchestrate why {OFFICIAL}" not in page
+    assert list(tags_of(filled, "jigclu-mini", "jigclu.stale")) == [f"linear resnet18 imagenette {OTHER} seed 0"]
+
+
+def test_mlflow_has_verdicts_claims_and_the_views_and_a_second_report_writes_nothing(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_job(store, OFFICIAL, use("m=2", "paper"), scale="paper", metrics={"top1": 80.7, "val_images": 5000})
+    run(store, tmp_path / "out")
+    assert tags_of(store, "jigclu-paper-tables", "jigclu.verdict") == {"table8 m=2": "reproduced"}
+    assert tags_of(store, "jigclu-paper-tables", "jigclu.claims") == {"table8 official": "2 open"}
+    from mlflow import MlflowClient
+
+    from reports import read
+
+    client = read.connect(mirror.tracking_uri(store))
+    assert client is not None
+    for name in ("jigclu-paper", "jigclu-paper-tables"):
+        found = client.get_experiment_by_name(name)
+        assert found and views(name).items() <= found.tags.items()
+
+    def refuse(*given: Any, **named: Any) -> None:
+        raise AssertionError(f"written again: {given} {named}")
+
+    for call in ("set_tag", "log_batch", "set_experiment_tag", "log_artifacts", "create_run"):
+        monkeypatch.setattr(MlflowClient, call, refuse)
+    run(store, tmp_path / "out")
+    add_job(store, OTHER, use("m=3", "paper"), scale="paper", metrics={"top1": 60.0, "val_images": 5000})
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run(store, tmp_path / "out")
+    told = tags_of(store, "jigclu-paper-tables", "jigclu.verdict")
+    assert told["table8 m=2"] == "reproduced" and told["table8 m=3"].startswith("off by")
+
+
+def test_runs_of_an_older_mirror_get_what_a_newer_one_tells(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrate import mirror_jobs
+
+    mirror.sync(filled)
+    assert mirror.sync(filled).changed == 0
+    told = tags_of(filled, "jigclu-mini", "jigclu.data_fingerprint")
+    assert list(told.values()) == ["f00d"]
+    plain = mirror_jobs.wanted_run
+    monkeypatch.setattr(mirror_jobs, "FORM", mirror_jobs.FORM + 1)
+
+    def more(folder: Path) -> Any:
+        wanted = plain(folder)
+        wanted.tags["jigclu.new"] = "here"
+        return wanted
+
+    monkeypatch.setattr(mirror_jobs, "wanted_run", more)
+    mirror.sync(filled)
+    assert len(tags_of(filled, "jigclu-mini", "jigclu.new")) == 4
+
+
+def test_a_deleted_job_folder_leaves_a_page_that_says_what_is_missing(filled: Path, tmp_path: Path) -> None:
+    run(filled, tmp_path / "before")
+    shutil.rmtree(filled / "linear" / OTHER)
+    shutil.rmtree(filled / "pretrain")
+    after = run(filled, tmp_path / "after")
+    values = {(one["cell"], one["protocol"]): one["value"] for one in after["cells"]}
+    assert values["m=2", "official"] == 46.2
+    page = (tmp_path / "after" / "index.html").read_text()
+    assert "python orchestrate/run.py table8 --scale mini" in page
