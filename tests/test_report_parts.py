@@ -1,4 +1,4 @@
-"""What stands round the tables: the register of ambiguities, the cost, stale jobs, what MLflow is told; stores that are not whole."""
+"""What stands round the tables: the register of ambiguities, cost, stale jobs, what MLflow is told; stores that are not whole."""
 
 from __future__ import annotations
 
