@@ -88,7 +88,8 @@ def view_url(uri: str, experiment_id: str) -> str:
 
 
 def server(uri: str) -> str:
-    return uri.rstrip("/") if is_server(uri) else "http://127.0.0.1:5000"
+    """The address of its pages: never with the password that a client may need."""
+    return re.sub(r"//[^@/]*@", "//", uri.rstrip("/")) if is_server(uri) else "http://127.0.0.1:5000"
 
 
 class RunGone(Exception):

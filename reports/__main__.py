@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from reports.cells import Table
 
+AT_ONCE = 1000  # tags, at 3.5 ms each
 MANY = 6  # tables, from which on it pays to start processes that draw them
 START = "python orchestrate/run.py table8 --scale mini"
 
@@ -71,8 +72,8 @@ def report(
         for name, data in files.items():
             (out / name).write_bytes(data)
         upload(client, table, files)
-        judge(client, table)
         drawn.append(page.draw(client, table, svg))
+    judge(client, shown)
     absent = {
         scale: [one for one in ledger if not any(t.scale == scale and t.experiment.name == one.name for t in shown)]
         for scale in shown_scales
@@ -126,19 +127,26 @@ def upload(client: MlflowClient | None, table: Table, files: dict[str, bytes]) -
     return True
 
 
-def judge(client: MlflowClient | None, table: Table) -> int:
-    """Write into MLflow what a report alone knows, where it changed: verdicts, claims, and whose code is not today's. How many."""
+def judge(client: MlflowClient | None, shown: list[Table]) -> int:
+    """Write into MLflow what a report alone knows, where it changed: verdicts, claims, and whose code is not today's. How many.
+
+    No more than AT_ONCE of them: an edit of the code may make every job stale, and the next report goes on.
+    """
     if client is None:
         return 0
     from reports import verdicts
+    from reports.cells import unique_jobs
     from reports.read import CLAIMS_TAG, STALE_TAG, VERDICT_TAG
 
-    tally = ", ".join(f"{count} {outcome}" for outcome, count in verdicts.tally([table]).items() if count)
-    tags = [(one.run_id, VERDICT_TAG, one.told, one.verdict) for one in table.results]
-    tags += [(job.run_id, STALE_TAG, job.told_stale, job.stale) for job in table.jobs]
-    tags += [(table.run_id or "", CLAIMS_TAG, table.claims, tally)]
+    tallies = [verdicts.tally([table]).items() for table in shown]
+    words = [", ".join(f"{count} {outcome}" for outcome, count in tally if count) for tally in tallies]
+    tags = [(table.run_id, CLAIMS_TAG, table.claims, told) for table, told in zip(shown, words, strict=True)]
+    tags += [(one.run_id, VERDICT_TAG, one.told, one.verdict) for table in shown for one in table.results]
+    tags += [(job.run_id, STALE_TAG, job.told_stale, job.stale) for job in unique_jobs(shown)]
     changed = [(run, name, wanted) for run, name, told, wanted in tags if run and told != wanted]
-    return sum(_tell(client, *one) for one in changed)
+    if len(changed) > AT_ONCE:
+        print(f"MLflow hears of {AT_ONCE} of {len(changed)} changes, the next report tells the others", file=sys.stderr)
+    return sum(_tell(client, *one) for one in changed[:AT_ONCE])
 
 
 def _tell(client: MlflowClient, run_id: str, name: str, value: str) -> bool:

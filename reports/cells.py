@@ -111,6 +111,11 @@ class Result:
         return "n/a" if self.jobs and not self.values else "NaN"  # a NaN stands among the values, as None
 
     @property
+    def stale(self) -> bool:
+        """Whether a job behind it was made by other code than the tree's."""
+        return any(job.stale for chain in self.chains for job in chain)
+
+    @property
     def difference(self) -> float | None:
         printed = self.cell.printed
         return None if self.value is None or printed is None else self.value - printed
@@ -128,6 +133,7 @@ class Table:
     run_id: str  # of the parent run in MLflow; "" where there is none
     digest: str  # of what was last uploaded to it
     claims: str = ""  # the tally that stands there
+    experiment_id: str = ""  # in MLflow
 
     @property
     def stem(self) -> str:
@@ -146,13 +152,23 @@ class Table:
     @property
     def command(self) -> str:
         """The command that computes what is missing."""
+        return shlex.join(self._words)
+
+    def command_of(self, result: Result) -> str:
+        """The command that computes one cell, with as many seeds as it has, in a store that lacks it."""
+        last = max((int(seed) for seed in result.seeds if str(seed).isdigit()), default=0)
+        many = ["--seeds", str(last + 1)] if last else []
+        return shlex.join([*self._words, *many, "--cells", result.cell.key])
+
+    @property
+    def _words(self) -> list[str]:
         words = ["python", "orchestrate/run.py", self.experiment.name, "--scale", self.scale]
         if self.protocol != "official":
             words += ["--protocol", self.protocol]
         if self.variant:
             # A value is JSON and may have spaces in it: what begins a word is its dotted key.
             words += [word for one in re.split(r" (?=\w+\.[\w.]+=)", self.variant) for word in ("--set", one)]
-        return shlex.join(words)
+        return words
 
     @property
     def rows(self) -> list[str]:
@@ -234,13 +250,13 @@ def assemble(
 def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, protocol: str, variant: str) -> Table:
     experiment, key = experiment.under(protocol), (experiment.name, scale, protocol, variant)
     records = {row["cell"]: row for row in _where(frames.cells, key)}
-    parent = next(iter(_where(frames.tables, key)), {"run_id": "", "digest": "", "claims": ""})
+    parent = next(iter(_where(frames.tables, key)), dict.fromkeys(("run_id", "digest", "claims", "experiment_id"), ""))
     references = {cell.key for cell in experiment.references}
     results = tuple(
         _result(cell, cell.key in references, records.get(cell.key), jobs, cell.unit or experiment.unit)
         for cell in experiment.all_cells
     )
-    place = (parent["run_id"], parent["digest"], parent["claims"])
+    place = (parent["run_id"], parent["digest"], parent["claims"], parent["experiment_id"])
     table = Table(experiment, scale, protocol, variant, results, *place)
     if len(table.grid) < len(results):
         raise ConfigError(f"{experiment.name}.yaml: two cells stand at the same row and column")

@@ -10,15 +10,16 @@ from reports.cells import Job, Table, unique_jobs
 
 @dataclass(frozen=True)
 class Line:
-    """Device-hours of finished jobs. `estimated`: None where not one was; `ratio`: over the jobs that were, spent by estimated."""
+    """Device-hours of finished jobs: `spent` of all; of the `graded`, which were estimated, `estimated` and what they `took`."""
 
     scale: str
     stage: str
     kind: str
     jobs: int
-    estimated: float | None
     spent: float
-    ratio: float | None
+    graded: int
+    estimated: float
+    took: float
     total: bool
 
 
@@ -46,6 +47,5 @@ def lines(shown: Iterable[Table]) -> list[Line]:
 def _line(scale: str, stage: str, kind: str, jobs: list[Job]) -> Line:
     spent = sum(job.hours or 0.0 for job in jobs)
     told = [(job.estimated_hours, job.hours) for job in jobs if job.estimated_hours and job.hours is not None]
-    estimated = sum(hours for hours, _ in told) if told else None
-    ratio = sum(hours for _, hours in told) / estimated if estimated else None
-    return Line(scale, stage, kind, len(jobs), estimated, spent, ratio, not stage)
+    estimated, took = (sum(pair[place] for pair in told) for place in (0, 1))
+    return Line(scale, stage, kind, len(jobs), spent, len(told), estimated, took, not stage)

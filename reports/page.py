@@ -178,6 +178,7 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         views=_views(uri, shown),
         by_scale=by_scale,
         costs=costs.lines(shown),
+        recompute=recompute(shown),
         register=register.points(shown),
         style=Markup((HERE / "style.css").read_text()),
         drawn=drawn,
@@ -188,13 +189,24 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         numbers=numbers,
         verdicts=verdicts,
         label=figures.label,
-        commands=tables.commands,
         markup=Markup,
     )
     return re.sub(r"\n\s*\n+", "\n", text)
 
 
 def _views(uri: str, shown: list[Table]) -> list[tuple[str, str]]:
-    """(name, URL) of MLflow's table of jobs at each scale."""
-    ids = {table.scale: job.experiment_id for table in shown for job in table.jobs}
-    return [(f"jigclu-{scale}", view_url(uri, one)) for scale, one in ids.items()]
+    """(name, URL) of MLflow's tables of jobs and of cells at each scale."""
+    ids = {f"jigclu-{table.scale}": job.experiment_id for table in shown for job in table.jobs}
+    ids |= {f"jigclu-{table.scale}-tables": table.experiment_id for table in shown if table.experiment_id}
+    return [(name, view_url(uri, one)) for name, one in ids.items()]
+
+
+def recompute(shown: list[Table]) -> dict[str, str]:
+    """Job id -> the command that computes the first cell that builds on it, and so the job."""
+    commands: dict[str, str] = {}
+    for table in shown:
+        for result in table.results:
+            for chain in result.chains:
+                for job in chain:
+                    commands.setdefault(job.job, table.command_of(result))
+    return commands

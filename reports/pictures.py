@@ -99,7 +99,7 @@ def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
         ),
         Picture(
             "The task solved",
-            "Montages that the network was not trained on (top), their patches as it grouped and placed them, framed by "
+            "Montages newly drawn of training images (top), their patches as the network grouped and placed them, framed by "
             f"whether that is right{_recovered(job)}, the truth, and the images.",
             data_uri(client, job, "recovery"),
         ),
@@ -109,11 +109,12 @@ def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
 
 
 def _recovered(job: Job) -> str:
-    """` (62 % of the patches with their own image, 48 % in their place)`, where the job measured it."""
-    with_own, placed = (finite(job.metrics.get(f"result.recovered_{what}")) for what in ("images", "places"))
-    if with_own is None or placed is None:
+    """How much of it is right, in words, where the job measured it."""
+    names = ("images", "chance", "places")
+    with_own, chance, placed = (finite(job.metrics.get(f"result.recovered_{what}")) for what in names)
+    if with_own is None or chance is None or placed is None:
         return ""
-    return f" ({with_own:.0f} % of the patches are with their own image, {placed:.0f} % in their place)"
+    return f" ({with_own:.0f} % of the patches are with their own image, by chance {chance:.0f} %; {placed:.0f} % in their place)"
 
 
 def _neighbours(client: MlflowClient | None, job: Job, jobs: list[Job]) -> list[Picture]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PAGE = 1000
 HUGE = 1e300  # MLflow stores an infinity as 1.797e308
 TABLE_KEY = ["table", "scale", "protocol", "variant"]
-TABLE_COLUMNS = [*TABLE_KEY, "run_id", "digest", "claims"]
+TABLE_COLUMNS = [*TABLE_KEY, "run_id", "digest", "claims", "experiment_id"]
 CELL_COLUMNS = [
     *(*TABLE_KEY, "cell", "run_id", "state", "message", "verdict", "measured", "jobs", "commits"),
     *("values", "seeds", "value", "std", "n"),
@@ -203,6 +203,7 @@ def _table(run: Run, scale: str) -> dict[str, Any]:
         "run_id": run.info.run_id,
         "digest": run.data.tags.get(DIGEST_TAG, ""),
         "claims": run.data.tags.get(CLAIMS_TAG, ""),
+        "experiment_id": run.info.experiment_id,
     }
 
 

@@ -34,8 +34,12 @@ def points(shown: list[Table]) -> list[Point]:
     told = []
     for entry in entries:
         both = entry.pop("both", {})
-        lines = by_protocol(shown) if both == "protocols" else side_by_side(shown, both)
-        told.append(Point(**{key: str(value) for key, value in entry.items()}, numbers=tuple(lines)[:MOST]))
+        if isinstance(both, str) and both.startswith("see "):
+            lines = [f"{both}: the protocols differ in both points"] if by_protocol(shown) else []
+        else:
+            lines = by_protocol(shown) if both == "protocols" else side_by_side(shown, both)
+        more = [f"and {len(lines) - MOST} more, in results.json"] if len(lines) > MOST else []
+        told.append(Point(**{key: str(value) for key, value in entry.items()}, numbers=(*lines[:MOST], *more)))
     return told
 
 

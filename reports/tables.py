@@ -220,11 +220,9 @@ def latex(table: Table) -> str:
     )
 
 
-def commands(table: Table, result: Result) -> list[str]:
-    """What recomputes the cell, one command a job; where none was recorded, what fills the table; none where nothing would."""
-    if not result.cell.runs:
-        return []
-    return list(dict.fromkeys(job.command for job in result.jobs if job.command)) or [table.command]
+def command(table: Table, result: Result) -> str:
+    """What recomputes the cell; "" where nothing would."""
+    return table.command_of(result) if result.cell.runs else ""
 
 
 def record(table: Table, result: Result) -> dict[str, Any]:
@@ -262,7 +260,7 @@ def record(table: Table, result: Result) -> dict[str, Any]:
         "jobs": [job.job for job in result.jobs],
         "runs": [job.run_id for job in result.jobs],
         "commit": ",".join(result.commits),
-        "command": " && ".join(commands(table, result)),
+        "command": command(table, result),
         "hardware": "; ".join(sorted({job.device for job in chain if job.device})),
         "versions": "; ".join(sorted({job.versions for job in chain if job.versions})),
         "seconds": round(sum(job.seconds or 0 for job in chain)),

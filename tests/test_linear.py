@@ -194,3 +194,21 @@ def test_interrupted_probe_ends_as_uninterrupted(tmp_path: Path, stop_at: dict[i
     assert result["by_lr"] == wanted["by_lr"] and result["metrics"] == wanted["metrics"]
     curves = [[steady(line) for line in job.metrics()] for job in (folder, whole.session.folder)]
     assert curves[0] == curves[1] and folder.status["state"] == "done"
+    counted = [(job.path / "figures" / "per_class.csv").read_text() for job in (folder, whole.session.folder)]
+    assert counted[0] == counted[1]
+    lines = [line.split(",") for line in counted[0].splitlines()[1:]]
+    right = sum(int(images) * float(top1) / 100 for _, images, top1 in lines if top1)
+    assert 100 * right / sum(int(line[1]) for line in lines) == pytest.approx(wanted["metrics"]["top1"], abs=0.01)
+
+
+def test_a_checkpoint_of_before_classes_were_counted_is_gone_on_from(
+    tmp_path: Path, stop_at: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, folder = linear.Probe.state, JobFolder(tmp_path)
+    with monkeypatch.context() as older:
+        older.setattr(linear.Probe, "state", lambda self: {k: v for k, v in plain(self).items() if k != "classes"})
+        stop_at.update({14: "stop"})
+        with pytest.raises(interrupt.Interrupted):
+            linear.run(changed(views=2), folder.path)
+    interrupt.clear()
+    assert linear.run(changed(views=2), folder.path)["metrics"]["top1"] > 0 and folder.done

@@ -67,6 +67,7 @@ def test_from_a_number_to_its_job_and_the_command_that_recomputes_it(page: Any) 
     page.click("a.value:has-text('61.5')")
     made = page.locator("tbody:target")
     assert made.is_visible() and "60.00, 63.00" in made.inner_text()
+    assert "python orchestrate/run.py table8 --scale mini --seeds 2 --cells m=2" in made.inner_text()
     made.locator("a[href^='#job-']").nth(1).click()
     job = page.locator("details.job:has(:target)")
     assert job.get_attribute("open") is not None

@@ -16,6 +16,7 @@ from jigclu.data.loader import Batch, Unreadable, batches
 from jigclu.methods.jigclu import JigClu
 from jigclu.training import recovery, showing
 from jigclu.training.distributed import Place
+from jigclu.training.folder import JobFolder
 from jigclu.training.usage import Usage
 
 CPU = torch.device("cpu")
@@ -71,7 +72,13 @@ def test_what_is_right_of_a_recovery_is_counted_and_drawn(
     patches = method.m**2 * recovery.IMAGES
     assert told["recovered_images"] == 100
     assert told["recovered_places"] == pytest.approx(100 * (1 - 2 * wrong / patches))
+    assert told["recovered_chance"] < 50
     picture = imread(tmp_path / "recovery.png")[..., :3]
+    if not wrong:  # the recovered images are the true ones, but for the frames
+        side = (picture.shape[0] - 4) // 4
+        recovered, truth = (picture[4 + side * row : side * (row + 1)] for row in (1, 2))
+        framed = (abs(recovered - torch.tensor(recovery.RIGHT).numpy()) < 0.01).all(-1)
+        assert framed.mean() < 0.2 and (abs(recovered - truth)[~framed] < 1e-6).all()
     red = (abs(picture - torch.tensor(recovery.WRONG).numpy()) < 0.01).all(-1).sum()
     assert (red > 50) == bool(wrong)
 
@@ -114,3 +121,17 @@ def test_usage_is_of_this_process() -> None:
     told = usage()
     assert total and told["system/cpu_percent"] > 20 and told["system/memory_mb"] > 50
     assert not any("gpu" in name for name in told)
+
+
+def test_a_picture_that_fails_loses_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = JobFolder(tmp_path / "linear" / "a").create()
+
+    def failing(*given: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(showing, "write_classes", failing)
+    dataset = open_dataset(DataConfig(name="scenes", canvas=32, train_images=20, val_images=10), "val")
+    showing.show(folder, dataset, torch.ones(2, len(dataset.classes)))
+    assert "no space left" in caplog.text

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import add_job, run, use
+from orchestrated import environment
+from test_report import ROOT, add_job, run, use
 
 from jigclu.training.folder import write_json
 from orchestrate import mirror
 from orchestrate.source import stage_digest
-from orchestrate.tracking import views
+from orchestrate.tracking import server, views
 from reports import register
 
 PRETRAIN, OFFICIAL, PRINTED, OTHER = "aaaaaaaaaa00", "bbbbbbbbbb00", "bbbbbbbbbb01", "bbbbbbbbbb02"
@@ -59,7 +62,8 @@ def test_every_point_of_the_register_names_cells_that_exist() -> None:
     ledger = experiments.every()
     entries: list[dict[str, Any]] = yaml.safe_load(Path(register.__file__).with_name("register.yaml").read_text())
     for entry in entries:
-        for name, keys in ({} if entry.get("both") == "protocols" else entry.get("both", {})).items():
+        both = entry.get("both", {})
+        for name, keys in ({} if isinstance(both, str) else both).items():
             assert set(keys) <= {cell.key for cell in ledger[name].all_cells}, entry["id"]
 
 
@@ -67,7 +71,9 @@ def test_cost_is_what_was_estimated_and_what_was_spent(filled: Path, tmp_path: P
     found = run(filled, tmp_path / "out")["run"]
     assert found["device_hours"] == {"CPU": 0.1} and found["seeds"] == ["0"]  # four jobs of 90 s
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "<td>0.05 h</td><td>0.10 h</td><td>0.50</td>" in page  # 90 s of 180, over the one job that was estimated
+    assert (
+        "<td>0.10 h</td><td>0.05 h (1 of 4 jobs)</td><td>0.03 h, 0.50 times</td>" in page
+    )  # 90 s where 180 were estimated
     assert "not estimated" in page
 
 
@@ -95,12 +101,21 @@ def test_mlflow_has_verdicts_claims_and_the_views_and_a_second_report_writes_not
         found = client.get_experiment_by_name(name)
         assert found and views(name).items() <= found.tags.items()
 
-    def refuse(*given: Any, **named: Any) -> None:
-        raise AssertionError(f"written again: {given} {named}")
-
-    for call in ("set_tag", "log_batch", "set_experiment_tag", "log_artifacts", "create_run"):
-        monkeypatch.setattr(MlflowClient, call, refuse)
+    written: list[str] = []
+    for call in (
+        "set_tag",
+        "log_batch",
+        "set_experiment_tag",
+        "log_artifacts",
+        "log_artifact",
+        "create_run",
+        "update_run",
+    ):
+        monkeypatch.setattr(
+            MlflowClient, call, lambda *given, call=call, **named: written.append(f"{call} {given} {named}")
+        )
     run(store, tmp_path / "out")
+    assert written == []
     add_job(store, OTHER, use("m=3", "paper"), scale="paper", metrics={"top1": 60.0, "val_images": 5000})
     monkeypatch.undo()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -134,7 +149,29 @@ def test_a_deleted_job_folder_leaves_a_page_that_says_what_is_missing(filled: Pa
     shutil.rmtree(filled / "linear" / OTHER)
     shutil.rmtree(filled / "pretrain")
     after = run(filled, tmp_path / "after")
-    values = {(one["cell"], one["protocol"]): one["value"] for one in after["cells"]}
-    assert values["m=2", "official"] == 46.2
+    found = {(one["cell"], one["protocol"]): one for one in after["cells"]}
+    assert found["m=2", "official"]["value"] == 46.2
+    assert found["m=3", "official"]["state"] == "not run" and found["m=3", "official"]["value"] is None
     page = (tmp_path / "after" / "index.html").read_text()
-    assert "python orchestrate/run.py table8 --scale mini" in page
+    assert "Not run: m = 3, m = 4, random init. To run what is missing:" in " ".join(page.split())
+
+
+def test_a_job_whose_upstream_is_not_in_mlflow_says_so_and_links_nowhere(store: Path, tmp_path: Path) -> None:
+    add_job(store, OFFICIAL, use("m=2"), metrics={"top1": 46.2}, upstream=["cccccccccc99"])
+    run(store, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "cccccccccc99 (not in MLflow)" in page and 'href="#job-cccccccccc99"' not in page
+
+
+def test_the_command_of_a_cell_plans_that_cell_alone(filled: Path, tmp_path: Path) -> None:
+    cells = run(filled, tmp_path / "out")["cells"]
+    command = next(one["command"] for one in cells if (one["cell"], one["protocol"]) == ("m=2", "paper"))
+    assert command == "python orchestrate/run.py table8 --scale mini --protocol paper --cells m=2"
+    words = [sys.executable, *command.split()[1:], "--dry-run"]
+    done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path / "empty"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "jobs: 2 naive, 2 unique" in done.stdout and "[m=2]" in done.stdout
+
+
+def test_a_pages_links_carry_no_password() -> None:
+    assert server("https://me:secret@tracking.example:8080/") == "https://tracking.example:8080"

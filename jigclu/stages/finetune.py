@@ -20,7 +20,7 @@ from jigclu.training.distributed import Place, distribute
 from jigclu.training.features import centre_crop, hits, loader_workers, random_crop
 from jigclu.training.schedules import cosine, steps
 from jigclu.training.session import Session
-from jigclu.training.showing import by_class, write_classes
+from jigclu.training.showing import by_class, show
 
 
 def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
@@ -75,7 +75,8 @@ class Finetuner:
         self.classes = self.classes_now = torch.zeros(2, len(train.classes), dtype=torch.int64)  # of the best epoch
         if session.restored:
             self.optimizer.load_state_dict(session.restored["optimizer"])
-            self.best, self.classes = session.restored["best"], session.restored["classes"]
+            self.best = session.restored["best"]
+            self.classes = session.restored.get("classes", self.classes)  # a checkpoint of before it was kept has none
         self.unreadable = {"train": Unreadable(), "val": Unreadable()}
         self.validated = 0  # images
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
@@ -170,8 +171,7 @@ class Finetuner:
         metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
         metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
         if self.where.first:
-            figures = self.session.folder.path / "figures"
-            write_classes(figures / "per_class.csv", self.val.classes, self.classes)
+            show(self.session.folder, self.val, self.classes)
         return self.session.finish(
             metrics,
             val_images=self.validated,

@@ -14,7 +14,7 @@ from jigclu.data.datasets import CanvasDataset, open_dataset
 from jigclu.stages.frozen import alone, frozen_extractor
 from jigclu.training.features import Extractor, accuracy
 from jigclu.training.session import Session
-from jigclu.training.showing import by_class, neighbours, write_classes
+from jigclu.training.showing import by_class, show
 
 
 def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
@@ -25,9 +25,7 @@ def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     extractor = frozen_extractor(config, session)
     scores, features, truth = voted(extractor, train, val, config.k, config.temperature)
-    figures = session.folder.path / "figures"
-    write_classes(figures / "per_class.csv", val.classes, by_class(scores.argmax(1) == truth, truth, len(val.classes)))
-    neighbours(figures / "neighbours.png", val, features, truth)
+    show(session.folder, val, by_class(scores.argmax(1) == truth, truth, len(val.classes)), features, truth)
     return session.finish(accuracy(scores, truth), val_images=len(val))
 
 

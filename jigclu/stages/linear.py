@@ -18,7 +18,7 @@ from jigclu.stages.frozen import alone, fresh_classifier, frozen_extractor
 from jigclu.training.features import accuracy, random_crop
 from jigclu.training.schedules import steps
 from jigclu.training.session import Session, TrainingError
-from jigclu.training.showing import by_class, neighbours, write_classes
+from jigclu.training.showing import by_class, show
 
 log = logging.getLogger("jigclu")
 
@@ -69,7 +69,8 @@ class Probe:
         if session.restored:
             self.heads.load_state_dict(session.restored["heads"])
             self.optimizer.load_state_dict(session.restored["optimizer"])
-            self.best, self.classes = session.restored["best"], session.restored["classes"]
+            self.best = session.restored["best"]
+            self.classes = session.restored.get("classes", self.classes)  # a checkpoint of before it was kept has none
         self.truth_features, self.truth = self.extractor.test_features(val)
         log.info("val features: %d x %d", *self.truth_features.shape)
         self.views = [self._view(view) for view in range(min(config.views, config.epochs))] if config.views else []
@@ -147,9 +148,7 @@ class Probe:
         }
         reported = by_lr[f"{self.config.lr:g}"]
         metrics = {name: reported[name] for name in ("top1", "top5", "last_top1")}
-        figures = self.session.folder.path / "figures"
-        write_classes(figures / "per_class.csv", self.val.classes, self.classes)
-        neighbours(figures / "neighbours.png", self.val, self.truth_features, self.truth)
+        show(self.session.folder, self.val, self.classes, self.truth_features, self.truth)
         unreadable = sorted(path for counted in self.extractor.unreadable.values() for path in counted.paths)
         counts = {"val_images": len(self.truth), "images": len(self.train), "unreadable": unreadable}
         return self.session.finish(metrics, by_lr=by_lr, lr=self.config.lr, **counts)

@@ -155,7 +155,7 @@ class Trainer:
         return {"knn_top1": evaluate(extractor, self.dataset, self.val)["top1"]}
 
     def recovered(self) -> dict[str, float]:
-        """What the network makes of montages that it was not trained on, drawn; {} where the input is no montage."""
+        """What the network makes of newly drawn montages of training images, drawn; {} where the input is no montage."""
         method, config = self.method, self.config
         if not isinstance(method, JigClu) or method.method.input != "montage":
             return {}
@@ -170,11 +170,14 @@ class Trainer:
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
         if not self.where.first:
             return {"metrics": metrics}
-        metrics |= self.recovered()
         save_atomic(
             self.session.folder.path / "encoder.pt",
             {key: value.cpu() for key, value in self.method.encoder_state_dict().items()},
         )
+        try:
+            metrics |= self.recovered()
+        except Exception as error:  # a training is not lost over a picture
+            log.warning("the recovered montages were not drawn: %s", error)
         return self.session.finish(
             metrics,
             images=len(self.dataset),

@@ -17,7 +17,8 @@ from jigclu.montage import assemble, stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
 
-IMAGES = 8  # that are shuffled among themselves: chance groups a patch rightly as often as in a batch of 8
+IMAGES = 8  # that are shuffled among themselves
+CHANCES = 100  # groupings at random, for what chance gives
 RIGHT, WRONG = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0)  # Okabe and Ito's bluish green and vermilion
 
 
@@ -25,8 +26,8 @@ RIGHT, WRONG = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0)  # Okabe and Ito's bluish gr
 def recover(method: JigClu, batch: Batch, epoch: int, figures: Path) -> dict[str, float]:
     """Draw recovery.png from up to IMAGES images, and say how much of it is right, both in percent of the patches.
 
-    `recovered_images`: of the same image as most of their group; `recovered_places`: put where they came from. The network is
-    in eval mode meanwhile; `batch` should be one that it has not been trained on. Only montages can be recovered.
+    `recovered_images`: of the image that their group stands for, every group for another one; `recovered_chance`: the same of
+    groups at random; `recovered_places`: besides put where they came from. The network is in eval mode meanwhile.
     """
     batch = Batch(*(field[:IMAGES] for field in batch))
     m, count = method.m, len(batch.labels)
@@ -37,7 +38,7 @@ def recover(method: JigClu, batch: Batch, epoch: int, figures: Path) -> dict[str
     groups = grouped(embeddings, m * m)
     places = torch.stack([placed(logits[group].log_softmax(1)) for group in groups])
     images, positions = permutation[groups] % count, permutation[groups] // count  # (count, m*m) each
-    owner = images.mode(dim=1).values
+    owner = owners(images)
     rightly, there = images == owner[:, None], places == positions
     pixels = augment.to_pixels(patches).cpu()
     rows = [
@@ -48,7 +49,8 @@ def recover(method: JigClu, batch: Batch, epoch: int, figures: Path) -> dict[str
     ]
     save_image(make_grid(torch.cat(rows), nrow=count, padding=4, pad_value=1), figures / "recovery.png")
     percent = {"recovered_images": rightly, "recovered_places": rightly & there}
-    return {name: 100 * float(right.double().mean()) for name, right in percent.items()}
+    told = {name: 100 * float(right.double().mean()) for name, right in percent.items()}
+    return {**told, "recovered_chance": chance(count, m * m)}
 
 
 def _seen(method: JigClu, montages: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +94,25 @@ def placed(scores: Tensor) -> Tensor:
         places[vector] = position
         left[vector], left[:, position] = -torch.inf, -torch.inf
     return places
+
+
+def owners(images: Tensor) -> Tensor:
+    """(k, size) image of each vector of each group -> (k,): the image that each group stands for, none twice, most votes first."""
+    count = len(images)
+    votes = F.one_hot(images, count).sum(1)
+    found = torch.empty(count, dtype=torch.int64)
+    for _ in range(count):
+        group, image = divmod(int(votes.argmax()), count)
+        found[group] = image
+        votes[group], votes[:, image] = -1, -1
+    return found
+
+
+def chance(count: int, size: int) -> float:
+    """What percentage of the vectors of `count` images stands in the right group where they are grouped at random."""
+    generator, of = torch.Generator().manual_seed(0), torch.arange(count).repeat(size)
+    drawn = [of[torch.randperm(count * size, generator=generator)].view(count, size) for _ in range(CHANCES)]
+    return 100 * float(torch.stack([images == owners(images)[:, None] for images in drawn]).double().mean())
 
 
 def _by_position(pixels: Tensor, places: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 import torch
@@ -12,9 +13,30 @@ from torchvision.utils import make_grid, save_image
 
 from jigclu.data.datasets import CanvasDataset
 from jigclu.resample import crop_resize
+from jigclu.training.folder import JobFolder
 from jigclu.training.recovery import RIGHT, WRONG
 
+log = logging.getLogger("jigclu")
+
 QUERIES, NEIGHBOURS, SIDE = 8, 7, 96
+
+
+def show(
+    folder: JobFolder,
+    dataset: CanvasDataset,
+    counts: Tensor,
+    features: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> None:
+    """per_class.csv and, with features, neighbours.png. A job is not lost over a picture: what fails is logged."""
+    figures = folder.path / "figures"
+    try:
+        if counts.sum():  # else the best epoch is of before they were counted
+            write_classes(figures / "per_class.csv", dataset.classes, counts)
+        if features is not None and labels is not None:
+            neighbours(figures / "neighbours.png", dataset, features, labels)
+    except Exception as error:
+        log.warning("what the evaluation shows was not drawn: %s", error)
 
 
 def by_class(right: Tensor, labels: Tensor, classes: int) -> Tensor:
