@@ -16,9 +16,8 @@ from jigclu.training.folder import read_json, write_json
 from orchestrate.mirror_run import Wanted, metric_name, number, stamps, wanted_run
 from orchestrate.tracking import Point, Tracking
 
-FORM = (
-    2  # of what a folder says that its run should be: raised with wanted_run, so that older runs are brought up to date
-)
+# Of what a folder says that its run should be: raised with wanted_run, so that older runs are brought up to date.
+FORM = 3
 TAIL = 256  # bytes before the offset that must be as they were: every line carries a time, so no two tails are equal
 
 

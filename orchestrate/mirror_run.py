@@ -117,6 +117,7 @@ def _tags(
     return {
         "jigclu.job": folder.name,
         "jigclu.stage": str(job.get("stage", "")),
+        "jigclu.label": str(job.get("label", "")),
         "jigclu.experiments": ",".join(job.get("experiments", [])),
         "jigclu.seed": str(job.get("seed", 0)),
         "jigclu.protocol": str(job.get("protocol", "")),

@@ -51,17 +51,25 @@ ENVIRONMENT = {
 VIEW = "jigclu"
 _JOBS = (
     *(
+        "tags.`jigclu.label`",
+        "tags.`jigclu.stage`",
+        "metrics.`result.top1`",
         "tags.`jigclu.state`",
         "tags.`jigclu.stale`",
-        "tags.`jigclu.attempt`",
-        "tags.`jigclu.stage`",
-        "tags.`jigclu.seed`",
     ),
-    *("tags.`jigclu.experiments`", "metrics.`result.top1`", "metrics.`loss`", "metrics.`images_per_second`"),
-    *("tags.`jigclu.device`", "tags.`jigclu.slurm_job_id`"),
+    *("tags.`jigclu.attempt`", "tags.`jigclu.seed`", "metrics.`loss`", "metrics.`images_per_second`"),
+    *("tags.`jigclu.experiments`", "tags.`jigclu.device`", "tags.`jigclu.slurm_job_id`"),
 )
 _TABLES = (
-    *("metrics.`value`", "metrics.`printed`", "metrics.`difference`", "tags.`jigclu.verdict`", "tags.`jigclu.state`"),
+    *(
+        "tags.`jigclu.row`",
+        "tags.`jigclu.column`",
+        "metrics.`value`",
+        "metrics.`printed`",
+        "metrics.`difference`",
+        "tags.`jigclu.verdict`",
+        "tags.`jigclu.state`",
+    ),
     *("tags.`jigclu.claims`", "metrics.`std`", "metrics.`n`", "tags.`jigclu.protocol`", "tags.`jigclu.variant`"),
 )
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import multiprocessing
 import os
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from reports.cells import Table
 
 AT_ONCE = 1000  # tags, at 3.5 ms each
-MANY = 6  # tables, from which on it pays to start processes that draw them
 START = "python orchestrate/run.py table8 --scale mini"
 
 
@@ -58,7 +55,7 @@ def report(
     fullest first.
     """
     # Not at the top of the file: --help and a slip of the keyboard are answered at once.
-    from reports import cells, page, read, tables
+    from reports import cells, page, read, render, tables
 
     ledger = experiments.find(targets or ["all"])
     frames = read.load(client, experiments.overlays("scales"))
@@ -67,7 +64,7 @@ def report(
     shown = cells.assemble(frames, ledger, shown_scales, protocol, named=bool(targets))
     out.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for table, files in zip(shown, render_all(shown), strict=True):
+    for table, files in zip(shown, render.every(shown), strict=True):
         svg = files.pop(f"{table.stem}.svg")
         for name, data in files.items():
             (out / name).write_bytes(data)
@@ -81,27 +78,6 @@ def report(
     (out / "results.json").write_text(tables.results_json(shown, page.overview(shown)), encoding="utf-8")
     (out / "index.html").write_text(page.render(client, drawn, absent, uri), encoding="utf-8")
     return shown
-
-
-def render_all(shown: list[Table]) -> list[dict[str, bytes]]:
-    """`render_table` of each, on all cores where there are many: drawing is most of the work."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(shown) < MANY or cores < 2:
-        return list(map(render_table, shown))
-    with ProcessPoolExecutor(min(cores, len(shown)), mp_context=multiprocessing.get_context("forkserver")) as pool:
-        return list(pool.map(render_table, shown))
-
-
-def render_table(table: Table) -> dict[str, bytes]:
-    """File name -> bytes: .md, .csv, .tex, .png, .pdf, the .svg for the page, and of probes -rates.csv, the whole sweep."""
-    from reports import figures, lines, tables
-
-    plot = lines.lines if table.experiment.layout.plot == "lines" else figures.bars
-    texts = {"md": tables.markdown(table), "csv": tables.csv(table), "tex": tables.latex(table)}
-    files = {kind: text.encode() for kind, text in texts.items()} | plot(table)
-    named = {f"{table.stem}.{kind}": data for kind, data in files.items()}
-    rates = tables.rates_csv(table)
-    return {**named, f"{table.stem}-rates.csv": rates.encode()} if rates else named
 
 
 def upload(client: MlflowClient | None, table: Table, files: dict[str, bytes]) -> bool:

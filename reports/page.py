@@ -29,7 +29,16 @@ MONTAGES = 4  # a table; the others are in MLflow
 # What tells one job of a stage from another at a glance; every other field is in MLflow.
 HIGHLIGHTS: dict[str, list[str]] = {
     "pretrain": [
-        *("backbone", "data.name", "data.train_images", "image_size", "method.name", "method.m", "method.extend"),
+        *(
+            "backbone",
+            "data.name",
+            "data.train_images",
+            "image_size",
+            "method.name",
+            "method.version",
+            "method.m",
+            "method.extend",
+        ),
         *("method.input", "method.augment"),
         *("method.loss_scale", "epochs", "batch_size", "optimizer.lr"),
     ],

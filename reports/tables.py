@@ -78,7 +78,7 @@ def notes(table: Table) -> list[str]:
         lines.append(f"One seed; half-width of the binomial 95 % interval on the validation images: {'; '.join(each)}.")
     if any(result.n > 1 for result in table.results):
         lines.append(f"{PLUS_MINUS}: sample standard deviation over n seeds.")
-    lines += unfilled(table)
+    lines += unfilled(table) + stale(table)
     for result in table.results:
         if result.state == "failed":
             lines.append(f"{result.cell.key} failed: {result.message or 'no message'}")
@@ -102,6 +102,12 @@ def unfilled(table: Table) -> list[str]:
     if measured:
         lines.append(f"Measured by the pretraining itself, of whatever machine it ran on. {'; '.join(measured)}.")
     return lines + too_few(table)
+
+
+def stale(table: Table) -> list[str]:
+    """One sentence where numbers were made by other code than the tree's, which may give others."""
+    keys = [result.cell.key for result in table.results if result.stale]
+    return [f"Stale, made by other code than the tree's: {', '.join(keys)}."] if keys else []
 
 
 def too_few(table: Table) -> list[str]:
@@ -252,6 +258,7 @@ def record(table: Table, result: Result) -> dict[str, Any]:
         "variant": table.variant,
         "comparable": table.comparable,
         "state": result.state,
+        "stale": result.stale,
         "message": result.message,
         "verdict": result.verdict,
         "measured": result.measured,

@@ -22,7 +22,7 @@ from jigclu.training.folder import JobFolder
 from orchestrate import experiments, mirror
 from orchestrate.experiments import Cell, Experiment
 from reports import __main__ as command
-from reports import cells, read, tables
+from reports import cells, read, render, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NASTY = r"100% of #1 & $x_1^2$ ~ {a\b} | <c> § · é"
@@ -132,7 +132,7 @@ def test_table_is_uploaded_again_when_its_bytes_changed(store: Path, out: Path) 
     client = read.connect(mirror.tracking_uri(store))
     frames = read.load(client, ["mini"])
     table = cells.assemble(frames, experiments.find(["table8"]), ["mini"])[0]
-    files = command.render_table(table)
+    files = render.one(table)
     files.pop(f"{table.stem}.svg")
     assert not command.upload(client, table, files)
     assert command.upload(client, replace(table, digest="of older bytes"), files)
