@@ -77,9 +77,9 @@ def test_what_is_right_of_a_recovery_is_counted_and_drawn(
     if not wrong:  # the recovered images are the true ones, but for the frames
         side = (picture.shape[0] - 4) // 4
         recovered, truth = (picture[4 + side * row : side * (row + 1)] for row in (1, 2))
-        framed = (abs(recovered - torch.tensor(recovery.RIGHT).numpy()) < 0.01).all(-1)
+        framed = (abs(recovered - torch.tensor(showing.RIGHT).numpy()) < 0.01).all(-1)
         assert framed.mean() < 0.2 and (abs(recovered - truth)[~framed] < 1e-6).all()
-    red = (abs(picture - torch.tensor(recovery.WRONG).numpy()) < 0.01).all(-1).sum()
+    red = (abs(picture - torch.tensor(showing.WRONG).numpy()) < 0.01).all(-1).sum()
     assert (red > 50) == bool(wrong)
 
 
@@ -111,8 +111,8 @@ def test_neighbours_are_framed_by_their_class(tmp_path: Path) -> None:
     def share(name: str, colour: tuple[float, float, float]) -> float:
         return float((abs(imread(tmp_path / name)[..., :3] - torch.tensor(colour).numpy()) < 0.01).all(-1).mean())
 
-    assert share("right.png", recovery.RIGHT) > share("wrong.png", recovery.RIGHT)
-    assert share("wrong.png", recovery.WRONG) > share("right.png", recovery.WRONG)
+    assert share("right.png", showing.RIGHT) > share("wrong.png", showing.RIGHT)
+    assert share("wrong.png", showing.WRONG) > share("right.png", showing.WRONG)
 
 
 def test_usage_is_of_this_process() -> None:

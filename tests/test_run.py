@@ -131,7 +131,7 @@ def test_mlflow_has_every_job_and_every_cell(whole: tuple[Path, Done]) -> None:
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     for job in jobs(whole[0], "pretrain"):
         shown = [file.path for file in client.list_artifacts(found[job.id].info.run_id, "figures")]
-        assert shown == [f"figures/{name}.png" for name in ("inputs", "montage", "patches", "split")]
+        assert shown == [f"figures/{name}.png" for name in ("inputs", "montage", "patches", "recovery", "split")]
     cells = {run.data.tags["jigclu.cell"]: run for run in runs("jigclu-smoke-tables") if "jigclu.cell" in run.data.tags}
     assert cells.keys() == {"m=2", "m=3", "m=4", "random"}
     values = {key: json.loads(run.data.tags["jigclu.values"]) for key, run in cells.items()}

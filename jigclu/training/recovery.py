@@ -16,10 +16,10 @@ from jigclu.methods.jigclu import JigClu
 from jigclu.montage import assemble, stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
+from jigclu.training.showing import RIGHT, WRONG
 
 IMAGES = 8  # that are shuffled among themselves
 CHANCES = 100  # groupings at random, for what chance gives
-RIGHT, WRONG = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0)  # Okabe and Ito's bluish green and vermilion
 
 
 @torch.no_grad()

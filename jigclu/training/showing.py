@@ -14,10 +14,10 @@ from torchvision.utils import make_grid, save_image
 from jigclu.data.datasets import CanvasDataset
 from jigclu.resample import crop_resize
 from jigclu.training.folder import JobFolder
-from jigclu.training.recovery import RIGHT, WRONG
 
 log = logging.getLogger("jigclu")
 
+RIGHT, WRONG = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0)  # Okabe and Ito's bluish green and vermilion
 QUERIES, NEIGHBOURS, SIDE = 8, 7, 96
 
 
