@@ -139,7 +139,7 @@ def prepare(store: Path) -> None:
     uri = tracking_uri(store)
     if is_server(uri):
         return _ask_server(uri)
-    database, marker = _sqlite_file(uri), cursor_folder(store) / "prepared"
+    database, marker = sqlite_file(uri), cursor_folder(store) / "prepared"
     try:
         version = importlib.metadata.version("mlflow")
         with locked(database.with_name(f"{database.name}.lock") if database else marker.with_suffix(".lock")):
@@ -166,7 +166,8 @@ def _ask_server(uri: str) -> None:
         raise ConfigError(f"MLflow server at {where} does not answer ({one_line(error)}): {hint}") from None
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file that a sqlite tracking URI names; None for another kind of store."""
     return Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute() if uri.startswith("sqlite:///") else None
 
 
@@ -218,7 +219,7 @@ class Tracking:
     def live(self) -> frozenset[str] | None:
         """Ids of the runs in a sqlite store, read without mlflow so that a pass with nothing to write notices a deleted
         database in a millisecond; None for a server, where a missing run is noticed when it is written to."""
-        database = _sqlite_file(self.uri)
+        database = sqlite_file(self.uri)
         if database is None:
             return None
         if not _has_tables(database):

@@ -16,11 +16,11 @@ from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
-from orchestrate.tracking import ENVIRONMENT, dress
+from orchestrate.tracking import ENVIRONMENT, dress, sqlite_file
+from reports import sqlite
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 PAGE = 1000
 HUGE = 1e300  # MLflow stores an infinity as 1.797e308
@@ -116,9 +116,15 @@ def dress_all(client: MlflowClient | None, scales: list[str]) -> None:
                 dress(client, found)
 
 
-def _runs(client: MlflowClient | None, name: str) -> Iterator[Run]:
-    experiment = client.get_experiment_by_name(name) if client else None
-    if client is None or experiment is None or experiment.lifecycle_stage != "active":
+def _runs(client: MlflowClient | None, name: str) -> Iterator[Any]:
+    """Runs of the MLflow experiment, newest first: as its client gives them, or the like."""
+    if client is None:
+        return
+    if (database := sqlite_file(client.tracking_uri)) is not None:
+        yield from sqlite.runs(database, name)
+        return
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != "active":
         return
     token: str | None = None
     while True:
@@ -129,7 +135,7 @@ def _runs(client: MlflowClient | None, name: str) -> Iterator[Run]:
             return
 
 
-def _job(run: Run) -> dict[str, Any]:
+def _job(run: Any) -> dict[str, Any]:
     tags, params = run.data.tags, run.data.params
     seconds = run.data.metrics.get("result.seconds")
     return {
@@ -178,7 +184,7 @@ def _list(text: str) -> list[Any]:
     return parsed if isinstance(parsed, list) else [parsed]
 
 
-def _cell(run: Run, scale: str) -> dict[str, Any]:
+def _cell(run: Any, scale: str) -> dict[str, Any]:
     tags, metrics = run.data.tags, run.data.metrics
     values = _list(tags.get("jigclu.values", ""))
     return {
@@ -197,7 +203,7 @@ def _cell(run: Run, scale: str) -> dict[str, Any]:
     }
 
 
-def _table(run: Run, scale: str) -> dict[str, Any]:
+def _table(run: Any, scale: str) -> dict[str, Any]:
     return {
         **_key(run.data.tags, scale),
         "run_id": run.info.run_id,

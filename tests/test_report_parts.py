@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -189,6 +190,27 @@ def test_many_tables_are_drawn_by_processes_of_their_own_to_the_same_bytes(store
         assert done.returncode == 0, done.stderr
     files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert len(files) > 6 * 5 and files == {path.name: path.read_bytes() for path in (tmp_path / "all").iterdir()}
+
+
+def test_a_database_says_what_mlflows_client_says(filled: Path) -> None:
+    from reports import read, sqlite
+
+    add_job(filled, "bbbbbbbbbb03", use("m=4"), metrics={"top1": math.nan})
+    mirror.sync(filled)
+    uri = mirror.tracking_uri(filled)
+    client = read.connect(uri)
+    assert client is not None
+    client.delete_run(next(iter(sqlite.runs(filled / "mlflow.db", "jigclu-mini"))).info.run_id)
+    for name in ("jigclu-mini", "jigclu-mini-tables"):
+        found = client.get_experiment_by_name(name)
+        assert found is not None
+        theirs, ours = list(client.search_runs([found.experiment_id])), list(sqlite.runs(filled / "mlflow.db", name))
+        assert len(ours) == len(theirs) > 3
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.data.tags == other.data.tags and one.data.params == other.data.params
+            assert repr(sorted(one.data.metrics.items())) == repr(sorted(other.data.metrics.items()))  # NaN equals NaN
+            assert all(value == getattr(other.info, key) for key, value in vars(one.info).items())
+    assert list(sqlite.runs(filled / "mlflow.db", "no-such")) == []
 
 
 def test_a_pages_links_carry_no_password() -> None:
