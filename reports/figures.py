@@ -5,7 +5,6 @@ How they are styled, saved and set into a page is shared with the line plots (`l
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import re
@@ -61,8 +60,6 @@ def for_page(svg: bytes) -> str:
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))  # ids that nothing uses are the same in every figure
     text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
-    own = hashlib.sha256(svg).hexdigest()[:8]  # the others too, where two figures have a mark in common
-    text = re.sub(r'( id="|url\(#|href="#)([^)"]+)', rf"\1\2-{own}", text)
     text = text.replace("'DejaVu Sans'", "inherit").replace("font-family: inherit", "font-family: var(--font)")
     for colour, name in _PAGE_COLOURS.items():
         text = text.replace(colour, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -200,7 +201,17 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         label=figures.label,
         markup=Markup,
     )
-    return re.sub(r"\n\s*\n+", "\n", text)
+    return own_ids(re.sub(r"\n\s*\n+", "\n", text))
+
+
+def own_ids(text: str) -> str:
+    """Every figure's ids with the figure's number: two figures may have a mark in common, or be the same."""
+    number = itertools.count()
+
+    def numbered(figure: re.Match[str]) -> str:
+        return re.sub(r'( id="|url\(#|href="#)([^)"]+)', rf"\1\2-{next(number)}", figure[0])
+
+    return re.sub(r"<svg.*?</svg>", numbered, text, flags=re.DOTALL)
 
 
 def _views(uri: str, shown: list[Table]) -> list[tuple[str, str]]:

@@ -169,3 +169,10 @@ def test_a_table_shows_at_most_four_first_batches(tmp_path: Path) -> None:
     table = with_jobs(table_of("table8", {}), jobs)
     drawn = page.draw(None, table, figures.bars(table)["svg"])
     assert len(drawn.montages) == 4 and drawn.more_montages == 2
+
+
+def test_the_same_figure_twice_has_ids_of_its_own() -> None:
+    figure = '<svg><path id="a"/><use href="#a"/><g clip-path="url(#a)"/></svg>'
+    assert page.own_ids(f'<p id="a">{figure}{figure}') == '<p id="a">' + "".join(
+        f'<svg><path id="a-{n}"/><use href="#a-{n}"/><g clip-path="url(#a-{n})"/></svg>' for n in (0, 1)
+    )

@@ -153,6 +153,7 @@ def test_two_ranks_train_to_the_weights_of_one(tmp_path: Path) -> None:
     start = torch.load(folders["one"].path / "start.pt", weights_only=True)
     for name, value in one.items():
         moved = (value.double() - start[name]).norm()
+        # 1e-6: what float32 rounds away of some hundred weights near 1
         assert (value.double() - two[name]).norm() <= 0.02 * moved + 1e-6, name
     assert folders["two"].result["world"] == 2
     losses = [[line["loss"] for line in folder.metrics()] for folder in folders.values()]
