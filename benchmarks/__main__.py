@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import augmentation, exchange, formats, levers, loading, orchestration, probe, profile, results, step
 from benchmarks.setting import Setting, setting
 from benchmarks.timing import Group, about
-from jigclu.schema import nearest
+from jigclu.config.base import nearest
 from jigclu.training.session import device_name
 
 Measure = Callable[[Setting, int], Group]

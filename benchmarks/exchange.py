@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from benchmarks.setting import Setting
 from benchmarks.timing import Group, Ratio, Row, timed
-from jigclu import random
+from jigclu import counter_rng
 from jigclu.montage import exchange, stitch
 
 RANKS, M = 2, 2
@@ -64,7 +64,7 @@ def alone(local: int, size: int, rounds: int, out: str) -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     patches = torch.randn(M * M * local, 3, size, size)
-    permutation = random.permutation(0, random.MONTAGE, 0, 0, M * M * local * RANKS)
+    permutation = counter_rng.permutation(0, counter_rng.MONTAGE, 0, 0, M * M * local * RANKS)
     moved = counted(lambda: exchange(patches, permutation, M))
 
     def gathered() -> torch.Tensor:

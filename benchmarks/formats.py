@@ -17,7 +17,7 @@ from benchmarks.setting import Setting, one_batch, photographs, setting
 from benchmarks.step import bare_step, full_step
 from benchmarks.timing import Group, Ratio, Row, timed
 from jigclu import methods
-from jigclu.training.memory import peak_memory_mb
+from jigclu.training.usage import peak_memory_mb
 
 FORMATS = {
     "bare": "bare backbone on montages",

@@ -14,7 +14,7 @@ from jigclu import methods
 from jigclu.data.loader import Batch
 from jigclu.methods.base import Method
 from jigclu.network import Backbone
-from jigclu.training.ahead import ahead
+from jigclu.training.prefetch import prefetched
 
 Step = Callable[[], object]
 
@@ -95,7 +95,9 @@ def overlapped(here: Setting, rounds: int) -> list[Row]:
         "augmentation in turn": lambda: run(method.prepare(pinned, 0, step) for step in range(8)),
         "augmentation one step ahead": lambda: run(
             made
-            for _, _, made in ahead(iter([pinned] * 8), lambda one, step: method.prepare(one, 0, step), here.device, 0)
+            for _, _, made in prefetched(
+                iter([pinned] * 8), lambda one, step: method.prepare(one, 0, step), here.device, 0
+            )
         ),
     }
     return timed("", works, rounds, items=8 * here.batch_size)

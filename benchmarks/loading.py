@@ -16,11 +16,11 @@ from benchmarks.step import bare_step
 from benchmarks.timing import Group, Ratio, Row, timed, wait
 from jigclu import methods
 from jigclu.config import DataConfig
-from jigclu.data import packing
-from jigclu.data.datasets import CanvasDataset
-from jigclu.data.folders import FolderSource
+from jigclu.data import pack_writer
+from jigclu.data.canvases import CanvasDataset
 from jigclu.data.loader import Unreadable, batches
-from jigclu.data.pack import folder_of, open_pack
+from jigclu.data.sources.folders import FolderSource
+from jigclu.data.sources.packed import folder_of, open_pack
 from jigclu.stages.pretrain import Trainer
 from jigclu.training.session import Session
 
@@ -73,7 +73,7 @@ def packed(here: Setting, files: CanvasDataset) -> Iterator[dict[str, CanvasData
             data = DataConfig(name="imagenette", canvas=here.canvas, quality=quality)
             folder = folder_of(data, Path(root))
             folder.mkdir(parents=True)
-            packing.write(data, {"train": files.source, "val": files.source}, folder, 0, lambda told: None)
+            pack_writer.write(data, {"train": files.source, "val": files.source}, folder, 0, lambda told: None)
             source = open_pack(data, "train", Path(root))
             assert source is not None
             made[name] = CanvasDataset(source, here.canvas)

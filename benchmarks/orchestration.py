@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import Group, Ratio, Row, timed
-from jigclu.training.folder import JobFolder
-from orchestrate import experiments, rates
-from orchestrate.plan import Job, Plan, make_plan
-from orchestrate.record import note_submission, write_jobs
-from orchestrate.source import PROJECT as ROOT
-from orchestrate.source import stage_digest
+from jigclu.job_folder import JobFolder
+from orchestrate.cost import measured
+from orchestrate.jobs.planned import write_jobs
+from orchestrate.jobs.snapshot import PROJECT as ROOT
+from orchestrate.jobs.snapshot import stage_digest
+from orchestrate.jobs.submissions import note_submission
+from orchestrate.planning import experiments
+from orchestrate.planning.plan import Job, Plan, make_plan
 
 JOBS_A_SEED, PRETRAINS_A_SEED, METRICS_A_LINE = 7, 3, 5
 # (seeds, points of the whole store): as many points a job in the first three, so that these differ in the jobs alone.
@@ -134,7 +136,7 @@ def finish(job: Job, store: Path, digest: str, lines: int, began: float) -> None
         metrics = {"top1": top1, "top5": top1 + 40, "last_top1": top1 - 0.2}
         details |= {"by_lr": {"0.03": metrics}, "lr": 0.03, "val_images": 500}
     folder.write_result(metrics, **details)
-    rates.note_finished(folder)
+    measured.note_finished(folder)
 
 
 def _curve(folder: JobFolder, lines: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.setting import Setting
 from benchmarks.timing import Group, Ratio, Row
 from jigclu.config import parse
+from jigclu.job_folder import JobFolder
 from jigclu.stages import linear
-from jigclu.training.folder import JobFolder
 
 RATES = (1.0, 0.1, 10.0, 30.0, 3.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Group, Ratio, Row
-from jigclu.training.folder import write_json
+from jigclu.files import write_json
 
 FOLDER = Path(__file__).parent / "results"
 

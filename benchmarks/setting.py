@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 
 from jigclu.config import PretrainConfig, parse
-from jigclu.data.datasets import CanvasDataset
-from jigclu.data.folders import FolderSource
+from jigclu.data.canvases import CanvasDataset
 from jigclu.data.loader import Batch, Unreadable, batches
-from jigclu.data.scenes import KINDS, scene
-from jigclu.training.distributed import Place, place
+from jigclu.data.sources.folders import FolderSource
+from jigclu.data.sources.scenes import KINDS, scene
+from jigclu.training.distributed import RankInfo, join_ranks
 
 
 @dataclass(frozen=True)
 class Setting:
     """ResNet-50, 224 px, batch 256 on a GPU; ResNet-18, 64 px, batch 128 on a CPU; bfloat16 on both."""
 
-    where: Place
+    where: RankInfo
     backbone: str
     image_size: int
     canvas: int
@@ -49,7 +49,7 @@ class Setting:
 
 
 def setting() -> Setting:
-    where = place()
+    where = join_ranks()
     if where.device.type == "cuda":
         return Setting(where, "resnet50", 224, 512, 256, (500, 375))
     return Setting(where, "resnet18", 64, 128, 128, (170, 128))

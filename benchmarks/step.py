@@ -14,7 +14,7 @@ from jigclu import methods
 from jigclu.data.loader import Batch
 from jigclu.methods.base import Method
 from jigclu.network import Backbone
-from jigclu.training.ahead import ahead
+from jigclu.training.prefetch import prefetched
 
 TARGET = {"cuda": 0.95, "cpu": 0.93}
 
@@ -71,7 +71,7 @@ def full_step(here: Setting, method: Method, batch: Batch) -> Callable[[], None]
     network = network_of(here, method.network)
     optimizer = optimizer_of(here, network)
     same = itertools.repeat(pin(here, batch))
-    stream = ahead(same, lambda one, count: method.prepare(one, 0, count), here.device, 0)  # as the trainer does
+    stream = prefetched(same, lambda one, count: method.prepare(one, 0, count), here.device, 0)  # as the trainer does
 
     def step() -> None:
         _, _, prepared = next(stream)

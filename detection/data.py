@@ -18,11 +18,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from jigclu import random
+from jigclu import counter_rng
 from jigclu.config import ConfigError
-from jigclu.data.coco import DetectionSplit
 from jigclu.data.loader import MOST_UNREADABLE, Groups, Unreadable, loaded
-from jigclu.training.distributed import Place
+from jigclu.data.sources.coco import DetectionSplit
+from jigclu.training.distributed import RankInfo
 
 # (batches, batch, 2): of every image its key, which is (index, how often the images had been gone through before)
 Order = np.ndarray
@@ -60,7 +60,7 @@ def order(images: list[dict[str, Any]], seed: int, batches: int, batch: int) -> 
     waiting: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     full = 0
     for turn in count():
-        for index in random.permutation(seed, random.SHUFFLE, turn, 0, len(images)).tolist():
+        for index in counter_rng.permutation(seed, counter_rng.SHUFFLE, turn, 0, len(images)).tolist():
             group = waiting[wide[index]]
             group.append((index, turn))
             if len(group) == batch:
@@ -118,7 +118,7 @@ def train_batches(
     seed: int,
     keys: Order,
     workers: int,
-    where: Place,
+    where: RankInfo,
     unreadable: Unreadable,
 ) -> Generator[list[dict[str, Any]], None, None]:
     """This rank's part of every batch of `keys`. Raises ConfigError where the batch does not divide by the ranks, DataError."""
@@ -156,7 +156,7 @@ class _Groups:
 
 
 def test_batches(
-    cfg: CfgNode, images: list[dict[str, Any]], workers: int, where: Place, unreadable: Unreadable
+    cfg: CfgNode, images: list[dict[str, Any]], workers: int, where: RankInfo, unreadable: Unreadable
 ) -> Generator[list[dict[str, Any]], None, None]:
     """One image at a time (as d2 tests), this rank's share of them."""
     mine = [[(index, 0)] for index in range(where.rank, len(images), where.world)]

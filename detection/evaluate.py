@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import distributed as dist
 from torch import nn
 
-from jigclu.training.distributed import Place
+from jigclu.training.distributed import RankInfo
 
 # Ours -> Detectron2's, the six columns of Table 4.
 COLUMNS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
@@ -40,7 +40,7 @@ class Counted:
         return self.batches
 
 
-def precise_batch_norm(network: nn.Module, batches: Iterable[Any], count: int, where: Place) -> None:
+def precise_batch_norm(network: nn.Module, batches: Iterable[Any], count: int, where: RankInfo) -> None:
     """Every batch norm's running statistics measured anew, over `count` batches (protocols.md §2.6 "TEST.PRECISE_BN").
 
     The mean over the ranks: fvcore weighs a batch by its own pixels, of which ranks have different numbers.

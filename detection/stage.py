@@ -32,13 +32,12 @@ from detection.convert import PREFIX, convert  # noqa: E402
 from detection.evaluate import RESULTS, Counted, evaluate, precise_batch_norm  # noqa: E402
 from jigclu.config import ConfigError, DetectConfig  # noqa: E402
 from jigclu.data.catalog import data_root  # noqa: E402
-from jigclu.data.coco import expected_images, open_split  # noqa: E402
-from jigclu.data.loader import Unreadable  # noqa: E402
+from jigclu.data.loader import Unreadable, loader_workers  # noqa: E402
+from jigclu.data.sources.coco import expected_images, open_split  # noqa: E402
 from jigclu.network import Backbone  # noqa: E402
-from jigclu.stages.frozen import starting_backbone  # noqa: E402
+from jigclu.stages.encoders import starting_backbone  # noqa: E402
 from jigclu.training import interrupt  # noqa: E402
 from jigclu.training.distributed import agree, distribute  # noqa: E402
-from jigclu.training.features import loader_workers  # noqa: E402
 from jigclu.training.session import Session  # noqa: E402
 
 log = logging.getLogger("jigclu")
@@ -68,7 +67,7 @@ class Detector:
         train_split, self.val_split = (
             open_split(config.data, split, data_root(), scratch / split) for split in ("train", "val")
         )
-        if self.where.first:
+        if self.where.is_main:
             session.folder.update_job(data_fingerprint=f"{train_split.fingerprint}+{self.val_split.fingerprint}")
         self.images = data.with_objects(data.register("jigclu_train", train_split, scratch))
         self.val_images = data.register("jigclu_val", self.val_split, scratch)
@@ -131,7 +130,7 @@ class Detector:
             # Ranks may have different numbers of images: there a stop waits until the job is through.
             watched = self._watched(batches, "evaluation", mine, polled=where.world == 1)
             metrics = evaluate(self.model, Counted(watched, mine), "jigclu_val", self.scratch)
-        if where.first:
+        if where.is_main:
             self._draw()
         return metrics
 
@@ -145,10 +144,10 @@ class Detector:
         """The same batches, with a heartbeat, a look for a stop signal, and random numbers for each."""
         for number, batch in enumerate(batches):
             if polled and agree(int(interrupt.requested()), self.where):
-                if self.where.first:
+                if self.where.is_main:
                     self.session.folder.set_status("interrupted", message=f"stopped in {what}")
                 raise interrupt.Interrupted(f"stopped in {what}; the training is saved, this is done again")
-            if self.where.first:
+            if self.where.is_main:
                 self.session.folder.set_status("running", force=False, message=f"{what}: {number + 1} of {count}")
             train.seed_step(self.seed, self.iterations + number, self.where.rank)
             yield batch

@@ -13,15 +13,15 @@ from detectron2.solver import build_lr_scheduler
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from jigclu import random
+from jigclu import counter_rng
 from jigclu.training.session import Session, TrainingError
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Detectron2 samples anchors and regions with torch's global generator: from here on they depend on these three alone."""
-    words = random.philox(
+    words = counter_rng.philox(
         (torch.tensor(step), torch.tensor(rank), torch.tensor(0), torch.tensor(0)),
-        (seed & 0xFFFFFFFF, (seed >> 32) ^ random.STEP),
+        (seed & 0xFFFFFFFF, (seed >> 32) ^ counter_rng.STEP),
     )
     torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
@@ -40,7 +40,7 @@ class StepBoundary(HookBase):
         self.session.tick(step * self.batch / self.images, self.batch, self._metrics())
 
     def _metrics(self) -> dict[str, Any]:
-        if not self.session.where.first:
+        if not self.session.where.is_main:
             return {}
         latest = {name: value for name, (value, _) in get_event_storage().latest().items()}
         losses = {name: value for name, value in latest.items() if name.startswith("loss_")}

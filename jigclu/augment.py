@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jigclu import random
+from jigclu import counter_rng
 from jigclu.resample import blur, crop_resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as torchvision's models expect
@@ -79,7 +79,7 @@ def draw_crops(uniform: Tensor, boxes: Tensor, scale: tuple[float, float], ratio
 
 
 def draw(
-    recipe: Recipe, seed: int, epoch: int, indices: Tensor, boxes: Tensor, purpose: int = random.AUGMENT
+    recipe: Recipe, seed: int, epoch: int, indices: Tensor, boxes: Tensor, purpose: int = counter_rng.AUGMENT
 ) -> Parameters:
     """Parameters of every patch of a batch, position-major (patch id = position * N + image).
 
@@ -87,7 +87,11 @@ def draw(
     crop and flip alone.
     """
     count, patches = boxes.shape[:2]
-    u = random.uniforms(seed, purpose, epoch, indices, patches, _DRAWS).transpose(0, 1).reshape(patches * count, _DRAWS)
+    u = (
+        counter_rng.uniforms(seed, purpose, epoch, indices, patches, _DRAWS)
+        .transpose(0, 1)
+        .reshape(patches * count, _DRAWS)
+    )
     crop = draw_crops(u[:, :22], boxes.transpose(0, 1).reshape(-1, 4), recipe.crop_scale, recipe.crop_ratio)
     flip = u[:, 22] < recipe.flip_probability
     factors = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64).repeat(len(u), 1)

@@ -30,7 +30,7 @@ def location_loss(logits: Tensor, positions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def first_percent(scores: Tensor, targets: Tensor) -> Tensor:
+def top1_percent_strict(scores: Tensor, targets: Tensor) -> Tensor:
     """Percent of the rows of (B, K) in which the target's score, targets (B,), is the one largest.
 
     A tie counts as a miss, so that an encoder that maps everything to one point is not right everywhere.

@@ -20,10 +20,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = command.add_subparsers(dest="verb", required=True, metavar="VERB")
+    subcommands = command.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        return subcommands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     def some(of: argparse.ArgumentParser) -> None:
         of.add_argument("words", nargs="*", metavar="EXPERIMENT|JOB", help="only these")
@@ -71,35 +71,35 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _do(args: argparse.Namespace, store: Path) -> int:
-    from orchestrate import change, verbs
+    from orchestrate.cli import cancel, clean, logs, retry, status, why
 
     match args.verb:
         case "status":
-            return verbs.status(store, args.words, args.all)
+            return status.status(store, args.words, args.all)
         case "why":
-            return verbs.why(store, args.job)
+            return why.why(store, args.job)
         case "logs":
-            return verbs.logs(store, args.job, args.follow)
+            return logs.logs(store, args.job, args.follow)
         case "cancel":
-            return change.cancel(store, args.words, args.yes)
+            return cancel.cancel(store, args.words, args.yes)
         case "retry":
-            return change.retry(store, args.words, args.cluster, args.jobs)
+            return retry.retry(store, args.words, args.cluster, args.jobs)
         case "clean":
-            return change.clean(store, args.yes)
+            return clean.clean(store, args.yes)
         case _:
             return _sync(store, args.quiet)
 
 
 def _sync(store: Path, quiet: bool) -> int:
-    from orchestrate import mirror, tracking
+    from orchestrate import mirror
 
     try:
-        tracking.prepare(store)
+        mirror.prepare(store)
         report = mirror.sync(store, wait_for_lock=not quiet)
     except mirror.MirrorError as error:
         print(f"orchestrate: {error}", file=sys.stderr)
         return 1
-    where = tracking.tracking_uri(store)
+    where = mirror.tracking_uri(store)
     if not quiet:
         print(f"{report.runs} runs mirrored to {where}, {report.changed} changed, {report.seconds:.1f} s")
     return 0

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import ConfigError, nearest
-from orchestrate.experiments import overlay, read_yaml
+from orchestrate.planning.overlays import overlay, read_yaml
 
 ROOT = Path(__file__).parent / "clusters"
 RANKED = ("detect", "finetune", "pretrain")  # stages that run over several ranks; a frozen encoder is evaluated by one

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jigclu.training.folder import JobFolder, clock, locked
+from jigclu.files import locked
+from jigclu.job_folder import JobFolder, clock
 from orchestrate.clusters import Request, visible_gpus
-from orchestrate.plan import Job, Plan
-from orchestrate.rates import Measured
-from orchestrate.record import note_submission, say, submission
-from orchestrate.sbatch import job_environment, local_executor
-from orchestrate.source import freeze
-from orchestrate.states import IN_HAND, running_now, state_of
-from orchestrate.watch import mirroring, progress
+from orchestrate.console import print_line
+from orchestrate.cost.measured import Measured
+from orchestrate.jobs.snapshot import freeze, job_environment
+from orchestrate.jobs.states import IN_HAND, progress, running_now, state_of
+from orchestrate.jobs.submissions import note_submission, submission
+from orchestrate.mirror.background import mirroring
+from orchestrate.planning.plan import Job, Plan
 from orchestrate.worker import run_job
 
 POLL_SECONDS, PLAIN_SECONDS = 0.5, 30.0
@@ -72,7 +73,7 @@ class Slots:
         return max(1, len(os.sched_getaffinity(0)) // self.count)
 
 
-class Walk:
+class LocalScheduler:
     """One pass over a plan's graph until nothing more can run."""
 
     def __init__(self, plan: Plan, store: Path, jobs: int = 1):
@@ -115,7 +116,7 @@ class Walk:
                 told = "  ".join(
                     f"{name} {value:.2f}" for name, value in result["metrics"].items() if name in ("top1", "ap", "loss")
                 )
-                say(f"{_now()} done     {job.id}  {job.name}  in {clock(result.get('seconds', 0))}  {told}")
+                print_line(f"{_now()} done     {job.id}  {job.name}  in {clock(result.get('seconds', 0))}  {told}")
             return
         if running_now(folder):  # only submitit's controller died
             self.elsewhere.add(job.id)
@@ -124,7 +125,7 @@ class Walk:
         if status.get("state") in ("running", "pending"):  # died without a word: killed, or out of memory
             folder.set_status("interrupted", message="the process ended without a result")
             status = folder.status
-        say(
+        print_line(
             f"{_now()} {status['state']:8s} {job.id}  {job.name}: {status.get('message', '')}  (log: {folder.path / 'logs'})"
         )
 
@@ -135,7 +136,7 @@ class Walk:
             upstream = [self.settled.get(job_id) for job_id in job.upstream]
             if any(state in ("failed", "skipped") for state in upstream):
                 self.settled[job.id] = "skipped"
-                say(f"{_now()} skipped  {job.id}  {job.name}: what it builds on did not finish")
+                print_line(f"{_now()} skipped  {job.id}  {job.name}: what it builds on did not finish")
             elif all(state == "done" for state in upstream):
                 self._start(job)
 
@@ -148,7 +149,9 @@ class Walk:
                 return self._settle(job, ran=job.id in self.elsewhere)
             if state in IN_HAND or _controller_lives(folder):
                 if job.id not in self.elsewhere:
-                    say(f"{_now()} waits    {job.id}  {job.name}: it runs already, started by another orchestrator")
+                    print_line(
+                        f"{_now()} waits    {job.id}  {job.name}: it runs already, started by another orchestrator"
+                    )
                 self.elsewhere.add(job.id)
                 return
             if job.id in self.elsewhere and state == "failed":
@@ -170,7 +173,7 @@ class Walk:
                 "walk": os.getpid(),
             }
             note_submission(folder, **where, pid=int(handle.job_id), submitted=time.time(), **estimate)
-        say(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
+        print_line(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
 
     def _submit(self, job: Job, folder: JobFolder, slot: int) -> Any:
         """submitit starts a controller that outlives us. It must not see the terminal's Ctrl-C, which would have it kill
@@ -196,7 +199,7 @@ class Walk:
     def _stop(self) -> None:
         """Ask the children to save and stop; a second Ctrl-C ends them at once. Either way the next run goes on from there."""
         try:
-            say(
+            print_line(
                 f"\n{_now()} stopping: {len(self.running)} running job(s) save at the next step (Ctrl-C again: at once)"
             )
             for running in self.running.values():
@@ -223,7 +226,7 @@ class Walk:
         if terminal:
             print(f"\r{line[: os.get_terminal_size().columns - 1]}\x1b[K", end="", flush=True)
         else:
-            say(f"{_now()} {line}")
+            print_line(f"{_now()} {line}")
 
 
 def _now() -> str:
@@ -246,3 +249,21 @@ def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
+
+
+NO_LIMIT = 60 * 24 * 365  # minutes; submitit's local executor wants a number
+
+
+def local_executor(logs: Path, gpu: int | None) -> Any:
+    """A submitit executor for one job on this machine, on one GPU or none."""
+    import submitit
+
+    executor = submitit.LocalExecutor(folder=logs)
+    executor.update_parameters(
+        timeout_min=NO_LIMIT,
+        tasks_per_node=1,
+        gpus_per_node=0 if gpu is None else 1,
+        visible_gpus=[] if gpu is None else [gpu],
+        stderr_to_stdout=True,
+    )
+    return executor

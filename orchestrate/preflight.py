@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data import coco
+from jigclu.config.detection import DetectionDataConfig
 from jigclu.data.catalog import check, check_whole, data_root, expected_images
-from jigclu.detect_config import DetectionDataConfig
+from jigclu.data.sources import coco
+from jigclu.files import locked
 from jigclu.patches import patch_size
-from jigclu.training.folder import locked
-from orchestrate import tracking
+from orchestrate import mirror
 from orchestrate.clusters import RANKED, Cluster
-from orchestrate.plan import Job, Plan
+from orchestrate.planning.plan import Job, Plan
 
 FEWEST = 5  # iterations of a detector: 2/3 and 8/9 of fewer are not two steps inside the training
 DETECTRON2 = (
@@ -41,7 +41,7 @@ def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
 def preflight(jobs: list[Job], store: Path, cluster: Cluster) -> None:
     """Raises ConfigError, one line, at the first thing that would make the jobs fail."""
     for job in jobs:
-        divides(job, cluster)
+        check_batch_divides(job, cluster)
     _writable(store)
     seen: set[DataConfig | DetectionDataConfig] = set()
     for job in jobs:
@@ -50,10 +50,10 @@ def preflight(jobs: list[Job], store: Path, cluster: Cluster) -> None:
             seen.add(config.data)
             _whole(config.data)
         _fits(job)
-    tracking.prepare(store)
+    mirror.prepare(store)
 
 
-def divides(job: Job, cluster: Cluster) -> None:
+def check_batch_divides(job: Job, cluster: Cluster) -> None:
     """The global batch is the same on any number of ranks, so it must come out even on them."""
     if cluster.kind != "slurm" or job.stage not in RANKED:
         return

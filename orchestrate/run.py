@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+from orchestrate.cli.dry_run import dry_run
 
 if __name__ == "__main__":  # run as a file, from a clone that nobody installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jigclu.config import ConfigError
-from jigclu.training.folder import clock
-from orchestrate import clusters, experiments
-from orchestrate.cost import Cost
-from orchestrate.plan import Job, Plan, make_plan, parse_sets
-from orchestrate.record import say, write_jobs
-from orchestrate.source import STAGE_MODULES, stage_digest
-from orchestrate.states import look, stale
+from orchestrate import clusters
+from orchestrate.console import print_line
+from orchestrate.cost.plan_cost import Cost
+from orchestrate.jobs.planned import write_jobs
+from orchestrate.jobs.states import look
+from orchestrate.planning import experiments, overlays
+from orchestrate.planning.plan import Plan, make_plan
+from orchestrate.planning.resolve import parse_sets
 
 EPILOG = """examples:
   python orchestrate/run.py table8                        as printed, on SLURM where sbatch is found, else here
@@ -92,7 +93,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     if args.list:
         return _list()
     if not args.experiments:
-        raise ConfigError(f"which experiment? valid: {', '.join([*experiments.every(), 'all'])} (--list tells more)")
+        raise ConfigError(f"which experiment? valid: {', '.join([*experiments.load_all(), 'all'])} (--list tells more)")
     for flag in ("seeds", "jobs", "gpus"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
@@ -104,37 +105,40 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         raise ConfigError(f"no cell of {', '.join(args.experiments)} is run: the paper cites them")
     cluster = clusters.load(args.cluster)
     if args.jobs > 1 and (cluster.kind == "slurm" or clusters.visible_gpus()):
-        say(f"--jobs {args.jobs} has no effect: {'SLURM' if cluster.kind == 'slurm' else 'one job a GPU'} decides")
+        print_line(
+            f"--jobs {args.jobs} has no effect: {'SLURM' if cluster.kind == 'slurm' else 'one job a GPU'} decides"
+        )
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     states = _states(plan, store)
     cost = Cost(plan, store, states, cluster)
     if args.dry_run:
-        return _dry_run(plan, store, states, cost, args)
+        return dry_run(plan, store, states, cost, args)
     if args.gpus:
-        say(f"--gpus {args.gpus} has no effect without --dry-run")
+        print_line(f"--gpus {args.gpus} has no effect without --dry-run")
     if all(state == "done" for state in states.values()):
         return _all_cached(plan, store)
     clusters.needed(cluster)
     from orchestrate.preflight import preflight, without_detectron2
 
     without_detectron2(plan, states)
-    cost.hold_to(args.budget)
+    cost.check_budget(args.budget)
     preflight([job for job in plan.jobs.values() if states[job.id] != "done"], store, cluster)
     write_jobs(plan, store)
     if cluster.kind == "slurm":
-        from orchestrate import slurm, watch
+        from orchestrate.cli import follow
+        from orchestrate.slurm import submit
 
-        slurm.submit(plan, store, cluster)
+        submit.submit(plan, store, cluster)
         try:
-            return watch.follow(plan, store) if args.wait else 0
+            return follow.follow(plan, store) if args.wait else 0
         except KeyboardInterrupt:
-            say("\nno longer followed; the jobs go on in SLURM (python -m orchestrate status, cancel)")
+            print_line("\nno longer followed; the jobs go on in SLURM (python -m orchestrate status, cancel)")
             return 130
     if args.wait is False:
         return _detach(words, store)
-    from orchestrate.local import Walk
+    from orchestrate.local import LocalScheduler
 
-    return Walk(plan, store, args.jobs).run()
+    return LocalScheduler(plan, store, args.jobs).run()
 
 
 def _states(plan: Plan, store: Path) -> dict[str, str]:
@@ -147,12 +151,12 @@ def _states(plan: Plan, store: Path) -> dict[str, str]:
 
 
 def _list() -> int:
-    for name, experiment in experiments.every().items():
-        say(
+    for name, experiment in experiments.load_all().items():
+        print_line(
             f"{name:10s} {experiment.topic:14s} {len(experiment.cells):3d} cells  {experiment.title}  ({experiment.source})"
         )
-    say(
-        f"scales: {', '.join(experiments.overlays('scales'))}   protocols: {', '.join(experiments.overlays('protocols'))}"
+    print_line(
+        f"scales: {', '.join(overlays.overlays('scales'))}   protocols: {', '.join(overlays.overlays('protocols'))}"
     )
     return 0
 
@@ -165,67 +169,9 @@ def _all_cached(plan: Plan, store: Path) -> int:
     try:
         mirror.sync(store, wait_for_lock=False)
     except mirror.MirrorError as error:
-        say(f"warning: {error}")
-    say(f"all {len(plan.jobs)} jobs are done already; `make report` lays them beside the paper")
+        print_line(f"warning: {error}")
+    print_line(f"all {len(plan.jobs)} jobs are done already; `make report` lays them beside the paper")
     return 0
-
-
-def _dry_run(plan: Plan, store: Path, states: dict[str, str], cost: Cost, args: argparse.Namespace) -> int:
-    digests = {stage: stage_digest(stage) for stage in STAGE_MODULES}
-    downstream = plan.downstream()
-
-    def line(job: Job, depth: int) -> None:
-        state = "stale" if stale(job.stage, job.folder(store), digests) else states[job.id]
-        cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses})) or "shared"
-        hours = clock(3600 * cost.hours[job.id])
-        say(f"{'  ' * depth}{job.id}  {state:11s} {hours:>9s} {cost.kinds[job.id]}  {job.name}  [{cells}]")
-        for below in downstream[job.id]:
-            line(below, depth + 1)
-
-    for job in plan.jobs.values():
-        if not job.upstream:
-            line(job, 0)
-    cached = len(plan.jobs) - len(cost.left)
-    where = cost.cluster.name
-    say(f"jobs: {plan.naive} naive, {len(plan.jobs)} unique, {cached} cached, {len(cost.left)} to run on {where}")
-    for told in cost.totals():
-        say(f"{told} (rates: {cost.source})")
-    local = len(clusters.visible_gpus()) if cost.cluster.kind == "local" and cost.kind == "GPU" else 0
-    devices = max(args.gpus or local or (1 if cost.kind == "CPU" else 4), cost.widest)
-    least = (
-        f", the least that one of its jobs takes; {args.gpus} are too few" if (args.gpus or devices) < devices else ""
-    )
-    wall = clock(3600 * cost.wall(devices))
-    say(
-        f"estimated wall time on {devices} {cost.kind}{'s' * (devices > 1)} at once{least}: {wall} (--gpus N for another number)"
-    )
-    for told in _on_cluster(plan, states, cost, args.budget):
-        say(told)
-    return 0
-
-
-def _on_cluster(plan: Plan, states: dict[str, str], cost: Cost, budget: float | None) -> Iterator[str]:
-    """What each stage asks of SLURM, and what would stop the run before anything is submitted."""
-    from orchestrate.preflight import divides
-
-    left = [job for job in plan.jobs.values() if states[job.id] != "done"]
-    for stage in sorted({job.stage for job in left}) if cost.cluster.kind == "slurm" else ():
-        request = cost.cluster.request(stage, plan.scale)
-        nodes, what = (
-            f"{request.nodes} node{'s' * (request.nodes != 1)}",
-            "GPU" if request.gpus_per_task else "CPU task",
-        )
-        names = ", ".join(filter(None, (request.partition, request.account, request.qos, request.constraint)))
-        asked = f"{nodes} x {request.tasks_per_node} {what}, {request.cpus_per_task} CPUs a task, {request.minutes} min at a time"
-        yield f"{stage}: {asked}{f' ({names})' if names else ''}"
-    checks = [lambda: cost.hold_to(budget), *(lambda job=job: divides(job, cost.cluster) for job in left)]
-    wrong = list[str]()
-    for check in checks:
-        try:
-            check()
-        except ConfigError as error:
-            wrong.append(f"would stop: {error}")
-    yield from wrong[:3]
 
 
 def _detach(words: list[str], store: Path) -> int:
@@ -240,7 +186,7 @@ def _detach(words: list[str], store: Path) -> int:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-    say(f"running in the background as process {child.pid}; its log: {log}")
+    print_line(f"running in the background as process {child.pid}; its log: {log}")
     return 0
 
 

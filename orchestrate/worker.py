@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError, parse
+from jigclu.files import locked
+from jigclu.job_folder import JobFolder, slurm_job_id
 from jigclu.training import interrupt
-from jigclu.training.folder import JobFolder, locked, slurm_job_id
-from orchestrate import rates
+from orchestrate.cost import measured
+from orchestrate.jobs.snapshot import STAGE_MODULES, provenance
+from orchestrate.jobs.submissions import squeue_name, submission
 from orchestrate.mirror import SideMirror
-from orchestrate.record import squeue_name, submission
-from orchestrate.source import STAGE_MODULES, provenance
 
 STORE_FAILED = 74  # exit code where not even the status can be written (EX_IOERR); orchestrate.states reads it
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -100,7 +101,7 @@ def _run(job: JobFolder, rank: int) -> None:
 
 def _note_rate(job: JobFolder) -> None:
     try:
-        rates.note_finished(job)
+        measured.note_finished(job)
     except Exception as error:  # the result is there: what is kept for later estimates must not fail the job
         logging.getLogger(__name__).warning("its time was not kept: %s", error)
 

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise, takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from orchestrate.claims import Claim
-from reports.numbers import HARDWARE, PLUS_MINUS, number, places, printed_places
+from orchestrate.planning.claims import Claim
+from reports.formatting import HARDWARE, PLUS_MINUS, number, places, printed_places
 
 if TYPE_CHECKING:
-    from reports.cells import Result, Table
+    from reports.records import Result, Table
 
 Outcome = Literal["holds", "fails", "open"]
 OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "open")

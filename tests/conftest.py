@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stopping import stop_at  # noqa: F401  a fixture
+from helpers.stop import stop_at  # noqa: F401  a fixture
 
 from jigclu.training import interrupt
 from orchestrate import mirror

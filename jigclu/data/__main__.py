@@ -24,12 +24,13 @@ from typing import get_args
 import numpy as np
 
 from jigclu.config import PACKABLE, ConfigError, DataConfig, Subset, nearest
-from jigclu.data import coco, download
+from jigclu.config.detection import DetectionDataConfig, DetectionName
+from jigclu.data import download
 from jigclu.data.catalog import COLLECTIONS, SPLITS, Source, data_root
-from jigclu.data.folders import FolderCollection
-from jigclu.data.pack import folder_of, pack_command, pack_facts, packs_of
-from jigclu.data.packing import PackError, outdated, pack, reading
-from jigclu.detect_config import DetectionDataConfig, DetectionName
+from jigclu.data.pack_writer import PackError, outdated, pack, reading
+from jigclu.data.sources import coco
+from jigclu.data.sources.folders import FolderCollection
+from jigclu.data.sources.packed import folder_of, pack_command, pack_facts, packs_of
 
 DETECTION: tuple[str, ...] = get_args(DetectionName)
 NOT_PACKED = {

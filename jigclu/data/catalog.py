@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data import cifar, drawn, folders
-from jigclu.data.parts import SHARES, wanted
-from jigclu.data.source import SPLITS, Collection, Source, Split, data_root
+from jigclu.data.sources import cifar, folders, scene_source
+from jigclu.data.sources.base import SPLITS, Collection, Source, Split, data_root
+from jigclu.data.sources.subsets import SHARES, wanted
 
 __all__ = ["SPLITS", "Source", "Split", "data_root"]
 
 # What a whole set holds; ImageNet-100's is the number in common use (protocols.md §2.2).
 IMAGES: dict[str, dict[str, int]] = {
-    "scenes": drawn.IMAGES,
+    "scenes": scene_source.IMAGES,
     "imagenette": {"train": 9_469, "val": 3_925},
     "imagenet100": {"train": 126_689, "val": 5_000},
     "imagenet1k": {"train": 1_281_167, "val": 50_000},
@@ -30,7 +30,7 @@ LISTED = {
 }
 BY_RULE = {"scenes": 10, "imagenet100": 100, "cifar10": 10, "cifar100": 100}  # classes of the sets that no list is of
 COLLECTIONS: dict[str, Collection] = {
-    "scenes": drawn.SceneCollection(),
+    "scenes": scene_source.SceneCollection(),
     "imagenette": folders.FolderCollection(
         folder="imagenette",
         classes=10,

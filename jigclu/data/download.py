@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jigclu.config import ConfigError, DataConfig
-from jigclu.data import coco
 from jigclu.data.catalog import catalogue, check
-from jigclu.data.cifar import CIFAR10, CIFAR100
-from jigclu.data.folders import HOW, IMAGENETTE_SHA256, SIMCLR_SHA256, with_wnid
-from jigclu.data.parts import Incomplete, read_list
-from jigclu.training.folder import write_atomic
+from jigclu.data.sources import coco
+from jigclu.data.sources.cifar import CIFAR10, CIFAR100
+from jigclu.data.sources.folders import HOW, IMAGENETTE_SHA256, SIMCLR_SHA256, with_wnid
+from jigclu.data.sources.subsets import IncompleteDatasetError, read_list
+from jigclu.files import write_atomic
 
 Fetch = Callable[[Path], None]  # leaves the data set in the given folder, laid out as below a data root
 FOLDERS = {"imagenette": "imagenette", "cifar10": CIFAR10.folder, "cifar100": CIFAR100.folder}
@@ -102,7 +102,7 @@ def write_subset_lists(data: DataConfig, root: Path) -> str:
             continue
         try:
             lines = read_list(root / "lists" / f"{subset}.txt", SIMCLR_SHA256[subset])
-        except Incomplete as error:
+        except IncompleteDatasetError as error:
             told.append(f"no {path}: {error.where}: {error}")
             continue
         there = set(catalogue(data, "train", root).paths.tolist())

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from jigclu.data.datasets import CanvasDataset, Sample
-from jigclu.data.source import MOST_UNREADABLE as MOST_UNREADABLE
+from jigclu.config import RuntimeConfig
+from jigclu.data.canvases import CanvasDataset, Sample
+from jigclu.data.sources.base import MOST_UNREADABLE as MOST_UNREADABLE
 
 log = logging.getLogger("jigclu")
 T = TypeVar("T")
@@ -192,3 +193,11 @@ _open_streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 def _close_streams() -> None:
     for stream in list(_open_streams):
         stream.close()
+
+
+def loader_workers(runtime: RuntimeConfig, device: torch.device) -> int:
+    """Decoding processes: as configured, else as many as a GPU job has CPU threads, else none: beside a CPU job they would take
+    the cores that its own threads wait for each other on (benchmarks/README.md)."""
+    if runtime.workers is not None:
+        return runtime.workers
+    return torch.get_num_threads() if device.type == "cuda" else 0

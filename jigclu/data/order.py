@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jigclu import random
+from jigclu import counter_rng
 from jigclu.config import ConfigError
 
 
@@ -17,7 +17,7 @@ def epoch_groups(
         raise ConfigError(f"a global batch of {batch} does not divide by {world} ranks")
     if drop_last and length < batch:
         raise ConfigError(f"{length} images do not fill one batch of {batch}")
-    order = random.permutation(seed, random.SHUFFLE, epoch, 0, length).tolist()
+    order = counter_rng.permutation(seed, counter_rng.SHUFFLE, epoch, 0, length).tolist()
     local = batch // world
     starts = range(0, length - batch + 1 if drop_last else length, batch)
     return [order[start + rank * local : min(start + (rank + 1) * local, start + batch)] for start in starts]

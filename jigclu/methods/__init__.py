@@ -8,9 +8,9 @@ from jigclu.methods.jigclu import JigClu
 from jigclu.methods.moco import MoCo
 from jigclu.methods.simclr import SimCLR
 from jigclu.methods.supervised import Supervised
-from jigclu.training.distributed import Place
+from jigclu.training.distributed import RankInfo
 
-METHODS: dict[str, Callable[[PretrainConfig, int, Place, int], Method]] = {
+METHODS: dict[str, Callable[[PretrainConfig, int, RankInfo, int], Method]] = {
     "jigclu": JigClu,
     "simclr": SimCLR,
     "moco": MoCo,
@@ -18,7 +18,7 @@ METHODS: dict[str, Callable[[PretrainConfig, int, Place, int], Method]] = {
 }
 
 
-def build(config: PretrainConfig, seed: int, where: Place, classes: int) -> Method:
+def build(config: PretrainConfig, seed: int, where: RankInfo, classes: int) -> Method:
     """The method that the config names, its network freshly initialised on the CPU from torch's global generator.
 
     `classes`: how many the data set has; only `supervised` looks at it. Raises ConfigError where the method's numbers do not fit

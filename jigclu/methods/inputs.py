@@ -10,8 +10,8 @@ from torch import Tensor
 
 from jigclu import augment
 from jigclu.config import PretrainConfig
+from jigclu.config.methods import JigCluConfig
 from jigclu.data.loader import Batch
-from jigclu.method_configs import JigCluConfig
 from jigclu.patches import Box, split_boxes
 from jigclu.resample import crop_resize
 

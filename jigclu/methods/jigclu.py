@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jigclu import augment, random
+from jigclu import augment, counter_rng
 from jigclu.config import PretrainConfig
+from jigclu.config.methods import JigCluConfig
 from jigclu.data.loader import Batch
 from jigclu.losses import clustering_loss, location_loss
-from jigclu.method_configs import JigCluConfig
 from jigclu.methods.inputs import Patches
 from jigclu.montage import exchange, stitch
 from jigclu.network import JigCluNetwork
 from jigclu.patches import patch_size
-from jigclu.training.distributed import Place, gather_batch
+from jigclu.training.distributed import RankInfo, gather_batch
 
 OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)
 
@@ -22,7 +22,7 @@ OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07
 class JigClu:
     """n images -> n montages of m x m patches; m*m*n vectors -> n clusters and m*m positions."""
 
-    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int = 0):
+    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int = 0):
         method = config.method
         assert isinstance(method, JigCluConfig)
         self.config, self.method, self.seed, self.where, self.m = config, method, seed, where, method.m
@@ -42,7 +42,7 @@ class JigClu:
         images = self.patches(batch, epoch, size)
         length = self.where.world * len(images)
         if self.method.input == "montage":
-            permutation = random.permutation(self.seed, random.MONTAGE, epoch, step, length)
+            permutation = counter_rng.permutation(self.seed, counter_rng.MONTAGE, epoch, step, length)
         else:
             permutation = torch.arange(length)
         moved = permutation.to(self.where.device, non_blocking=True)

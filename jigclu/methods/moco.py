@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jigclu import augment, random
+from jigclu import augment, counter_rng
 from jigclu.config import PretrainConfig
+from jigclu.config.base import ConfigError
+from jigclu.config.methods import MoCoConfig
 from jigclu.data.loader import Batch
-from jigclu.losses import first_percent
-from jigclu.method_configs import MoCoConfig
+from jigclu.losses import top1_percent_strict
 from jigclu.methods.inputs import views
 from jigclu.network import EncoderWithHead
-from jigclu.schema import ConfigError
-from jigclu.training.distributed import Place, gather_batch
+from jigclu.training.distributed import RankInfo, gather_batch
 
 
 class MoCoNetwork(nn.Module):
@@ -73,7 +73,7 @@ class KeyEncoder(nn.Module):
 class MoCo:
     """n images -> n queries, and N keys of the global batch."""
 
-    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int = 0):
+    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int = 0):
         method = config.method
         assert isinstance(method, MoCoConfig)
         self.config, self.method, self.seed, self.where = config, method, seed, where
@@ -92,7 +92,7 @@ class MoCo:
     @torch.no_grad()
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
         """(views (2n, 3, S, S), the queries' and then the keys'; permutation (N,) of the global batch that shuffles the keys')."""
-        order = random.permutation(self.seed, random.KEYS, epoch, step, len(batch.indices) * self.where.world)
+        order = counter_rng.permutation(self.seed, counter_rng.KEYS, epoch, step, len(batch.indices) * self.where.world)
         images = views(self.config, 2, batch, self.seed, epoch, self.where.device)
         return images, order.to(self.where.device, non_blocking=True)
 
@@ -135,7 +135,7 @@ class MoCo:
         logits = logits / self.method.temperature
         first = torch.zeros(len(q), dtype=torch.int64, device=q.device)
         total = F.cross_entropy(logits, first)
-        return total, {"loss": total.detach(), "contrastive_accuracy": first_percent(logits.detach(), first)}
+        return total, {"loss": total.detach(), "contrastive_accuracy": top1_percent_strict(logits.detach(), first)}
 
     def encoder_state_dict(self) -> dict[str, Tensor]:
         return self.network.query.encoder.weights()

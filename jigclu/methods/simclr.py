@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from jigclu import augment
 from jigclu.config import PretrainConfig
+from jigclu.config.methods import SimCLRConfig
 from jigclu.data.loader import Batch
-from jigclu.losses import clustering_loss, first_percent
-from jigclu.method_configs import SimCLRConfig
+from jigclu.losses import clustering_loss, top1_percent_strict
 from jigclu.methods.inputs import views
 from jigclu.network import EncoderWithHead
-from jigclu.training.distributed import Place, gather_batch
+from jigclu.training.distributed import RankInfo, gather_batch
 
 
 class SimCLR:
@@ -23,7 +23,7 @@ class SimCLR:
     the cosine with the other view. One piece of code serves both.
     """
 
-    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int = 0):
+    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int = 0):
         assert isinstance(config.method, SimCLRConfig)
         self.config, self.method, self.seed, self.where = config, config.method, seed, where
         self.network = EncoderWithHead(config.backbone, config.method.dim)
@@ -46,7 +46,7 @@ class SimCLR:
         total = clustering_loss(embeddings, images.repeat(2), self.method.temperature)
         z = F.normalize(embeddings.detach(), dim=1)
         similarity = (z @ z.T).fill_diagonal_(-torch.inf)
-        accuracy = first_percent(similarity, torch.cat((images + len(images), images)))
+        accuracy = top1_percent_strict(similarity, torch.cat((images + len(images), images)))
         return total, {"loss": total.detach(), "contrastive_accuracy": accuracy}
 
     def encoder_state_dict(self) -> dict[str, Tensor]:

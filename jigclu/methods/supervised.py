@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from jigclu import augment
 from jigclu.config import PretrainConfig
 from jigclu.data.loader import Batch
-from jigclu.losses import first_percent
+from jigclu.losses import top1_percent_strict
 from jigclu.methods.inputs import views
 from jigclu.network import EncoderWithHead
-from jigclu.training.distributed import Place, gather_batch
+from jigclu.training.distributed import RankInfo, gather_batch
 
 
 class Supervised:
     """n images -> n views -> n x `classes` logits."""
 
-    def __init__(self, config: PretrainConfig, seed: int, where: Place, classes: int):
+    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int):
         self.config, self.seed, self.where = config, seed, where
         self.network = EncoderWithHead(config.backbone, classes, linear=True)
 
@@ -39,7 +39,7 @@ class Supervised:
         """logits (n, classes) and labels (n,) of this rank. `accuracy`: top-1 on the views trained on, in percent."""
         logits, labels = (gather_batch(values, 1, self.where) for values in (logits, labels))
         total = F.cross_entropy(logits, labels)
-        return total, {"loss": total.detach(), "accuracy": first_percent(logits.detach(), labels)}
+        return total, {"loss": total.detach(), "accuracy": top1_percent_strict(logits.detach(), labels)}
 
     def encoder_state_dict(self) -> dict[str, Tensor]:
         return self.network.encoder.weights()

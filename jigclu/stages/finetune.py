@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jigclu.config import FinetuneConfig
-from jigclu.data.datasets import CanvasDataset, open_dataset
-from jigclu.data.loader import Unreadable, batches
+from jigclu.data.canvases import CanvasDataset, open_dataset
+from jigclu.data.loader import Unreadable, batches, loader_workers
 from jigclu.data.order import epoch_groups
-from jigclu.stages.frozen import fresh_classifier, starting_backbone
-from jigclu.training.distributed import Place, distribute
-from jigclu.training.features import centre_crop, hits, loader_workers, random_crop
+from jigclu.evaluation.metrics import by_class, hits
+from jigclu.evaluation.transforms import centre_crop, random_crop
+from jigclu.figures.neighbours import show
+from jigclu.stages.encoders import fresh_classifier, starting_backbone
+from jigclu.training.distributed import RankInfo, distribute
 from jigclu.training.schedules import cosine, steps
 from jigclu.training.session import Session
-from jigclu.training.showing import by_class, show
 
 
 def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
     """
     session = Session(folder, config.runtime)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    if session.where.first:
+    if session.where.is_main:
         session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     tuner = Finetuner(config, session, train, val)
     while tuner.epoch < config.epochs:
@@ -160,7 +161,7 @@ class Finetuner:
             found[:2] += hits(scores, labels)
             found[2] += len(labels)
             classes += by_class(scores.argmax(1) == labels, labels, classes.shape[1])
-            if where.first:
+            if where.is_main:
                 self.session.folder.set_status("running", force=False)  # the heartbeat of a long validation
         self.classes_now = _total(classes, where).cpu()
         top1, top5, count = _total(found, where).tolist()
@@ -170,7 +171,7 @@ class Finetuner:
     def finish(self) -> dict[str, Any]:
         metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
         metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
-        if self.where.first:
+        if self.where.is_main:
             show(self.session.folder, self.val, self.classes)
         return self.session.finish(
             metrics,
@@ -183,7 +184,7 @@ class Finetuner:
         )
 
 
-def _total(values: Tensor, where: Place) -> Tensor:
+def _total(values: Tensor, where: RankInfo) -> Tensor:
     """The sum over all ranks, on every rank."""
     if where.world > 1:
         dist.all_reduce(values)

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jigclu.config import KnnConfig
-from jigclu.data.datasets import CanvasDataset, open_dataset
-from jigclu.stages.frozen import alone, frozen_extractor
-from jigclu.training.features import Extractor, accuracy
+from jigclu.data.canvases import CanvasDataset, open_dataset
+from jigclu.evaluation.extractor import Extractor
+from jigclu.evaluation.metrics import accuracy, by_class
+from jigclu.figures.neighbours import show
+from jigclu.stages.encoders import alone, frozen_extractor
 from jigclu.training.session import Session
-from jigclu.training.showing import by_class, show
 
 
 def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jigclu.config import LinearConfig
-from jigclu.data.datasets import CanvasDataset, open_dataset
+from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.data.order import epoch_groups
-from jigclu.stages.frozen import alone, fresh_classifier, frozen_extractor
-from jigclu.training.features import accuracy, random_crop
+from jigclu.evaluation.metrics import accuracy, by_class
+from jigclu.evaluation.transforms import random_crop
+from jigclu.figures.neighbours import show
+from jigclu.stages.encoders import alone, fresh_classifier, frozen_extractor
 from jigclu.training.schedules import steps
 from jigclu.training.session import Session, TrainingError
-from jigclu.training.showing import by_class, show
 
 log = logging.getLogger("jigclu")
 

@@ -12,20 +12,20 @@ import torch
 
 from jigclu import methods
 from jigclu.config import KnnConfig, PretrainConfig
-from jigclu.data.datasets import CanvasDataset, open_dataset
-from jigclu.data.loader import Batch, Unreadable, batches
+from jigclu.data.canvases import CanvasDataset, open_dataset
+from jigclu.data.loader import Batch, Unreadable, batches, loader_workers
 from jigclu.data.order import epoch_groups
+from jigclu.evaluation.extractor import Extractor
+from jigclu.figures import first_batch, recovery
 from jigclu.methods.jigclu import JigClu
 from jigclu.network import load_encoder
 from jigclu.stages.knn import evaluate
-from jigclu.training import pictures, recovery
-from jigclu.training.ahead import Prepared, ahead
 from jigclu.training.checkpoint import save_atomic
 from jigclu.training.distributed import distribute
-from jigclu.training.features import Extractor, loader_workers
-from jigclu.training.memory import peak_memory_mb
+from jigclu.training.prefetch import Prepared, prefetched
 from jigclu.training.schedules import cosine
 from jigclu.training.session import Session
+from jigclu.training.usage import peak_memory_mb
 
 log = logging.getLogger("jigclu")
 STARVED = 0.1  # of the time in training: past it the loader, not the device, sets the pace
@@ -45,7 +45,7 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
     """
     session = Session(folder, config.runtime)
     dataset = open_dataset(config.data, "train")
-    if session.where.first:
+    if session.where.is_main:
         session.folder.update_job(data_fingerprint=dataset.fingerprint)
     trainer = Trainer(config, session, dataset)
     while trainer.epoch < config.epochs:
@@ -116,9 +116,9 @@ class Trainer:
         def prepare(batch: Batch, step: int) -> Prepared:
             return self.method.prepare(batch, epoch, step)
 
-        for step, batch, prepared in ahead(self.timed(stream), prepare, device, done):
-            if self.session.step == 0 and self.where.first:
-                pictures.draw(self.method, batch, prepared, self.session.folder.path / "figures")
+        for step, batch, prepared in prefetched(self.timed(stream), prepare, device, done):
+            if self.session.step == 0 and self.where.is_main:
+                first_batch.draw(self.method, batch, prepared, self.session.folder.path / "figures")
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 loss, self.last = self.method.loss(self.network, prepared)
             self.optimizer.zero_grad(set_to_none=True)
@@ -145,7 +145,7 @@ class Trainer:
     def monitor(self, epoch: int) -> dict[str, float]:
         """The kNN accuracy of the encoder as it is, every `runtime.monitor_every` epochs. Touches no training state."""
         every = self.config.runtime.monitor_every
-        if not every or (epoch + 1) % every or not self.where.first:
+        if not every or (epoch + 1) % every or not self.where.is_main:
             return {}
         shared = self.config.model_dump(include={"data", "backbone", "image_size", "precision", "runtime"})
         config = KnnConfig(**shared, resize=self.config.image_size * 8 // 7)  # 224 of 256, at any size
@@ -168,7 +168,7 @@ class Trainer:
         wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
-        if not self.where.first:
+        if not self.where.is_main:
             return {"metrics": metrics}
         save_atomic(
             self.session.folder.path / "encoder.pt",

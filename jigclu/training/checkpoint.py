@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from jigclu.training.folder import write_atomic
+from jigclu.files import write_atomic
 
 log = logging.getLogger("jigclu")
 KEEP = 2

@@ -16,10 +16,10 @@ import torchvision
 from torch import Tensor
 
 from jigclu.config import RuntimeConfig
+from jigclu.job_folder import JobFolder, clock
 from jigclu.training import interrupt
 from jigclu.training.checkpoint import Checkpoints
-from jigclu.training.distributed import Place, agree, place
-from jigclu.training.folder import JobFolder, clock
+from jigclu.training.distributed import RankInfo, agree, join_ranks
 from jigclu.training.usage import Usage
 
 log = logging.getLogger("jigclu")
@@ -38,8 +38,8 @@ class Session:
 
     def __init__(self, folder: str | Path, runtime: RuntimeConfig):
         self.folder, self.runtime = JobFolder(folder), runtime
-        self.where: Place = place(runtime.device, runtime.threads)
-        if self.where.first:
+        self.where: RankInfo = join_ranks(runtime.device, runtime.threads)
+        if self.where.is_main:
             self.folder.create()
         self.checkpoints = Checkpoints(self.folder.path / "checkpoint")
         self.restored = self.checkpoints.latest()
@@ -51,7 +51,7 @@ class Session:
         self._images = 0
         self._usage = Usage(self.where.device)
         self.state: Callable[[], dict[str, Any]] = dict
-        if self.where.first:
+        if self.where.is_main:
             self.folder.cut_metrics(self.step)
             attempt = int(self.folder.status.get("attempt", 0)) + 1
             self.folder.set_status("running", attempt=attempt, step=self.step, message="")
@@ -85,18 +85,18 @@ class Session:
         if flags and not last:
             self.save()
         if flags & _STOP and not last:
-            if self.where.first:
+            if self.where.is_main:
                 self.folder.set_status("interrupted", message=f"stopped at step {self.step} of {self.steps}")
             raise interrupt.Interrupted(f"stopped at step {self.step} of {self.steps}, saved")
 
     def save(self) -> None:
-        if self.where.first:
+        if self.where.is_main:
             self.folder.sync_metrics()  # a checkpoint's curve must not be less safe than the checkpoint
             self.checkpoints.save(self.step, {**self.state(), "seconds": self.seconds})
         self._saved = time.monotonic()
 
     def _save_due(self) -> bool:
-        return self.where.first and time.monotonic() - self._saved >= 60 * self.runtime.checkpoint_minutes
+        return self.where.is_main and time.monotonic() - self._saved >= 60 * self.runtime.checkpoint_minutes
 
     def _flush(self) -> None:
         """Read the window's metrics from the device, refuse non-finite ones, log the steps that are due."""
@@ -105,7 +105,7 @@ class Session:
             if not all(map(math.isfinite, values.values())):
                 told = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
                 raise TrainingError(f"non-finite loss at step {step} (epoch {epoch:.2f}): {told}")
-            if self.where.first and due:
+            if self.where.is_main and due:
                 self._report(step, epoch, values)
         self._window.clear()
 
@@ -135,7 +135,7 @@ class Session:
 
     def finish(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
         """Write result.json (rank 0), drop the checkpoints that are no longer needed."""
-        if not self.where.first:
+        if not self.where.is_main:
             return {"metrics": metrics}
         details |= {
             "seconds": round(self.seconds, 2),

@@ -1,0 +1,217 @@
+"""Strict schemas of every stage's config. Defaults are the paper's run (scale `paper`, protocol `official`).
+
+An unknown key or a wrong type is an error. Everything under `runtime` is transient: it changes how a job runs,
+never its result, so it is not part of the job id. No torch in here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from jigclu.config.base import (
+    ConfigError,
+    Momentum,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Probability,
+    Range,
+    Share,
+    Strict,
+    nearest,
+)
+from jigclu.config.datasets import DataConfig
+from jigclu.config.detection import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
+from jigclu.config.methods import METHODS, JigCluConfig, MethodConfig
+
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class AugmentConfig(Strict):
+    """MoCo v2's list, drawn for every patch on its own (paper §5.2; protocols.md §1.2)."""
+
+    crop_scale: Range = (0.2, 1.0)
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    jitter_probability: Probability = 0.8
+    gray_probability: Probability = 0.2
+    blur_sigma: Range = (0.1, 2.0)
+    blur_probability: Probability = 0.5
+    flip_probability: Probability = 0.5
+
+
+class OptimizerConfig(Strict):
+    """SGD; cosine per epoch, no warm-up (paper §4; protocols.md §1.7)."""
+
+    lr: PositiveFloat = 0.03
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 1e-4
+
+
+class RuntimeConfig(Strict):
+    """Transient: how a job runs. Never changes a result, never part of the job id."""
+
+    workers: Annotated[int, Field(ge=0)] | None = None
+    threads: Positive | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    log_every: Positive = 10
+    monitor_every: Annotated[int, Field(ge=0)] = 0
+
+
+class PretrainConfig(Strict):
+    """Pretraining by any of the methods (paper §4 "Unsupervised Training"; protocols.md §1.7)."""
+
+    data: DataConfig = DataConfig()
+    backbone: Backbone = "resnet50"
+    method: MethodConfig = JigCluConfig()
+    augment: AugmentConfig = AugmentConfig()
+    image_size: Positive = 224
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    epochs: Positive = 200
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Precision = "float32"
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+class EvaluationConfig(Strict):
+    """What every evaluation of a frozen encoder shares: data, backbone and the test transform (protocols.md §2.1)."""
+
+    data: DataConfig = DataConfig()
+    backbone: Backbone = "resnet50"
+    image_size: Positive = 224
+    resize: Positive = 256
+    batch_size: Positive = 256
+    precision: Precision = "float32"
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+class ClassifierConfig(EvaluationConfig):
+    """What the stages share that train a classifier on labels: the train transform (protocols.md §2.1, §2.5).
+
+    `crop: resized` is RandomResizedCrop, `padded` a RandomCrop of the image with `padding` black pixels round it (CIFAR).
+    `milestones`: where the rate is multiplied by gamma, as shares of the epochs, so that they hold at every scale.
+    """
+
+    crop: Literal["resized", "padded"] = "resized"
+    crop_scale: Range = (0.08, 1.0)
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    padding: Annotated[int, Field(ge=0)] = 4
+    flip_probability: Probability = 0.5
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 0.0
+    epochs: Positive = 100
+    milestones: tuple[Share, ...] = ()
+
+    @property
+    def milestone_epochs(self) -> tuple[int, ...]:
+        return tuple(max(1, round(share * self.epochs)) for share in self.milestones)
+
+
+class LinearConfig(ClassifierConfig):
+    """Linear probe (protocols.md §2.1, §2.2). `lr` is the reported one; `other_lrs` ride on the same forward pass.
+
+    `views`: None draws fresh crops every epoch, as the protocol does; a number caches the features of so many augmented
+    epochs and goes round them, which is what makes a probe affordable on a CPU.
+    """
+
+    milestones: tuple[Share, ...] = (0.6, 0.8)
+    lr: PositiveFloat = 1.0
+    other_lrs: tuple[PositiveFloat, ...] = (0.1, 10.0, 30.0)
+    views: Positive | None = None
+
+
+class FinetuneConfig(ClassifierConfig):
+    """Backbone and a fresh classifier trained together (protocols.md §2.4, §2.5).
+
+    `lr` is the backbone's; `head_lr` the classifier's, None: the same, which is what the released code does whatever it is
+    asked for (protocols.md §0.6). `schedule`: `steps` multiplies by gamma at the milestones, `cosine` is per epoch. A batch that
+    is not full is dropped. The best of the validated epochs is reported, every `validate_every`-th and the last.
+    """
+
+    schedule: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[Share, ...] = (0.3, 0.6, 0.9)
+    lr: PositiveFloat = 0.01
+    head_lr: PositiveFloat | None = None
+    validate_every: Positive = 2
+
+
+class KnnConfig(EvaluationConfig):
+    """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018): the cheap monitor."""
+
+    k: Positive = 20
+    temperature: PositiveFloat = 0.07
+
+
+class DetectConfig(Strict):
+    """Faster R-CNN R50-FPN from a pretrained backbone (paper §4.3; protocols.md §2.6). `precise_bn`: batches, 0: none.
+
+    `precision`: bfloat16 trains ResNet and FPN under autocast; boxes, heads, losses and the test are in float32.
+    """
+
+    data: DetectionDataConfig = DetectionDataConfig()
+    backbone: Backbone = "resnet50"
+    solver: Solver = Solver()
+    detector: DetectorConfig = DetectorConfig()
+    sizes: SizesConfig = SizesConfig()
+    precise_bn: Annotated[int, Field(ge=0)] = 200
+    precision: Precision = "float32"
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+STAGES: dict[str, type[Strict]] = {
+    "pretrain": PretrainConfig,
+    "linear": LinearConfig,
+    "finetune": FinetuneConfig,
+    "knn": KnnConfig,
+    "detect": DetectConfig,
+}
+
+
+def parse(stage: str, values: dict[str, Any]) -> Any:
+    """The stage's schema from plain values. Raises ConfigError (one line) on an unknown stage, key or type."""
+    if stage not in STAGES:
+        raise ConfigError(f"unknown stage {stage!r}; {nearest(stage, list(STAGES))}")
+    try:
+        return STAGES[stage].model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(stage, error)) from None
+
+
+def _one_line(stage: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    # Of the method's union pydantic names the member too: method.jigclu.m is what the user wrote as method.m.
+    path = [
+        str(part)
+        for place, part in enumerate(first["loc"])
+        if not (place == 1 and first["loc"][0] == "method" and part in METHODS)
+    ]
+    where = ".".join((stage, *path))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where}; {nearest(path[-1], _fields(stage, [str(part) for part in first['loc'][:-1]]))}"
+    if first["type"] == "union_tag_invalid":
+        given = str(first["input"].get("name"))
+        return f"{where}.name: unknown method {given!r}; {nearest(given, list(METHODS))}"
+    shown = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
+    return f"{where}: {first['msg']}{shown}"
+
+
+def _fields(stage: str, path: list[str]) -> list[str]:
+    model: Any = STAGES[stage]
+    for part in path:
+        model = METHODS[part] if part in METHODS else model.model_fields[part].annotation if part != "method" else None
+    return list(model.model_fields)
+
+
+def identity(config: Strict) -> dict[str, Any]:
+    """The config as plain JSON values less its transient part: what goes into the job id."""
+    values = config.model_dump(mode="json")
+    values.pop("runtime", None)
+    return values

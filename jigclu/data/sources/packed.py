@@ -1,0 +1,339 @@
+"""Packed data sets: folders of images as a few big files, read by memory map. What lies in a pack, and is it whole. No torch.
+
+<root>/packed/<name>-<version>-<canvas>px/         the pixels as they are: canvases, (n, 3, canvas, canvas) uint8
+<root>/packed/<name>-<version>-<canvas>px-q<n>/    the images scaled to the canvas, re-encoded as JPEG, one after the other
+    pack.json    {train,val}.index.npz    {train,val}.npy
+
+The first holds what decoding the folders gives, bit for bit, so it is used wherever it is there and is no part of a job's id. The
+second holds other pixels: a config asks for it by `quality`. pack.json is written last. It and the index are checked whenever a
+pack is opened, the digest of the big file once for every state of that file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import mmap
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+
+from jigclu.config import ConfigError, DataConfig, Strict
+from jigclu.data.sources.base import SPLITS, Source, Split, data_root
+from jigclu.data.sources.decoding import fit
+from jigclu.data.sources.folder_index import SETTLED_NS, cache_path, keep
+
+FACTS = "pack.json"
+log = logging.getLogger("jigclu")
+
+
+# -- where it lies and what it says of itself -------------------------------------------------------------------------
+class FileFacts(Strict):
+    bytes: int
+    sha256: str
+
+
+class SplitFacts(Strict):
+    """`unreadable`: how many of the images were so when they were packed; each keeps its place. `fingerprint`: the folders'."""
+
+    images: int
+    unreadable: int
+    fingerprint: str
+    files: dict[str, FileFacts]
+
+
+class PackFacts(Strict):
+    """pack.json. `subsampling`: of the JPEG's colours."""
+
+    format: Literal[1] = 1
+    name: str
+    version: str
+    canvas: int
+    quality: int | None
+    subsampling: str | None
+    classes: list[str]
+    splits: dict[Split, SplitFacts]
+    pillow: str
+    made: str
+
+
+def index_name(split: Split) -> str:
+    return f"{split}.index.npz"
+
+
+def data_name(split: Split) -> str:
+    return f"{split}.npy"
+
+
+def folder_of(data: DataConfig, root: Path) -> Path:
+    """Where the pack lies, if there is one, that the config is read from."""
+    tail = "" if data.quality is None else f"-q{data.quality}"
+    return (root / "packed" / f"{data.name}-{data.version}-{data.canvas}px{tail}").absolute()
+
+
+def packs_of(data: DataConfig, root: Path) -> list[DataConfig]:
+    """The config with the canvas and quality of every pack of its data set, whole or not, that lies below the root."""
+    folders = (root / "packed").iterdir() if (root / "packed").is_dir() else ()
+    name = re.compile(rf"{re.escape(f'{data.name}-{data.version}')}-([1-9]\d*)px(?:-q([1-9]\d?|100))?")
+    found = [match.groups() for folder in folders if (match := name.fullmatch(folder.name))]
+    shapes = sorted((int(canvas), int(quality or 0)) for canvas, quality in found)
+    return [data.model_copy(update={"canvas": canvas, "quality": quality or None}) for canvas, quality in shapes]
+
+
+def pack_command(data: DataConfig, root: Path) -> str:
+    """The command that makes the pack."""
+    quality = [] if data.quality is None else ["--quality", str(data.quality)]
+    elsewhere = [] if root == data_root() else ["--root", str(root)]
+    return shlex.join(
+        ["python", "-m", "jigclu.data", "pack", data.name, "--canvas", str(data.canvas), *quality, *elsewhere]
+    )
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+class CorruptPackError(Exception):
+    """What is wrong with which file of a pack."""
+
+
+def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None:
+    """The whole split from the pack that the config is read from; None: from the folders.
+
+    Raises ConfigError (one line) where the pack is not whole, and where the config's quality has none.
+    """
+    folder = folder_of(data, root)
+    if not os.path.lexists(folder):
+        if data.quality is None:
+            return None
+        raise ConfigError(
+            f"data set {data.name}: quality {data.quality} is read from a pack, and {folder} is not there; make it with "
+            f"`{pack_command(data, root)}`"
+        )
+    facts, indices, states = _verified(data, root, (split,), thorough=True)
+    log.info("%s %s is read from the pack %s", data.name, split, folder)
+    index = indices[split]
+    shared: dict[str, Any] = {
+        "classes": facts.classes,
+        "paths": index["paths"],
+        "labels": index["labels"],
+        "folder": folder,
+        "canvas": facts.canvas,
+        "file": Mapped(folder / data_name(split), states[split]),
+        "sizes": index["sizes"],
+        "shapes": np.stack([index["heights"], index["widths"]], axis=1),
+    }
+    if facts.quality is None:
+        return RawSource(**shared, starts=np.arange(len(index["paths"])))
+    sha256 = facts.splits[split].files[data_name(split)].sha256
+    return JpegSource(**shared, starts=index["offsets"][:-1], stops=index["offsets"][1:], sha256=sha256)
+
+
+def pack_facts(data: DataConfig, root: Path, thorough: bool = True) -> PackFacts:
+    """What the pack says of itself. Raises ConfigError (one line) unless both its splits are whole.
+
+    `thorough` off: of the big files only the sizes are looked at.
+    """
+    return _verified(data, root, SPLITS, thorough)[0]
+
+
+Index = dict[str, np.ndarray]
+State = tuple[int, int, int]  # bytes, mtime in ns, inode: of a file whose digest was looked at
+
+
+def _verified(
+    data: DataConfig, root: Path, splits: Iterable[Split], thorough: bool
+) -> tuple[PackFacts, dict[Split, Index], dict[Split, State]]:
+    folder = folder_of(data, root)
+    try:
+        facts, indices, states = _read_facts(folder, data), {}, {}
+        for split in splits:
+            indices[split] = _read_index(folder, split, facts)
+            states[split] = _check_data(
+                folder / data_name(split), facts.splits[split].files[data_name(split)], thorough
+            )
+    except (CorruptPackError, OSError) as error:
+        what = _which(error) if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"data set {data.name}: the pack {folder} is not whole: {what}; make it again with "
+            f"`{pack_command(data, root)} --force`, or delete the folder"
+        ) from None
+    return facts, indices, states
+
+
+def _which(error: OSError) -> str:
+    name = Path(str(error.filename)).name
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return f"there is no {name}" if missing else f"{name} cannot be read ({error.strerror})"
+
+
+def _read_facts(folder: Path, data: DataConfig) -> PackFacts:
+    try:
+        facts = PackFacts.model_validate_json((folder / FACTS).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CorruptPackError(
+            f"{FACTS} is not one that this code reads ({': '.join(filter(None, (where, first['msg'])))})"
+        ) from None
+    asked = data.name, data.version, data.canvas, data.quality
+    if (found := (facts.name, facts.version, facts.canvas, facts.quality)) != asked:
+        raise CorruptPackError(f"{FACTS} is about another pack ({' '.join(map(str, found))})")
+    for split in SPLITS:
+        named = facts.splits[split].files if split in facts.splits else {}
+        if missing := [name for name in (index_name(split), data_name(split)) if name not in named]:
+            raise CorruptPackError(f"{FACTS} says nothing of {missing[0]}")
+    return facts
+
+
+def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
+    """paths (n,) str; labels, heights, widths, sizes (n,) int64; of JPEGs offsets (n + 1,) int64, from the first byte on."""
+    name = index_name(split)
+    content = (folder / name).read_bytes()
+    expected = facts.splits[split].files[name]
+    if len(content) != expected.bytes:
+        raise CorruptPackError(f"{name} has {len(content)} bytes, not {expected.bytes}")
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise CorruptPackError(f"{name} is altered (its sha256 is not the one in {FACTS})")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _check_data(path: Path, expected: FileFacts, thorough: bool) -> State:
+    found = path.stat()
+    if found.st_size != expected.bytes:
+        raise CorruptPackError(f"{path.name} has {found.st_size} bytes, not {expected.bytes}")
+    # The ctime too, which nobody sets at will: a file that was altered and given its old mtime is not the file of that record.
+    state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, expected.sha256]
+    seen = found.st_size, found.st_mtime_ns, found.st_ino
+    if not thorough or _recorded(path) == state:
+        return seen
+    log.info("verifying %s, %.1f GB, which is done once", path, found.st_size / 1e9)
+    if digest(path) != expected.sha256:
+        raise CorruptPackError(f"{path.name} is altered (its sha256 is not the one in {FACTS})")
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED_NS:
+        keep("verified", path, state)
+    return seen
+
+
+def _recorded(path: Path) -> Any:
+    try:
+        return json.loads(cache_path("verified", path).read_bytes())
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def digest(path: Path) -> str:
+    """The file's sha256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+class Mapped:
+    """A .npy file, mapped when it is first read: a process that gets it from another one (forked or not) can map it itself.
+
+    `state`: of the file when it was verified. Raises ConfigError where another one lies there by the time it is mapped.
+    """
+
+    def __init__(self, path: Path, state: State):
+        self.path, self.state = path, state
+        self._array: np.ndarray | None = None
+        self._map: mmap.mmap | None = None
+
+    @property
+    def array(self) -> np.ndarray:
+        if self._array is None:
+            try:
+                array: Any = np.lib.format.open_memmap(self.path, mode="r")
+                found = self.path.stat()
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"{self.path} was whole when the job began, and cannot be read now: {error}"
+                ) from None
+            if (found.st_size, found.st_mtime_ns, found.st_ino) != self.state:
+                raise ConfigError(f"{self.path} was replaced while it was being read; start the job again")
+            self._array, self._map = np.asarray(array), array._mmap
+        return self._array
+
+    def let_go(self) -> None:
+        """Its pages are no longer this process's memory (peak_memory_mb counts that); they stay in the system's cache."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> tuple[type[Mapped], tuple[Path, State]]:
+        return Mapped, (self.path, self.state)
+
+
+@dataclass(frozen=True)
+class PackedSource(Source):
+    """Images in a file of a pack, each starting at its place of `starts`."""
+
+    folder: Path
+    canvas: int
+    file: Mapped = field(repr=False)
+    sizes: np.ndarray = field(repr=False)  # (n,) int64, bytes of the files that were packed
+    shapes: np.ndarray = field(repr=False)  # (n, 2) int64, [height, width]; (0, 0) where the file could not be read
+    starts: np.ndarray = field(repr=False)  # (n,) int64
+
+    def facts(self) -> Iterable[str]:
+        """The folders' own."""
+        return (f"{path} {size}" for path, size in zip(self.paths.tolist(), self.sizes.tolist(), strict=True))
+
+    def take(self, chosen: np.ndarray) -> Self:
+        part = {"sizes": self.sizes[chosen], "shapes": self.shapes[chosen], "starts": self.starts[chosen]}
+        return replace(super().take(chosen), **part)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        height, width = self.shapes[index].tolist()
+        if not height:
+            raise OSError(f"{self.paths[index]} was unreadable when it was packed")
+        return height, width
+
+
+@dataclass(frozen=True)
+class RawSource(PackedSource):
+    """Canvases; `starts` are their places in the array."""
+
+    def pixels(self, index: int, longest: int) -> np.ndarray:
+        height, width = self.shape(index)
+        image = self.file.array[self.starts[index], :, :height, :width]
+        return (
+            image.copy() if max(height, width) <= longest else fit(Image.fromarray(image.transpose(1, 2, 0)), longest)
+        )
+
+    def extents(self, canvas: int) -> np.ndarray | None:
+        return self.shapes if canvas == self.canvas else None
+
+    def copy_into(self, out: np.ndarray, indices: np.ndarray) -> None:
+        np.take(self.file.array, self.starts[indices], axis=0, out=out, mode="clip")  # `raise` would copy twice
+        self.file.let_go()
+
+
+@dataclass(frozen=True)
+class JpegSource(PackedSource):
+    """JPEGs one after the other; `starts` are their first bytes. `sha256`: of the whole file, whose pixels are not the folders'."""
+
+    stops: np.ndarray = field(repr=False)  # (n,) int64
+    sha256: str
+
+    def pixels(self, index: int, longest: int) -> np.ndarray:
+        self.shape(index)
+        content = self.file.array[self.starts[index] : self.stops[index]].tobytes()
+        self.file.let_go()
+        with Image.open(io.BytesIO(content)) as image:
+            return fit(image, longest)
+
+    def facts(self) -> Iterable[str]:
+        return (f"pack {self.sha256}", *super().facts())
+
+    def take(self, chosen: np.ndarray) -> Self:
+        return replace(super().take(chosen), stops=self.stops[chosen])

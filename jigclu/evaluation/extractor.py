@@ -1,0 +1,60 @@
+"""What every evaluation does: its transforms, accuracy, and features of a frozen backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from jigclu.config import EvaluationConfig
+from jigclu.data.canvases import CanvasDataset
+from jigclu.data.loader import Batch, Unreadable, batches, loader_workers
+from jigclu.evaluation.transforms import centre_crop
+from jigclu.network import Backbone
+
+log = logging.getLogger("jigclu")
+
+
+class Extractor:
+    """A frozen backbone in eval mode, on its device and in its precision. `tell` hears how far a pass has come."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: EvaluationConfig,
+        device: torch.device,
+        tell: Callable[[str], None] = log.debug,
+    ):
+        self.config, self.device, self.tell = config, device, tell
+        self.unreadable: dict[str, Unreadable] = {}  # by data fingerprint: counted over all passes, logged once
+        backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone: Backbone = backbone.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, 3, h, w) normalised -> (N, dim) float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return self.backbone(images.contiguous(memory_format=torch.channels_last)).float()
+
+    def test_features(self, dataset: CanvasDataset) -> tuple[Tensor, Tensor]:
+        """Features (n, dim) and labels (n,) of a whole split under the test transform, on the device."""
+        collected = [
+            (self(centre_crop(batch.canvas, batch.sizes, self.config.resize, self.config.image_size)), batch.labels)
+            for batch in self.batches(dataset, range(len(dataset)))
+        ]
+        return torch.cat([f for f, _ in collected]), torch.cat([labels for _, labels in collected]).to(self.device)
+
+    def batches(self, dataset: CanvasDataset, order: range | list[int]) -> Iterator[Batch]:
+        """The images of `order`, canvases on the device, in the config's batches."""
+        size = self.config.batch_size
+        groups = [list(order[start : start + size]) for start in range(0, len(order), size)]
+        workers = loader_workers(self.config.runtime, self.device)
+        unreadable = self.unreadable.setdefault(dataset.fingerprint, Unreadable())
+        stream = batches(dataset, groups, workers, unreadable, substitute=False, device=self.device)
+        for step, batch in enumerate(stream):
+            self.tell(f"features: {step * size} of {len(order)} images")
+            if not len(batch.labels):  # not one of them could be read
+                continue
+            yield batch._replace(canvas=batch.canvas.to(self.device, non_blocking=True))

@@ -1,0 +1,70 @@
+"""Atomic writes and file locks."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def fsync_dir(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """All of `data` at `path`, or what was there before: temp file in the same folder, fsync, rename, fsync folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_atomic(path, (json.dumps(values, indent=1, sort_keys=True, allow_nan=True) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The file's object; {} where there is no file."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True, patience: float = 0.0, inherited: bool = False) -> Iterator[bool]:
+    """Hold an exclusive lock on `path` (made if absent).
+
+    With `wait` off, yields False where another still holds it after `patience` seconds. `inherited`: programs that are started
+    meanwhile (with close_fds off) hold it too, so it outlives us until they end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    deadline = time.monotonic() + patience
+    with open(path, "a") as file:
+        os.set_inheritable(file.fileno(), inherited)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(0.05)
+        yield True

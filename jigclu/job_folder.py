@@ -1,0 +1,170 @@
+"""The job folder: the contract between orchestrate, the stages and reports. Plain files, no torch.
+
+<store>/<stage>/<job id>/
+  job.json       what the job is              status.json   how it goes (atomic)
+  metrics.jsonl  one line a logged step       result.json   atomic, written last: its presence means done
+  checkpoint/    encoder.pt   figures/   logs/   source -> the frozen tree it ran from
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jigclu.files import locked, read_json, write_atomic, write_json
+
+# pending: waits for upstream or a slot; running; interrupted: stopped at a step boundary, goes on where it was; done; failed.
+# What a job cannot say itself, its orchestrator writes: cancelled, lost (SLURM knows of no such job, and there is no result).
+STATES = ("pending", "running", "interrupted", "done", "failed", "cancelled", "lost")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `02:03`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def slurm_job_id() -> str | None:
+    """`123`, `123_4` in an array, None outside SLURM. The last task of an array has the number of the whole array as its own."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+class JobFolder:
+    """Reads and writes one job folder. Only rank 0 of a job writes; everyone may read."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._last_status: dict[str, Any] = {}
+        self._last_write = -math.inf
+
+    def create(self) -> JobFolder:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chmod(self.path, 0o700)
+        for name in ("checkpoint", "figures", "logs"):
+            (self.path / name).mkdir(exist_ok=True, mode=0o700)
+        return self
+
+    # -- what the job is ------------------------------------------------------------------------------------------
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def store(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def job(self) -> dict[str, Any]:
+        return read_json(self.path / "job.json")
+
+    @property
+    def seed(self) -> int:
+        return int(self.job.get("seed", 0))
+
+    def edit_job(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
+        """Replace job.json by `change` of it, read and written under one lock; whether that changed anything.
+
+        The orchestrator adds experiments while the stage adds its fingerprint.
+        """
+        with locked(self.path / ".job.lock"):
+            before = self.job
+            after = change(before)
+            if after != before:
+                write_json(self.path / "job.json", after)
+        return after != before
+
+    def update_job(self, **fields: Any) -> None:
+        """Merge fields into job.json."""
+        self.edit_job(lambda job: {**job, **fields})
+
+    def upstream_encoder(self) -> Path | None:
+        """encoder.pt of the pretraining that this job builds on; None: the backbone starts from random weights."""
+        for job_id in self.job.get("upstream", []):
+            path: Path = self.store / "pretrain" / job_id / "encoder.pt"
+            if not path.exists():
+                raise FileNotFoundError(f"upstream encoder is missing: {path}")
+            return path
+        return None
+
+    # -- how it goes ----------------------------------------------------------------------------------------------
+    @property
+    def status(self) -> dict[str, Any]:
+        return read_json(self.path / "status.json")
+
+    def set_status(self, state: str, *, force: bool = True, **fields: Any) -> None:
+        """Merge into status.json. With force off, at most one write in 2 s (the heartbeat of a running job)."""
+        if state not in STATES:
+            raise ValueError(f"unknown state {state!r}; valid: {', '.join(STATES)}")
+        now = time.time()
+        if not force and now - self._last_write < 2:
+            return
+        base = self.status if force else self._last_status or self.status
+        self._last_status = {
+            **base,
+            "state": state,
+            "heartbeat": now,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "slurm_job_id": slurm_job_id(),
+            **fields,
+        }
+        write_json(self.path / "status.json", self._last_status)
+        self._last_write = now
+
+    # -- what it measured -----------------------------------------------------------------------------------------
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def log(self, step: int, epoch: float, **metrics: float) -> None:
+        """Append one line. `step` counts optimiser steps (or epochs, for stages without any), `epoch` is fractional."""
+        line = json.dumps({"step": step, "epoch": epoch, "time": time.time(), **metrics})
+        with open(self.metrics_path, "a") as file:
+            file.write(line + "\n")
+
+    def sync_metrics(self) -> None:
+        """What was logged is on the disk."""
+        if self.metrics_path.exists():
+            with open(self.metrics_path, "a") as file:
+                os.fsync(file.fileno())
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Every whole line; a torn last line (a kill in mid-write) is left out."""
+        if not self.metrics_path.exists():
+            return
+        with open(self.metrics_path) as file:
+            for line in file:
+                if line.endswith("\n"):
+                    with contextlib.suppress(json.JSONDecodeError):
+                        yield json.loads(line)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop what was logged past `step`: a resumed job logs it again."""
+        if self.metrics_path.exists():
+            kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+            write_atomic(self.metrics_path, "".join(kept).encode())
+
+    # -- what came out --------------------------------------------------------------------------------------------
+    @property
+    def done(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return read_json(self.path / "result.json")
+
+    def write_result(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
+        """result.json, then status done. `metrics`: the flat numbers that cells name, accuracies in percent."""
+        result = {"metrics": metrics, "finished": time.time(), **details}
+        write_json(self.path / "result.json", result)
+        self.set_status("done", message="")
+        return result

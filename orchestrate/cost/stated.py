@@ -1,0 +1,86 @@
+"""What a job costs before any like it has run (then rates.py knows better): images through the backbone over a stated rate.
+
+GPU: ResNet-50 at 224 px trains 938 images/s on one A100 80 GB in TF32, the published rate of NVIDIA's own recipe (protocols.md §5).
+CPU: 10 images/s are 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 287 images/s of ResNet-18 at 64 px in two jobs at
+once, augmentation included; another such machine made nearly twice as many). Other backbones and sizes by their
+multiply-adds; a forward pass alone is a third of a training step. To start a job takes Python and torch some seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jigclu.config import DetectConfig
+from jigclu.data.catalog import expected_images
+from jigclu.data.sources import coco
+
+RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
+# Faster R-CNN, images/s of training: R50-FPN at 800 px on one V100, from d2's model zoo: 16 images in 0.210 s on 8 of them, 1.32
+# times that with a 4conv1fc head and SyncBN (Mask R-CNN's 0.345 to 0.261; protocols.md §2.6, §5). CPU: R18, 64 channels at 256 px.
+DETECTION = {"GPU": 16 / (8 * 0.210 * 0.345 / 0.261), "CPU": 8.0}
+START_HOURS = 6 / 3600
+GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
+
+
+def passes(config: Any) -> float:
+    """Forward-backward passes of the backbone over an image of the config's size, for each image of the data set."""
+    method = config.method
+    if method.name == "simclr":
+        return 2.0
+    if method.name == "moco":
+        return 4 / 3  # the key's pass has no backward
+    if method.name == "jigclu" and method.input == "scaled":
+        return float(method.m**2)
+    return 1.0
+
+
+def _detection_hours(config: DetectConfig, device: str) -> float:
+    """Training by images seen, the test and precise batch norm at a third of a training step an image."""
+    count = coco.expected_images(config.data, "train")
+    seen = config.solver.iterations(count) * config.solver.batch_size
+    tested = coco.expected_images(config.data, "val") + config.precise_bn * config.solver.batch_size
+    size = (config.sizes.test / 800) ** 2 if device == "GPU" else (config.sizes.test / 256) ** 2
+    return START_HOURS + (seen + tested / 3) * size / DETECTION[device] / 3600
+
+
+def hours(stage: str, config: Any, device: str) -> float:
+    """Estimated hours of one `GPU` or (a whole machine's) `CPU`."""
+    if stage == "detect":
+        return _detection_hours(config, device)
+    rate = (
+        RESNET50_224[device]
+        * GIGA_MULTIPLY_ADDS["resnet50"]
+        / GIGA_MULTIPLY_ADDS[config.backbone]
+        * (224 / config.image_size) ** 2
+    )
+    train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
+    if stage == "pretrain":
+        return START_HOURS + train * config.epochs * passes(config) / rate / 3600
+    if stage == "finetune":
+        validations = -(-config.epochs // config.validate_every)
+        return START_HOURS + (train * config.epochs + val * validations / 3) / rate / 3600
+    looks = min(config.views or config.epochs, config.epochs) if stage == "linear" else 1
+    return START_HOURS + (train * looks + val) / (3 * rate) / 3600
+
+
+def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int) -> float:
+    """Hours until all are done on so many devices: each job as soon as what it builds on is done and its devices are free.
+
+    `jobs`, upstream first: id -> (device-hours, devices that it takes at a time, upstream ids; those that are not here are done).
+    """
+    free = [0.0] * devices  # when each device is free
+    ends: dict[str, float] = {}
+    waiting = dict(jobs)
+    while waiting:
+        free.sort()
+        ready = {
+            job_id: max((ends[up] for up in upstream if up in jobs), default=0.0)
+            for job_id, (_, _, upstream) in waiting.items()
+            if all(up in ends for up in upstream if up in jobs)
+        }
+        job_id = min(ready, key=lambda one: max(ready[one], free[min(waiting[one][1], devices) - 1]))
+        device_hours, ranks, _ = waiting.pop(job_id)
+        ranks = min(ranks, devices)
+        ends[job_id] = max(ready[job_id], free[ranks - 1]) + device_hours / ranks
+        free[:ranks] = [ends[job_id]] * ranks
+    return max(ends.values(), default=0.0)

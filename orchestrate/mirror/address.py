@@ -1,0 +1,52 @@
+"""Where the tracking store is: its URI, the sqlite file or server behind it, and the folder of cursors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+def server(uri: str) -> str:
+    """The address of its pages: never with the password that a client may need."""
+    return re.sub(r"//[^@/]*@", "//", uri.rstrip("/")) if is_server(uri) else "http://127.0.0.1:5000"
+
+
+def digest(value: Any) -> str:
+    """16 hex of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's first line, without the password of a database URI."""
+    lines = str(error).strip().splitlines()
+    return re.sub(r"//[^@/\s]*@", "//***@", lines[0] if lines else type(error).__name__)[:300]
+
+
+def tracking_uri(store: Path) -> str:
+    """MLFLOW_TRACKING_URI, else a sqlite file in the store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.absolute()}/mlflow.db"
+
+
+def is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def cursor_folder(store: Path) -> Path:
+    """What was mirrored to the present tracking URI: <store>/.mirror/<digest of the URI>/."""
+    return store / ".mirror" / digest(tracking_uri(store))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file that a sqlite tracking URI names; None for another kind of store."""
+    return Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute() if uri.startswith("sqlite:///") else None
+
+
+def has_tables(database: Path) -> bool:
+    return database.exists() and database.stat().st_size > 0

@@ -1,0 +1,78 @@
+"""MLflow updates from side threads: beside a training, and beside an orchestrator that waits."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrate.console import print_line
+from orchestrate.mirror.address import is_server, tracking_uri
+from orchestrate.mirror.sync import MirrorError, sync
+
+
+class SideMirror:
+    """Mirrors one job folder to a tracking server from a thread beside the training. Never raises, never holds it up.
+
+    Does nothing where tracking is not a server: sqlite has one writer, the orchestrator.
+    """
+
+    def __init__(self, folder: Path, interval_s: float = 30.0):
+        self._folder, self._interval = Path(folder), interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+        self._told = ""
+
+    def start(self) -> None:
+        if is_server(tracking_uri(self._folder.parent.parent)):
+            self._thread.start()
+
+    def stop(self, timeout: float = 15.0) -> None:
+        """One last pass, waited for at most `timeout` seconds; what it misses the orchestrator's next sync brings."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._stop.wait(self._interval)
+            try:
+                sync(self._folder.parent.parent, [self._folder], wait_for_lock=last, tables=False)
+            except Exception as error:  # MirrorError, and whatever a dying interpreter raises: training goes on
+                if str(error) != self._told:
+                    self._told = str(error)
+                    logging.getLogger(__name__).warning("%s", error)
+
+
+MIRROR_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def mirroring(store: Path) -> Iterator[None]:
+    """Keep MLflow up to date from a side thread while jobs run; its troubles are told once and end nothing."""
+    stop, told = threading.Event(), list[str]()
+
+    def once(final: bool = False) -> None:
+        try:
+            sync(store, wait_for_lock=final)
+        except MirrorError as error:
+            if not told:
+                print_line(f"{time.strftime('%H:%M:%S')} warning: {error}")
+            told.append(str(error))
+
+    def loop() -> None:
+        while not stop.wait(MIRROR_SECONDS):
+            once()
+
+    thread = threading.Thread(target=loop, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        once(final=True)

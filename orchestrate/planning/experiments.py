@@ -1,0 +1,214 @@
+"""The ledger: experiments/*.yaml as typed objects. One file a table or figure of the paper. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jigclu.config import STAGES, ConfigError, nearest
+from orchestrate.planning.claims import Claim
+from orchestrate.planning.overlays import ROOT, Overlay, overlays, read_yaml
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Layout(_Strict):
+    """How the paper lays the table out: the corner's words. `plot: lines` draws a row as a curve over its numeric columns."""
+
+    corner: str = ""
+    plot: Literal["bars", "lines"] = "bars"
+    x: str = ""  # the abscissa's words
+
+
+class Cell(_Strict):
+    """One number that the paper prints, a point of a figure, or (among `references`) one of ours that it does not print.
+
+    Just one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the number
+    from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file of experiments/methods; null: random
+    weights. `set`: dotted keys laid over the recipe; `protocols`: the same under one protocol only, or why there is no such cell
+    under it. A value such as 40% is that share of what the scale says.
+    """
+
+    key: str
+    row: str
+    column: str
+    printed: float | None = None
+    unit: str = ""
+    report: str | None = None
+    cited: str | None = None
+    not_applicable: str | None = None
+    method: str | None = "jigclu"
+    set: Overlay = Field(default_factory=dict)
+    protocols: dict[str, Overlay | str] = Field(default_factory=dict)
+
+    @property
+    def runs(self) -> bool:
+        return self.report is not None
+
+    @property
+    def stage(self) -> str:
+        return (self.report or "").split(".", 1)[0]
+
+    @property
+    def metric(self) -> str:
+        return (self.report or "").split(".", 1)[1]
+
+    def under(self, protocol: str) -> Cell:
+        """The cell as it is under that protocol, `protocols` done with."""
+        own = self.protocols.get(protocol, {})
+        if isinstance(own, str):
+            return self.model_copy(update={"protocols": {}, "report": None, "not_applicable": own})
+        return self.model_copy(update={"protocols": {}, "set": {**self.set, **own}})
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Cell:
+        if sum(field is not None for field in (self.report, self.cited, self.not_applicable)) != 1:
+            raise ValueError(f"cell {self.key!r} needs just one of report, cited, not_applicable")
+        if self.report is not None and "." not in self.report:
+            raise ValueError(f"cell {self.key!r}: report is written stage.metric, this is {self.report!r}")
+        return self
+
+
+class Experiment(_Strict):
+    """One table or figure. In its file `columns` and `rows` stand as in the paper: a cell is what its row and its column say
+    together, the row having the last word; a row's `printed` is a list, null where the paper has no number. A column that the
+    paper lacks is `ours: true`: its cells are references."""
+
+    name: str
+    title: str
+    source: str
+    topic: str
+    unit: str
+    layout: Layout = Layout()
+    recipe: dict[str, Overlay]
+    cells: tuple[Cell, ...]
+    references: tuple[Cell, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def all_cells(self) -> tuple[Cell, ...]:
+        return self.cells + self.references
+
+    def under(self, protocol: str) -> Experiment:
+        """The experiment with every cell as it is under that protocol."""
+        update = {name: tuple(cell.under(protocol) for cell in getattr(self, name)) for name in ("cells", "references")}
+        return self.model_copy(update=update)
+
+    @property
+    def printed_table(self) -> bool:
+        return self.name.startswith("table")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_out(cls, values: Overlay) -> Overlay:
+        values = dict(values)
+        columns = values.pop("columns", [])
+        ours = [_less(column, "ours") for column in columns if column.get("ours")]
+        columns = [column for column in columns if not column.get("ours")]
+        rows = values.pop("rows", [])
+        cells = [*values.get("cells", ()), *(cell for row in rows for cell in _row_cells(row, columns))]
+        references = [cell for row in rows for cell in _row_cells(_less(row, "printed"), ours)]
+        references += [
+            cell
+            for one in values.pop("references", [])
+            for cell in ([one] if "column" in one else _row_cells(one, [*columns, *ours]))
+        ]
+        return {**values, "cells": cells, "references": references}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        keys = [cell.key for cell in self.all_cells]
+        if len(keys) != len(set(keys)):
+            raise ValueError(f"two cells share the key {next(key for key in keys if keys.count(key) > 1)!r}")
+        for stage in self.recipe:
+            if stage not in STAGES:
+                raise ValueError(f"unknown stage {stage!r} in recipe; {nearest(stage, list(STAGES))}")
+        for cell in self.all_cells:
+            if cell.report and cell.stage not in self.recipe:
+                raise ValueError(f"cell {cell.key!r} reports {cell.report!r}, a stage that the recipe lacks")
+        for cell in self.all_cells:
+            for protocol, values in {"": cell.set, **cell.protocols}.items():
+                if protocol and protocol not in overlays("protocols"):
+                    raise ValueError(
+                        f"cell {cell.key!r}: unknown protocol {protocol!r}; {nearest(protocol, overlays('protocols'))}"
+                    )
+                for key in values if isinstance(values, dict) else ():
+                    if (stage := key.split(".")[0]) not in self.recipe or "." not in key:
+                        raise ValueError(
+                            f"cell {cell.key!r} sets {key!r}; {nearest(stage, list(self.recipe))}, each with .key"
+                        )
+        for cell in self.cells if self.printed_table else ():
+            if cell.printed is None and cell.not_applicable is None:
+                raise ValueError(f"cell {cell.key!r} has no printed value: it belongs among the references")
+        for claim in self.claims:
+            if unknown := [key for key in claim.cells if key not in keys]:
+                raise ValueError(f"claim {claim.text!r} names the cell {unknown[0]!r}; {nearest(unknown[0], keys)}")
+        return self
+
+
+def _less(values: Overlay, key: str) -> Overlay:
+    return {name: value for name, value in values.items() if name != key}
+
+
+def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
+    """A row of the file as cells: row over column, their `set` and `protocols` merged, their keys joined."""
+    row = {"key": row.get("row", ""), **row}
+    printed = row.pop("printed", [...] * len(columns))
+    if len(printed) != len(columns):
+        raise ValueError(f"row {row['row']!r} prints {len(printed)} values for {len(columns)} columns")
+    for column, value in zip(columns, printed, strict=True):
+        if value is None:
+            continue
+        column = {"key": column["column"], **column}
+        cell = {
+            **column,
+            **row,
+            "key": f"{row['key']} {column['key']}".strip(),
+            "set": {**column.get("set", {}), **row.get("set", {})},
+        }
+        both = column.get("protocols", {}), row.get("protocols", {})
+        cell["protocols"] = {
+            name: _over(both[0].get(name, {}), both[1].get(name, {})) for name in {**both[0], **both[1]}
+        }
+        if row.keys() & {"cited", "not_applicable"}:
+            cell.pop("report", None)
+        yield cell if value is ... else {**cell, "printed": value}
+
+
+def _over(column: Overlay | str, row: Overlay | str) -> Overlay | str:
+    return {**column, **row} if isinstance(column, dict) and isinstance(row, dict) else row or column
+
+
+def _validate(path: Path) -> Experiment:
+    try:
+        return Experiment.model_validate({"name": path.stem, **read_yaml(path)})
+    except (KeyError, TypeError, AttributeError) as error:  # rows or columns of another shape
+        raise ConfigError(f"{path.name}: rows or columns are not as in the other files: {error!r}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ": ".join(filter(None, (path.name, ".".join(map(str, first["loc"])))))
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def load_all() -> dict[str, Experiment]:
+    """All experiments by name, in the paper's order."""
+    paths = sorted(ROOT.glob("*.yaml"), key=lambda path: (path.stem.rstrip("0123456789") != "table", path.stem))
+    return {path.stem: _validate(path) for path in paths}
+
+
+def find(words: list[str]) -> list[Experiment]:
+    """Experiments by name, by topic, or `all`. ConfigError names the valid words and the nearest."""
+    ledger = load_all()
+    by_word = {**ledger, **{experiment.topic: experiment for experiment in ledger.values()}}
+    found: dict[str, Experiment] = {}
+    for word in words:
+        if word != "all" and word not in by_word:
+            raise ConfigError(f"unknown experiment {word!r}; {nearest(word, [*by_word, 'all'])}")
+        for experiment in ledger.values() if word == "all" else [by_word[word]]:
+            found[experiment.name] = experiment
+    return list(found.values())

@@ -1,0 +1,149 @@
+"""Tables as CSV rows and as the JSON of results.json."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from reports import verdicts
+from reports.frames import finite
+from reports.records import Job, Result, Table, unique_jobs
+
+
+def command(table: Table, result: Result) -> str:
+    """What recomputes the cell; "" where nothing would."""
+    return table.command_of(result) if result.cell.runs else ""
+
+
+def record(table: Table, result: Result) -> dict[str, Any]:
+    """Everything known of a cell, as plain JSON values: a line of results.json.
+
+    `hardware`, `versions`, `seconds` (wall, of all the jobs behind the cell) and `date` say where the number comes from.
+    """
+    chain = {job.job: job for jobs in result.chains for job in jobs}.values()
+    finished = [job.finished for job in chain if job.finished]
+    return {
+        "experiment": table.experiment.name,
+        "cell": result.cell.key,
+        "row": result.cell.row,
+        "column": result.cell.column,
+        "reference": result.reference,
+        "printed": result.cell.printed,
+        "value": result.value,
+        "std": result.std,
+        "n": result.n,
+        "difference": result.difference,
+        "half_width_95": result.half_width,
+        "unit": table.unit(result.cell),
+        "cited": result.cell.cited or "",
+        "not_applicable": result.cell.not_applicable or "",
+        "scale": table.scale,
+        "protocol": table.protocol,
+        "variant": table.variant,
+        "comparable": table.comparable,
+        "state": result.state,
+        "stale": result.stale,
+        "message": result.message,
+        "verdict": result.verdict,
+        "measured": result.measured,
+        "values": list(result.values),
+        "seeds": list(result.seeds),
+        "jobs": [job.job for job in result.jobs],
+        "runs": [job.run_id for job in result.jobs],
+        "commit": ",".join(result.commits),
+        "command": command(table, result),
+        "hardware": "; ".join(sorted({job.device for job in chain if job.device})),
+        "versions": "; ".join(sorted({job.versions for job in chain if job.versions})),
+        "seconds": round(sum(job.seconds or 0 for job in chain)),
+        "date": f"{datetime.fromtimestamp(max(finished), UTC):%Y-%m-%d}" if finished else "",
+    }
+
+
+def csv(table: Table) -> str:
+    """One line a cell; lists are words between spaces."""
+    lines = [record(table, result) for result in table.results]
+    for line in lines:
+        for name in ("values", "seeds", "jobs", "runs"):
+            line[name] = " ".join("NaN" if one is None else str(one) for one in line[name])
+    return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n"))
+
+
+def claim_record(table: Table, one: verdicts.Judged) -> dict[str, str]:
+    """A claim as results.json has it."""
+    return {
+        "experiment": table.experiment.name,
+        "scale": table.scale,
+        "protocol": table.protocol,
+        "variant": table.variant,
+        "text": one.claim.text,
+        "source": one.claim.source,
+        "outcome": one.outcome,
+        "reason": one.reason,
+    }
+
+
+def by_rate(job: Job) -> dict[str, float]:
+    """Best top-1 (percent) of each learning rate of a probe's sweep, smallest rate first: {"0.1": 66.4}."""
+    prefix = "result.top1.lr"
+    rates = {name.removeprefix(prefix): value for name, value in job.metrics.items() if name.startswith(prefix)}
+    return dict(sorted(rates.items(), key=lambda item: float(item[0])))
+
+
+def rates_csv(table: Table) -> str:
+    """One line a cell, seed and learning rate of the probes' sweeps; "" where the table has none."""
+    lines = [
+        {
+            "cell": result.cell.key,
+            "job": job.job,
+            "seed": job.seed,
+            "lr": rate,
+            "reported": float(job.params.get("lr", "nan")) == float(rate),
+            "best_top1": value,
+        }
+        for result in table.results
+        for job in result.jobs
+        for rate, value in by_rate(job).items()
+    ]
+    return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")) if lines else ""
+
+
+def job_record(job: Job) -> dict[str, Any]:
+    """What a reader needs to make the job's numbers again, as plain JSON values."""
+    metrics = {name: finite(value) for name, value in sorted(job.metrics.items()) if name.startswith("result.")}
+    return {
+        "job": job.job,
+        "name": job.name,
+        "stage": job.stage,
+        "state": job.state,
+        "stale": job.stale,
+        "attempt": job.attempt,
+        "message": job.message,
+        "seed": job.seed,
+        "upstream": list(job.upstream),
+        "command": job.command,
+        "commit": job.commit,
+        "source_digest": job.source,
+        "data_fingerprint": job.fingerprint,
+        "slurm_job_id": job.slurm_id,
+        "mlflow_run": job.run_id,
+        "log": job.log,
+        "device": job.device,
+        "ranks": job.ranks,
+        "versions": job.versions,
+        "seconds": job.seconds,
+        "estimated_hours": job.estimated_hours,
+        "metrics": metrics,
+        "config": job.params,
+    }
+
+
+def results_json(tables: list[Table], run: dict[str, Any]) -> str:
+    """`run`: what was run, in short; `claims`, `cells` and `jobs`: every one of every table."""
+    claims = [claim_record(table, one) for table in tables for one in verdicts.judged(table)]
+    cells = [record(table, result) for table in tables for result in table.results]
+    jobs = [job_record(job) for job in unique_jobs(tables)]
+    content = {"run": run, "claims": claims, "cells": cells, "jobs": jobs}
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

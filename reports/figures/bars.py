@@ -1,0 +1,109 @@
+"""Figures: our bars beside the printed ones, and training curves. No pyplot, no display; same input, same bytes.
+
+How they are styled, saved and set into a page is shared with the line plots (`lines`) and the diagrams (`diagrams`).
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from reports.figures.style import FAINT, INK, KINDS, OURS, PRINTED, WIDTH, save, style
+from reports.formatting import number, places, printed
+from reports.records import Result, Table
+from reports.tables import OURS_ONLY, ours
+
+MANY = 24  # cells: past it the bars are of those alone that run
+
+
+def label(table: Table, result: Result) -> str:
+    """The cell's place in the paper's table, in as few words as tell it apart."""
+    corner = f"{table.experiment.layout.corner} = " if table.experiment.layout.corner and not result.reference else ""
+    if len(table.rows) == 1:
+        return corner + result.cell.column
+    return result.cell.row if len(table.columns) == 1 else f"{result.cell.row}, {result.cell.column}"
+
+
+def bars(table: Table) -> dict[str, bytes]:
+    """The table as bars, top to bottom in the ledger's order, a panel a unit: {"png", "pdf", "svg"}.
+
+    A cited cell has its printed bar alone; a cell that does not apply has none, and of a large table none has that does not run.
+    """
+    shown = [result for result in table.results if result.cell.not_applicable is None]
+    if len(shown) > MANY:
+        shown = [result for result in shown if result.cell.runs]
+    panels = [[one for one in shown if table.unit(one.cell) == unit] for unit in table.units]
+    panels = [panel for panel in panels if panel]
+    heights = [0.35 + 0.55 * sum(map(_height, panel)) for panel in panels]
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.4 + sum(heights)), layout="constrained")
+        grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+        for axes, panel in zip(grid.flat, panels, strict=True):
+            _panel(axes, table, panel)
+        if any(result.cell.printed is not None for result in shown):
+            handles = [Patch(color=OURS), Patch(color=PRINTED)]
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
+            grid.flat[0].legend(handles, ["ours", "printed"], **place)
+        return {kind: save(figure, kind) for kind in KINDS}
+
+
+def _height(result: Result) -> float:
+    """Of the cell's place among the bars, in places of two bars."""
+    return 1.0 if result.computed else 0.6
+
+
+def _panel(axes: Axes, table: Table, results: list[Result]) -> None:
+    """The bars of one unit, on an axis of their own."""
+    middles, edge = [], 0.0
+    for result in results:
+        middles.append(edge + _height(result) / 2)
+        edge += _height(result)
+        _bar(axes, middles[-1], table, result)
+    column = results[0].cell.column
+    # Where a column is a unit, as time and memory are, the axis says so and the bars need not.
+    alone = len(table.units) > 1 and all(result.cell.column == column for result in results)
+    axes.set_yticks(middles, [_axis_label(table, result, alone) for result in results])
+    axes.set_ylim(edge, 0)
+    axes.set_xlim(*_limits(results))
+    axes.set_xlabel(column if alone else table.unit(results[0].cell))
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.spines["left"].set_visible(False)
+
+
+def _axis_label(table: Table, result: Result, row_alone: bool) -> str:
+    words = textwrap.fill(result.cell.row if row_alone else label(table, result), 24, break_long_words=False)
+    if result.reference:
+        return f"{words}\n({OURS_ONLY})"
+    return words if result.computed else f"{words} (cited)"
+
+
+def _bar(axes: Axes, place: float, table: Table, result: Result) -> None:
+    there, value = result.cell.printed, result.value
+    above, below = (place - 0.19, place + 0.19) if there is not None and result.computed else (place, place)
+    if value is not None:
+        spread = result.std or 0.0 if result.n > 1 else 0.0
+        hatch = "///" if result.reference else None
+        axes.barh(above, value, height=0.34, color=OURS, hatch=hatch, edgecolor="white", linewidth=0)
+        if spread:
+            axes.errorbar(value, above, xerr=spread, color=INK, capsize=2.5, elinewidth=1, capthick=1)
+        _write(axes, max(value, 0) + spread, above, number(value, places(table, result)))
+    elif result.computed:
+        _write(axes, 0, above, ours(table, result), style="italic")
+    if there is not None:
+        axes.barh(below, there, height=0.28, color=PRINTED)
+        _write(axes, max(there, 0), below, printed(table, result))
+
+
+def _write(axes: Axes, x: float, y: float, text: str, style: str = "normal") -> None:
+    axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, style=style)
+
+
+def _limits(results: list[Result]) -> tuple[float, float]:
+    """From nought, because a bar's length is its value; room for the number behind the longest."""
+    values = [one for result in results for one in (result.value, result.cell.printed) if one is not None]
+    spread = max((result.std or 0.0 for result in results), default=0.0)
+    low, high = min([0.0, *values]), max([0.0, *values]) + spread
+    return (low * 1.12, high * 1.12) if high > low else (0.0, 1.0)

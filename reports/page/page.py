@@ -1,0 +1,236 @@
+"""Tables, figures and the jobs behind them -> one HTML page that needs nothing else: no script, no network."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from orchestrate.mirror.address import server
+from orchestrate.mirror.views import view_url
+from orchestrate.planning.experiments import Experiment
+from reports import export, formatting, tables, verdicts
+from reports.figures import bars, curves, style
+from reports.frames import history
+from reports.page import costs, register
+from reports.page.gallery import data_uri, gallery, plain
+from reports.records import Job, Result, Table, unique_jobs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+HERE = Path(__file__).parent
+MONTAGES = 4  # a table; the others are in MLflow
+# What tells one job of a stage from another at a glance; every other field is in MLflow.
+HIGHLIGHTS: dict[str, list[str]] = {
+    "pretrain": [
+        *(
+            "backbone",
+            "data.name",
+            "data.train_images",
+            "image_size",
+            "method.name",
+            "method.version",
+            "method.m",
+            "method.extend",
+        ),
+        *("method.input", "method.augment"),
+        *("method.loss_scale", "epochs", "batch_size", "optimizer.lr"),
+    ],
+    "linear": ["data.name", "epochs", "batch_size", "lr", "views"],
+    "finetune": ["data.name", "data.subset", "epochs", "batch_size", "lr", "head_lr"],
+    "knn": ["data.name", "k", "temperature"],
+    "detect": [
+        *("data.name", "data.train_images", "backbone", "solver.schedule", "solver.batch_size", "solver.lr"),
+        *("sizes.test", "precision"),
+    ],
+}
+LABELS = {"data.name": "data", "sizes.test": "test_size"}  # where a key's last word alone does not say what it is
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A table with everything that the page shows of it."""
+
+    table: Table
+    svg: str
+    curves: str
+    claims: tuple[verdicts.Judged, ...]
+    montages: list[tuple[str, str]]  # (config in a word, data URI)
+    more_montages: int
+    predictions: list[tuple[str, str]]  # (encoder in a word, data URI)
+
+
+def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
+    """Reads the loss curves and first batches of the table's pretraining jobs, and what its detectors found."""
+    panels: list[tuple[str, list[list[tuple[int, float]]]]] = []
+    montages: dict[str, str] = {}
+    groups = _by_config([job for job in table.jobs if job.stage == "pretrain"])
+    for name, jobs in groups.items():
+        lines = [points for job in jobs if (points := history(client, job.run_id, "loss"))]
+        if lines:
+            panels.append((name, lines))
+        if picture := data_uri(client, jobs[0], "montage"):
+            montages[name] = picture
+    if len(montages) == 1 and plain(groups[next(iter(montages))][0]):
+        montages = {}  # the one that every table would show; it is among the scale's pictures of the method
+    more = max(0, len(montages) - MONTAGES)
+    losses = style.for_page(curves.curves(panels, "loss")) if panels else ""
+    first = list(montages.items())[:MONTAGES]
+    return Drawn(table, style.for_page(svg), losses, verdicts.judged(table), first, more, predictions(client, table))
+
+
+def predictions(client: MlflowClient | None, table: Table) -> list[tuple[str, str]]:
+    """What the table's detectors found, a picture a config: (encoder in a word, data URI). Missing pictures are left out."""
+    groups = _by_config([job for job in table.jobs if job.stage == "detect"])
+    pictures = ((name, map(partial(data_uri, client, name="predictions"), jobs)) for name, jobs in groups.items())
+    return [(name, uri) for name, uris in pictures if (uri := next(filter(None, uris), ""))]
+
+
+def _by_config(jobs: list[Job]) -> dict[str, list[Job]]:
+    """The jobs that differ by seed alone under one name, less the words that every name has: `m=2`."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(re.sub(r" seed \S+", "", job.name), []).append(job)
+    shared = set.intersection(*(set(name.split()) for name in groups)) if len(groups) > 1 else set()
+    short = {name: " ".join(word for word in name.split() if word not in shared) for name in groups}
+    return {short[name] or "the recipe itself": group for name, group in groups.items()}
+
+
+def overview(shown: list[Table]) -> dict[str, Any]:
+    """What was run, in short: the page's head and results.json's `run`."""
+    jobs = unique_jobs(shown)
+    finished = [job.finished for job in jobs if job.finished is not None and job.state == "done"]
+    return {
+        "scales": list(dict.fromkeys(table.scale for table in shown)),
+        "protocols": list(dict.fromkeys(table.protocol for table in shown)),
+        "jobs": dict(sorted(Counter(job.state for job in jobs).items())),
+        "seeds": seeds(jobs),
+        "device_hours": hours(jobs),
+        "stale": sum(bool(job.stale) for job in jobs),
+        "commits": sorted({job.commit for job in jobs if job.commit}),
+        "devices": sorted({job.device for job in jobs if job.device}),
+        "newest_result": datetime.fromtimestamp(max(finished), UTC).isoformat(timespec="seconds") if finished else None,
+        "cells_done": sum(table.done for table in shown),
+        "cells": sum(table.total for table in shown),
+        "claims": scoreboard(shown),
+    }
+
+
+def seeds(jobs: Iterable[Job]) -> list[str]:
+    return sorted({job.seed for job in jobs if job.seed}, key=lambda one: (len(one), one))
+
+
+def hours(jobs: Iterable[Job]) -> dict[str, float]:
+    """Device-hours by kind of device."""
+    spent: dict[str, float] = {}
+    for job in jobs:
+        if job.device and job.hours is not None:
+            kind = costs.kind_of(job)
+            spent[kind] = spent.get(kind, 0.0) + job.hours
+    return {kind: round(spent[kind], 3) for kind in sorted(spent, reverse=True)}
+
+
+def anchor(table: Table, result: Result) -> str:
+    """The id, in the page, of how a cell's number was made."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"made-{table.stem}-{result.cell.key}").strip("-")
+
+
+def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
+    """How many claims hold, fail and are open, by scale and protocol; overrides of the recipe (variants) do not count."""
+    places = dict.fromkeys((table.scale, table.protocol) for table in shown if not table.variant)
+    mine = {place: [t for t in shown if (t.scale, t.protocol) == place and not t.variant] for place in places}
+    return [
+        {"scale": scale, "protocol": protocol} | dict(verdicts.tally(ones)) for (scale, protocol), ones in mine.items()
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """`2 h 05 min`, `3 min 20 s`, `41 s`."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def highlights(job: Job) -> str:
+    """`m=2 epochs=4 ...`: the config in a line, and a probe's sweep."""
+    keys = HIGHLIGHTS.get(job.stage, ())
+    words = [(LABELS.get(key, key.rpartition(".")[2]), job.params.get(key)) for key in keys]
+    told = [f"{key} {value}" for key, value in words if value not in (None, "", "null")]
+    sweep = [f"{rate}: {formatting.number(value, 1)}" for rate, value in export.by_rate(job).items()]
+    return ", ".join(told) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
+
+
+def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, list[Experiment]], uri: str = "") -> str:
+    """The page. `absent`: experiments without any run, by scale."""
+    shown = [one.table for one in drawn]
+    galleries = {
+        scale: gallery(client, unique_jobs(table for table in shown if table.scale == scale))
+        for scale in dict.fromkeys(table.scale for table in shown)
+    }
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"duration": duration, "highlights": highlights, "short": lambda commit: commit[:10]}
+    by_scale = {scale: unique_jobs(t for t in shown if t.scale == scale) for scale in galleries}
+    environment.globals |= {"anchor": anchor}
+    text = environment.get_template("page.html.j2").render(
+        mlflow=server(uri),
+        views=_views(uri, shown),
+        by_scale=by_scale,
+        costs=costs.lines(shown),
+        recompute=recompute(shown),
+        register=register.points(shown),
+        style=Markup((HERE / "style.css").read_text()),
+        drawn=drawn,
+        run=overview(shown),
+        absent=absent,
+        galleries=galleries,
+        tables=tables,
+        export=export,
+        numbers=formatting,
+        verdicts=verdicts,
+        label=bars.label,
+        markup=Markup,
+    )
+    return own_ids(re.sub(r"\n\s*\n+", "\n", text))
+
+
+def own_ids(text: str) -> str:
+    """Every figure's ids with the figure's number: two figures may have a mark in common, or be the same."""
+    number = itertools.count()
+
+    def numbered(figure: re.Match[str]) -> str:
+        return re.sub(r'( id="|url\(#|href="#)([^)"]+)', rf"\1\2-{next(number)}", figure[0])
+
+    return re.sub(r"<svg.*?</svg>", numbered, text, flags=re.DOTALL)
+
+
+def _views(uri: str, shown: list[Table]) -> list[tuple[str, str]]:
+    """(name, URL) of MLflow's tables of jobs and of cells at each scale."""
+    ids = {f"jigclu-{table.scale}": job.experiment_id for table in shown for job in table.jobs}
+    ids |= {f"jigclu-{table.scale}-tables": table.experiment_id for table in shown if table.experiment_id}
+    return [(name, view_url(uri, one)) for name, one in ids.items()]
+
+
+def recompute(shown: list[Table]) -> dict[str, str]:
+    """Job id -> the command that computes the first cell that builds on it, and so the job."""
+    commands: dict[str, str] = {}
+    for table in shown:
+        for result in table.results:
+            for chain in result.chains:
+                for job in chain:
+                    commands.setdefault(job.job, table.command_of(result))
+    return commands

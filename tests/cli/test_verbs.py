@@ -1,0 +1,231 @@
+"""`python -m orchestrate`: what is known of jobs that ran here, and what can be done about them. On a cluster: test_slurm_*.py."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.cluster import assert_bit_equal, store_with_only, until_step
+from helpers.orchestrator import (
+    PRETRAIN,
+    PROBE,
+    ROOT,
+    borrow,
+    environment,
+    jobs,
+    named,
+    prepared_store,
+    program,
+    start,
+    table8,
+    whole_table,
+)
+
+from jigclu.config import ConfigError
+from jigclu.job_folder import JobFolder
+from orchestrate.cli import clean
+from orchestrate.jobs import submissions
+from orchestrate.jobs.states import state_of
+
+
+def orchestrate(store: Path, *words: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "orchestrate", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(store), capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def finished(tmp_path: Path, template: Path) -> Path:
+    """A store of its own with the whole tiny Table 8."""
+    whole, _ = whole_table(template)
+    store = prepared_store(tmp_path / "runs", template)
+    borrow(whole, store, but=[])
+    shutil.copytree(whole / "source", store / "source")
+    shutil.copy(whole / "rates.jsonl", store)
+    return store
+
+
+def test_status_counts_what_is_done_and_tells_jobs_that_are_named(finished: Path) -> None:
+    code, said = orchestrate(finished, "status")
+    assert code == 0 and said.startswith("7 jobs: 7 done\n") and "7 jobs took " in said, said
+    job = named(finished, PROBE)
+    code, said = orchestrate(finished, "status", job.id[:5])
+    line = said.splitlines()[0]
+    assert code == 0 and line.startswith(f"done        {job.id}") and PROBE in line, said
+    assert f"top1 {job.result['metrics']['top1']:.2f}" in line and "times the estimate" in line
+    code, said = orchestrate(finished, "status", "m", "--all")
+    assert code == 0 and said.count("\ndone ") + said.startswith("done ") == 7
+
+
+def test_a_result_of_other_code_is_stale_and_why_names_the_files(finished: Path) -> None:
+    job = named(finished, PROBE)
+    tree = (job.path / "source").resolve()
+    other = tree.with_name("0123456789ab")
+    shutil.copytree(tree, other)
+    (other / "jigclu" / "stages" / "linear.py").write_text("# other code\nimport jigclu.losses\n")
+    (job.path / "source").unlink()
+    (job.path / "source").symlink_to(os.path.relpath(other, job.path))
+    job.update_job(source_digest="0" * 12)
+    code, said = orchestrate(finished, "status")
+    assert code == 0 and "7 jobs: 1 stale, 6 done" in said, said
+    code, said = orchestrate(finished, "why", job.id)
+    assert "state:      stale  made by other code than the tree's" in said, said
+    assert "jigclu/stages/linear.py" in said and "differ" in said and "jigclu/counter_rng.py differ" not in said
+    assert "the same as what the data root has now" in said
+
+
+def test_why_tells_where_a_number_comes_from(finished: Path) -> None:
+    job, encoder = named(finished, PROBE), named(finished, PRETRAIN)
+    code, said = orchestrate(finished, "why", job.id)
+    values = job.job
+    for told in (
+        "state:      done", "judged by:  result.json is there", "fills:      table8 m=2 (top1)", f"builds on:  {encoder.id}  done",
+        f"commit {values['commit'][:12]}", values["source_digest"], values["data_fingerprint"], "attempt:    1 from step 0",
+        "estimate:   ", " by the stated rate; it took ", f"took:       00:0{round(job.result['seconds'])} on 1 x ",
+        f"folder:     {job.path}", f"command:    {values['command']}", "_0_log.out",
+    ):  # fmt: skip
+        assert told in said, (told, said)
+    assert code == 0
+
+
+def test_logs_are_found_and_followed(finished: Path) -> None:
+    job = named(finished, PROBE)
+    code, said = orchestrate(finished, "logs", job.id)
+    assert code == 0 and said.startswith(f"==> {job.path / 'logs'}") and "step 4/4" in said, said
+    command = [sys.executable, "-m", "orchestrate", "logs", job.id, "-f"]
+    child = subprocess.Popen(command, cwd=ROOT, env=environment(finished), stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    while "step 4/4" not in child.stdout.readline():
+        assert child.poll() is None
+    assert child.wait(timeout=30) == 0  # the job is done: nothing more will come
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["why", "table8"], "table8 is 7 jobs; name one: "),
+        (["why", "0000"], "has the id '0000' (at least 4 characters of it, or SLURM's)"),
+        (["status", "table9x"], "'table9x' is no job of the store"),
+        (["status", "tabel8"], "did you mean table8"),
+        (["status", "table1"], "no job of table1 is in the store; run it first: python orchestrate/run.py table1"),
+        (["cancel"], "cancel what? an experiment, a job's id, or all"),
+    ],
+)
+def test_mistakes_are_one_line(finished: Path, words: list[str], told: str) -> None:
+    code, said = orchestrate(finished, *words)
+    assert code == 2 and said.startswith("orchestrate: ") and said.count("\n") == 1 and told in said, said
+
+
+def test_without_a_store_the_verbs_say_so(tmp_path: Path) -> None:
+    code, said = orchestrate(tmp_path / "nowhere", "status")
+    assert code == 2 and "there is no store at" in said and said.count("\n") == 1
+
+
+def test_cancel_stops_what_runs_here_and_retry_goes_on(tmp_path: Path, template: Path) -> None:
+    store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=60)
+    walk = start(store, table8(pretrain__epochs=60))
+    job = named(store, PRETRAIN)
+    until_step(job, 2)
+    code, said = orchestrate(store, "cancel", job.id)
+    assert code == 0 and "cancelled: what ran saves at its next step" in said, said
+    walk.communicate()
+    assert walk.returncode == 1 and state_of(job) == "interrupted" and "stopped at step" in job.status["message"]
+    code, said = orchestrate(store, "retry")
+    assert code == 0 and f"done     {job.id}" in said, said
+    assert named(store, PROBE).done and len(job.status["attempts"]) == 2
+    assert_bit_equal(job, tmp_path)
+    code, said = orchestrate(store, "retry")
+    assert code == 0 and "nothing to retry" in said
+    code, said = orchestrate(store, "cancel", "all")
+    assert code == 0 and "nothing to cancel" in said
+
+
+def test_a_job_planned_by_other_code_is_not_sent_as_if_it_were_the_same(finished: Path) -> None:
+    job = named(finished, PROBE)
+    (job.path / "result.json").unlink()
+    job.set_status("failed", message="x")
+    job.update_job(config={**job.job["config"], "epochs": 3})
+    code, said = orchestrate(finished, "retry", job.id)
+    assert (
+        code == 2
+        and f"job {job.id} was planned by other code; run its command: python orchestrate/run.py table8" in said
+    ), said
+
+
+def test_clean_takes_what_nothing_needs_and_nothing_else(finished: Path) -> None:
+    before = {path for path in finished.rglob("*") if ".mirror" not in path.parts}
+    assert clean.unneeded(finished) == []
+    old = time.time() - 7200
+    tree = finished / "source" / "aaaaaaaaaaaa"
+    tree.mkdir()
+    forgotten = JobFolder(finished / "linear" / "0123456789ab").create()
+    forgotten.update_job(stage="linear", name="linear of an old recipe", upstream=[], uses=[], experiments=["table8"])
+    forgotten.write_result({"top1": 1.0})
+    group = submissions.submissions(finished) / "20260101-000000-abcdef"
+    group.mkdir(parents=True)
+    torn = named(finished, PROBE).path / ".result.json.77.tmp"
+    checkpoint = named(finished, PROBE).path / "checkpoint" / "step-000000004.pt"
+    for path in (torn, checkpoint):
+        path.write_text("half")
+    (forgotten.path / ".status.json.79.tmp").write_text("half of what goes as a whole")
+    (tree.with_name("bbbbbbbbbbbb")).mkdir()  # young: somebody may be about to submit
+    for path in (torn, checkpoint, tree, forgotten.path / ".status.json.79.tmp"):
+        os.utime(path, (old, old))
+    young = named(finished, PROBE).path / ".status.json.78.tmp"
+    young.write_text("at work")
+    code, said = orchestrate(finished, "clean")
+    assert (
+        code == 0 and "5 can go: `clean --yes` removes them" in said and "linear of an old recipe: no cell" in said
+    ), said
+    assert forgotten.path.exists() and tree.exists() and group.exists() and torn.exists() and checkpoint.exists()
+    code, said = orchestrate(finished, "clean", "--yes")
+    assert code == 0 and "5 removed" in said, said
+    young.unlink()
+    (tree.with_name("bbbbbbbbbbbb")).rmdir()
+    left = {path for path in finished.rglob("*") if ".mirror" not in path.parts} - {submissions.submissions(finished)}
+    assert left - before <= {finished / ".submit.lock"} and before <= left
+    code, said = orchestrate(finished, "clean")
+    assert "nothing to clean" in said
+
+
+def test_clean_leaves_what_a_job_that_is_not_done_will_run_from(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job in the queue has no source link yet: its submission, and the tree that its script names, stay."""
+    program(finished.parent / "bin", "squeue", "exit 1")
+    program(finished.parent / "bin", "sacct", "true")
+    monkeypatch.setenv("PATH", f"{finished.parent / 'bin'}:/usr/bin:/bin")
+    job = named(finished, PROBE)
+    (job.path / "result.json").unlink()
+    (job.path / "source").unlink()
+    for one in jobs(finished):
+        (one.path / "source").unlink(missing_ok=True)
+    (tree,) = (finished / "source").iterdir()
+    group = submissions.submissions(finished) / "20260101-000000-abcdef"
+    group.mkdir(parents=True)
+    (group / "submission.sh").write_text(f"export PYTHONPATH={tree}\n")
+    submissions.note_group(finished, group.name, jobs=[job.id], name="", slurm_id="1")
+    submissions.note_submission(job, cluster="slurm", site="slurm", group=group.name, index=0, submitted=time.time())
+    with pytest.raises(ConfigError, match="SLURM does not answer, so nothing is cleaned"):
+        clean.unneeded(finished)
+    program(finished.parent / "bin", "squeue", "true")
+    assert clean.unneeded(finished) == []
+    submissions.note_submission(job, cluster="local")
+    os.utime(tree, (0, 0))
+    assert {path for path, _ in clean.unneeded(finished)} == {group, tree}
+
+
+def test_a_broken_pipe_is_no_error(finished: Path) -> None:
+    command = f"{sys.executable} -m orchestrate status --all | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, env=environment(finished), capture_output=True, text=True
+    )
+    assert done.returncode in (0, 128 + signal.SIGPIPE) and done.stderr == "" and done.stdout.startswith("done ")

@@ -1,0 +1,127 @@
+"""Real orchestrators on stores of their own: what the tests of planning and running share."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jigclu.job_folder import JobFolder
+from orchestrate.mirror.address import digest
+
+ROOT = Path(__file__).resolve().parents[2]
+# 20 steps a pretraining, 4 a probe. One thread: tests share the machine; every step logged: tests stop at a step.
+TINY: dict[str, Any] = {
+    "pretrain.data.train_images": 50, "pretrain.data.val_images": 20, "pretrain.data.canvas": 32,
+    "pretrain.image_size": 32, "pretrain.batch_size": 10, "pretrain.epochs": 4, "pretrain.precision": "float32",
+    "pretrain.runtime.threads": 1, "pretrain.runtime.workers": 0, "pretrain.runtime.log_every": 1,
+    "linear.data.train_images": 40, "linear.data.val_images": 20, "linear.data.canvas": 32,
+    "linear.image_size": 32, "linear.resize": 36, "linear.batch_size": 20, "linear.epochs": 2,
+    "linear.milestones": [0.5], "linear.precision": "float32",
+    "linear.runtime.threads": 1, "linear.runtime.workers": 0,
+}  # fmt: skip
+
+
+def table8(**settings: Any) -> list[str]:
+    """The words that run a tiny Table 8 here; `__` in a setting's name stands for a dot."""
+    values = TINY | {name.replace("__", "."): value for name, value in settings.items()}
+    sets = [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    return ["table8", "--scale", "smoke", "--cluster", "local", *sets]
+
+
+PRETRAIN, PROBE = "pretrain resnet18 scenes m=2 seed 0", "linear resnet18 scenes m=2 seed 0"
+RANDOM = "linear resnet18 scenes random init seed 0"
+
+
+def environment(store: Path, **more: str) -> dict[str, str]:
+    """This process's, less what a user's shell may set for the suite; no GPU, so that results are the same anywhere."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("JIGCLU_", "MLFLOW_", "SLURM_"))}
+    ours = {"JIGCLU_STORE": str(store), "JIGCLU_DATA": str(store.parent / "no data"), "CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, **ours, "OMP_NUM_THREADS": "1", **more}
+
+
+def start(store: Path, words: Iterable[str], **more: str) -> subprocess.Popen[str]:
+    """run.py as if started in a terminal of its own: its own session, and Ctrl-C not ignored, as it is in what `&` starts."""
+    command = [sys.executable, str(ROOT / "orchestrate" / "run.py"), *words]
+    return subprocess.Popen(
+        command,
+        cwd=store.parent,
+        env=environment(store, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def run(store: Path, words: Iterable[str], cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "orchestrate" / "run.py"), *words]
+    return subprocess.run(
+        command, cwd=cwd or store.parent, env=environment(store, **more), capture_output=True, text=True
+    )
+
+
+def refused(store: Path, words: Iterable[str], *told: str, cwd: Path | None = None, **more: str) -> None:
+    """run.py takes it as the user's mistake: exit code 2, nothing on stdout, one line on stderr that tells all of this."""
+    done = run(store, words, cwd, **more)
+    assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
+    assert done.stderr.startswith("run.py: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not [what for what in told if what not in done.stderr], done.stderr
+
+
+def cpu_seconds() -> float:
+    """What the children that ended so far have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def prepared_store(path: Path, template: Path) -> Path:
+    """A store whose MLflow database is there and known to be migrated, which saves an orchestrator seconds."""
+    path.mkdir(mode=0o700)
+    shutil.copy(template, path / "mlflow.db")
+    marker = path / ".mirror" / digest(f"sqlite:///{path}/mlflow.db") / "prepared"
+    marker.parent.mkdir(parents=True)
+    shutil.copy(next(template.parent.glob(".mirror/*/prepared")), marker)
+    return path
+
+
+@functools.cache
+def whole_table(template: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The store of a whole tiny Table 8 and how its run ended; once a session, for every test that only looks."""
+    store = prepared_store(template.parent / "runs", template)
+    return store, run(store, table8())
+
+
+def borrow(whole: Path, store: Path, *, but: Iterable[str]) -> None:
+    """The finished jobs of the whole table, so that an orchestrator has only those left to run whose names are in `but`."""
+    left = set(but)
+    for job in jobs(whole):
+        if job.job["name"] in left:
+            left.remove(job.job["name"])
+        else:
+            shutil.copytree(job.path, store / job.path.relative_to(whole), symlinks=True)
+    assert not left, left
+
+
+def named(store: Path, name: str) -> JobFolder:
+    (job,) = [job for job in jobs(store) if job.job["name"] == name]
+    return job
+
+
+def jobs(store: Path, stage: str = "*") -> list[JobFolder]:
+    return [JobFolder(path.parent) for path in sorted(store.glob(f"{stage}/*/job.json"))]
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)

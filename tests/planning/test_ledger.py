@@ -1,0 +1,175 @@
+"""The ledger against the paper's own text: every number that a table prints is a cell, and every cell that can run is planned."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers.orchestrator import ROOT, environment
+
+from orchestrate.planning import experiments, overlays
+from orchestrate.planning.experiments import Experiment
+from orchestrate.planning.plan import make_plan
+
+TOPICS = {
+    **{
+        "table1": "linear",
+        "table2": "efficiency",
+        "table3": "semi",
+        "table4": "coco",
+        "table5": "cifar",
+        "table6": "input",
+    },
+    **{"table7": "augmentation", "table8": "m", "table9": "branches", "figure4": "convergence", "figure7": "overlap"},
+}
+TABLES = [name for name in TOPICS if name.startswith("table")]
+TYPOS = {"deepculster": "deepcluster"}  # the paper's
+NO_LABEL = ("single-batch", "dual-batches", "Na")  # words of a row that are no part of its name
+Rows = list[tuple[str, list[float]]]
+
+
+@pytest.fixture(scope="module")
+def paper(data_root: Path) -> str:
+    """The paper's text, which lies beside the data root."""
+    found = sorted((data_root.resolve().parent / "paper").glob("*.txt"))
+    if not found:
+        pytest.skip(f"no real data: no text of the paper in {data_root.resolve().parent / 'paper'}")
+    return found[0].read_text(encoding="utf-8")
+
+
+def block(text: str, number: int) -> list[list[str]]:
+    """The tab-separated lines above a table's caption, as fields without markup and citation marks."""
+    lines = text.splitlines()
+    (caption,) = [place for place, line in enumerate(lines) if line.startswith(f"Table {number}.")]
+    end = max(place for place in range(caption) if "\t" in lines[place])
+    start = max(place for place in range(end) if "\t" not in lines[place]) + 1
+    fields = [line.split("\t") for line in lines[start : end + 1]]
+    return [[re.sub(r"<.*?>|\[\d+(, \d+)*\]|\*", "", field).strip() for field in line] for line in fields]
+
+
+def printed_rows(text: str, number: int) -> Rows:
+    """(label, numbers) of a table's rows in the paper. The first line is a header: Table 8's 2, 3, 4 are no results.
+
+    A label is all of a row's words; one that stands over several rows (Table 5) is carried down; a tick (Table 9) is its column.
+    """
+    header, *lines = block(text, number)
+    rows: Rows = []
+    over = ""
+    for line in lines:
+        matches = [re.fullmatch(r"(-?\d+(?:\.\d+)?)(?:h|MB)?", field) for field in line]
+        ticks = [header[place].split()[0] for place, field in enumerate(line) if field == "✓"]
+        words = [" and ".join(ticks)] if ticks else [
+            field for field, number in zip(line, matches, strict=True)
+            if not number and re.search("[A-Za-z]", field) and field not in NO_LABEL
+        ]  # fmt: skip
+        if any(matches) and len(words) > 1:
+            over = words[0]
+        elif over:
+            words = [over, *words]
+        if any(matches) or "Na" in line:
+            rows.append((", ".join(words), [float(match[1]) for match in matches if match]))
+    return rows
+
+
+def ledger_rows(experiment: Experiment) -> Rows:
+    rows: dict[str, list[float]] = {}
+    for cell in experiment.cells:
+        rows.setdefault(cell.row, []).extend([] if cell.printed is None else [cell.printed])
+    return list(rows.items())
+
+
+def plain(label: str) -> str:
+    """A label without case, spaces and signs."""
+    letters = re.sub(r"[^a-z0-9]", "", unicodedata.normalize("NFKC", label).lower())
+    return TYPOS.get(letters, letters)
+
+
+def differences(text: str, experiment: Experiment) -> list[str]:
+    """Where the ledger and the paper's table do not say the same; empty where they do."""
+    paper, ledger = printed_rows(text, int(experiment.name.removeprefix("table"))), ledger_rows(experiment)
+    numbers = [Counter(value for _, values in rows for value in values) for rows in (paper, ledger)]
+    found = [f"missing: {value}" for value in (numbers[0] - numbers[1]).elements()]
+    found += [f"not in the paper: {value}" for value in (numbers[1] - numbers[0]).elements()]
+    here, there = ({plain(label): values for label, values in rows} for rows in (paper, ledger))
+    if list(here) != list(there):
+        found.append(f"rows: the paper has {list(here)}, the ledger {list(there)}")
+    return found + [
+        f"row {label}: {here[label]} and {there.get(label)}" for label in here if here[label] != there.get(label)
+    ]
+
+
+# -- the numbers ------------------------------------------------------------------------------------------------------
+def test_the_parser_sees_the_tables(paper: str) -> None:
+    """Else an empty table would equal an empty ledger."""
+    counts = {name: sum(len(values) for _, values in printed_rows(paper, int(name[5:]))) for name in TABLES}
+    assert counts == dict(zip(TABLES, (15, 6, 24, 12, 10, 9, 3, 3, 3), strict=True))
+    assert dict(printed_rows(paper, 6))["(a) Small-size Patch"] == [67.0, 5.5, 2700.0]
+    assert dict(printed_rows(paper, 5))["linear, Supervised"] == [62.5, 41.0]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_the_papers_numbers_row_by_row(paper: str, name: str) -> None:
+    assert differences(paper, experiments.load_all()[name]) == []
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_wrong_or_missing_or_added_number_is_found(paper: str, name: str) -> None:
+    right = experiments.load_all()[name]
+    place = next(place for place, cell in enumerate(right.cells) if cell.printed is not None)
+    one = right.cells[place]
+    wrong = one.model_copy(update={"printed": (one.printed or 0) + 0.1})
+    extra = one.model_copy(update={"key": "extra", "row": "Extra"})
+    before, after = right.cells[:place], right.cells[place + 1 :]
+    for cells in ((*before, wrong, *after), (*before, *after), (*right.cells, extra)):
+        assert differences(paper, right.model_copy(update={"cells": cells}))
+
+
+def test_two_rows_changed_over_are_found(paper: str) -> None:
+    right = experiments.load_all()["table2"]
+    other = right.cells[::-1]
+    swapped = [cell.model_copy(update={"printed": other[place].printed}) for place, cell in enumerate(right.cells)]
+    assert differences(paper, right.model_copy(update={"cells": tuple(swapped)}))
+
+
+# -- what can be run --------------------------------------------------------------------------------------------------
+def test_every_table_and_figure_with_numbers_is_there_under_its_topic() -> None:
+    ledger = experiments.load_all()
+    assert {name: experiment.topic for name, experiment in ledger.items()} == TOPICS
+    for name, topic in TOPICS.items():
+        assert experiments.find([topic]) == [ledger[name]]
+
+
+def test_every_claim_names_cells_of_its_experiment() -> None:
+    for experiment in experiments.load_all().values():
+        keys = {cell.key for cell in experiment.all_cells}
+        assert experiment.claims, experiment.name
+        for claim in experiment.claims:
+            assert set(claim.cells) <= keys and len(set(claim.cells)) == len(claim.cells), claim.text
+            assert claim.reaches is None or claim.reaches.at in claim.reaches.series
+
+
+@pytest.mark.parametrize("protocol", overlays.overlays("protocols"))
+@pytest.mark.parametrize("scale", overlays.overlays("scales"))
+def test_every_cell_that_runs_is_planned(scale: str, protocol: str) -> None:
+    ledger = list(experiments.load_all().values())
+    plan = make_plan(ledger, scale, protocol)
+    planned = {(use.experiment, use.cell) for job in plan.jobs.values() for use in job.uses}
+    assert planned == {(one.name, cell.key) for one in ledger for cell in one.under(protocol).all_cells if cell.runs}
+    assert len(planned) > 120 and {one.name for one in ledger} == {name for name, _ in planned}
+
+
+def test_planning_the_whole_paper_takes_under_two_seconds(tmp_path: Path) -> None:
+    """CPU seconds of the process, for the machine may be busy with something else."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [sys.executable, str(ROOT / "orchestrate" / "run.py"), "all", "--scale", "paper", "--dry-run"]
+    done = subprocess.run(words, env=environment(tmp_path / "runs"), capture_output=True, text=True, timeout=120)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pretrain resnet50") > 10
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 2.0

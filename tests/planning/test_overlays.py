@@ -1,0 +1,73 @@
+"""Experiment files and overlays: a slip in one is one line that names the file and the valid choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jigclu.config import ConfigError
+from orchestrate.planning import experiments, overlays
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        ("scales", "on: {cifar10: {linear: {image_size: 32}}}", ["unknown key True", "for_data"]),
+        ("scales", "pretrian: {epochs: 3}", ["unknown key pretrian", "did you mean pretrain?"]),
+        ("scales", "for_data: {cifar: {linear: {lr: 1}}}", ["unknown key for_data.cifar;", "cifar10"]),
+        ("scales", "methods: {moco_v2: {pretrain: {epochs: 1}}}", ["unknown key methods.moco_v2", "moco"]),
+        ("protocols", "methods: {jigclu: {pretrian: {}}}", ["unknown key methods.jigclu.pretrian"]),
+    ],
+)
+def test_an_overlay_with_an_unknown_key_is_refused(
+    kind: str, text: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "odd.yaml").write_text(text)
+    monkeypatch.setattr(overlays, "ROOT", tmp_path)
+    with pytest.raises(ConfigError) as error:
+        overlays.overlay(kind, "odd")
+    assert str(error.value).startswith("odd.yaml: ") and all(word in str(error.value) for word in told), error.value
+
+
+HEAD = "title: t\nsource: s\ntopic: p\nunit: u\nrecipe: {pretrain: {}}\n"
+COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (COLUMN + "rows: [{row: r, printed: [1, 2]}]", ["prints 2 values for 1 columns"]),
+        (COLUMN + "rows: [{row: r, printed: 3.0}]", ["rows or columns"]),
+        (COLUMN + "rows: [1]", ["rows or columns"]),
+        ("columns: [{colum: a}]\nrows: [{row: r, printed: [1]}]", ["rows or columns", "column"]),
+        (
+            COLUMN + "rows: [{row: r, printed: [1], set: {pretrian.epochs: 3}}]",
+            ["sets 'pretrian.epochs'", "did you mean pretrain?"],
+        ),
+        (
+            COLUMN + "rows: [{row: r, printed: [1], protocols: {oficial: {}}}]",
+            ["unknown protocol 'oficial'", "did you mean official?"],
+        ),
+        (COLUMN + "rows: [{row: r}]", ["no printed value"]),
+        (COLUMN + "rows: [{row: r, printed: [1], cited: x, not_applicable: y}]", ["just one of"]),
+        (
+            COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s, best: [r a, r b]}]",
+            ["'r b'", "did you mean r a?"],
+        ),
+        (COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s}]", ["just one of order, best"]),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_is_one_line(
+    text: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "protocols").mkdir()
+    for name in ("official", "paper"):
+        (tmp_path / "protocols" / f"{name}.yaml").write_text("")
+    (tmp_path / "table1.yaml").write_text(HEAD + text)
+    monkeypatch.setattr(overlays, "ROOT", tmp_path)
+    with pytest.raises(ConfigError) as error:
+        experiments.load_all()
+    assert str(error.value).startswith("table1.yaml: ") and "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in told), error.value

@@ -1,0 +1,388 @@
+"""Planning: what a job is called, which overlays it is made of, and how a user's mistake is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.orchestrator import ROOT, cpu_seconds, environment, refused, run
+
+from jigclu.config import STAGES, Strict, identity
+from jigclu.data.catalog import expected_images
+from orchestrate.planning import experiments, overlays
+from orchestrate.planning.experiments import Cell, Experiment
+from orchestrate.planning.plan import Job, Plan, make_plan
+from orchestrate.planning.resolve import parse_sets, resolve
+
+LAZY = f"""
+import runpy, sys
+try:
+    runpy.run_path({str(ROOT / "orchestrate" / "run.py")!r}, run_name="__main__")
+except SystemExit as end:
+    print("exit", end.code, sorted({{"torch", "mlflow", "submitit", "pandas"}} & set(sys.modules)))
+"""
+
+
+def plan(*sets: str, scale: str = "paper", protocol: str = "official", seeds: int = 1) -> Plan:
+    return make_plan(experiments.find(["table8"]), scale, protocol, seeds, parse_sets(sets))
+
+
+def job_of(made: Plan, stage: str, label: str) -> Job:
+    (found,) = [job for job in made.jobs.values() if (job.stage, job.label, job.seed) == (stage, label, 0)]
+    return found
+
+
+def leaves(config: Strict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        yield from leaves(value, (*path, name)) if isinstance(value, Strict) else [(*path, name)]
+
+
+def changed(config: Any, path: tuple[str, ...]) -> Any:
+    """The config with another value there."""
+    name, *rest = path
+    value = getattr(config, name)
+    if rest:
+        other = changed(value, tuple(rest))
+    elif isinstance(value, str):
+        other = value + "x"
+    elif isinstance(value, tuple):
+        other = (*value, 7)
+    else:
+        other = 7 if value is None else value + 1
+    return config.model_copy(update={name: other})
+
+
+# -- what a job is called ---------------------------------------------------------------------------------------------
+def test_ids_are_the_same_in_every_process() -> None:
+    code = "import json; from orchestrate import experiments as e, plan as p; "
+    code += "print(json.dumps(list(p.make_plan(e.find(['table8']), 'paper', 'official').jobs)))"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment(ROOT, PYTHONHASHSEED=seed), capture_output=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    ids = list(plan().jobs)
+    assert [json.loads(text) for text in told] == [ids, ids]
+    assert all(len(name) == 12 and set(name) <= set("0123456789abcdef") for name in ids)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_field_but_runtime_is_in_the_id(stage: str) -> None:
+    config = STAGES[stage]()
+    job = Job(stage, config, ("0123456789ab",), 0, "m=2", "paper", "official")
+    ids = {path: dataclasses.replace(job, config=changed(config, path)).id for path in leaves(config)}
+    transient = {path for path in ids if ids[path] == job.id}
+    assert transient == {path for path in ids if path[0] == "runtime"} != set()
+    assert len(set(ids.values())) == len(ids) - len(transient) + 1
+
+
+def test_seed_upstream_and_stage_are_in_the_id_and_names_are_not() -> None:
+    job = job_of(plan(), "linear", "m=2")
+    others: list[dict[str, Any]] = [{"seed": 1}, {"upstream": ()}, {"upstream": ("0123456789ab",)}, {"stage": "knn"}]
+    assert len({job.id} | {dataclasses.replace(job, **other).id for other in others}) == 5
+    assert dataclasses.replace(job, label="x", scale="y", protocol="z", experiments={"table9"}).id == job.id
+
+
+def test_however_a_config_is_come_by_its_id_is_the_same() -> None:
+    ids = set(plan().jobs)
+    assert set(plan("linear.lr=1", "pretrain.runtime.workers=3").jobs) == ids
+    undone = plan("pretrain.method.extend=0.3", "pretrain.method.loss_scale=official", protocol="paper")
+    assert set(undone.jobs) == ids
+    renamed = [found.model_copy(update={"name": "table99"}) for found in experiments.find(["table8"])]
+    assert set(make_plan(renamed, "paper", "official").jobs) == ids
+
+
+# -- which jobs there are ---------------------------------------------------------------------------------------------
+def test_a_shared_job_appears_once_and_counts_as_often_as_it_is_asked_for() -> None:
+    (found,) = experiments.find(["table8"])
+    made = make_plan([found, found.model_copy(update={"name": "table99"})], "paper", "official")
+    assert made.jobs.keys() == plan().jobs.keys()
+    assert [job.asked for job in made.jobs.values()] == [2] * 7 and made.naive == 14
+    assert {frozenset(job.experiments) for job in made.jobs.values()} == {frozenset({"table8", "table99"})}
+    uses = {(use.experiment, use.cell) for use in job_of(made, "linear", "m=3").uses}
+    assert uses == {("table8", "m=3"), ("table99", "m=3")}
+    assert [one.name for one in experiments.find(["table8", "m", "table8"])] == [
+        "table8"
+    ]  # one experiment by three words is one
+
+
+def test_upstream_comes_first_and_the_random_cell_has_none() -> None:
+    made = plan()
+    order = list(made.jobs)
+    assert all(order.index(up) < order.index(job.id) for job in made.jobs.values() for up in job.upstream)
+    for m in (2, 3, 4):
+        assert job_of(made, "linear", f"m={m}").upstream == (job_of(made, "pretrain", f"m={m}").id,)
+    assert job_of(made, "linear", "random init").upstream == ()
+    assert len(order) == 7
+
+
+def test_seeds_repeat_every_cell_and_keep_the_first() -> None:
+    one, three = plan(), plan(seeds=3)
+    assert len(three.jobs) == 3 * len(one.jobs) and set(one.jobs) < set(three.jobs)
+    for job in three.jobs.values():
+        assert all(three.jobs[up].seed == job.seed for up in job.upstream)
+    assert [job.seed for job in three.jobs.values() if job.stage == "pretrain"] == [0, 1, 2] * 3
+
+
+def test_overrides_that_change_results_are_the_variant_of_their_cells() -> None:
+    made = plan("pretrain.epochs=5", "linear.runtime.workers=2", "linear.lr=3")
+    assert made.variant == "linear.lr=3 pretrain.epochs=5"
+    assert {use.variant for job in made.jobs.values() for use in job.uses} == {made.variant}
+    assert plan("linear.runtime.workers=2").variant == plan().variant == ""
+
+
+# -- what a config is made of -----------------------------------------------------------------------------------------
+def test_a_later_layer_wins_and_leaves_the_rest() -> None:
+    """Schema <- recipe <- scale <- protocol <- --set <- cell; layer n sets the fields n and later ones."""
+    fields = ("batch_size", "epochs", "image_size", "optimizer.lr", "method.dim")
+
+    def layer(number: int) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        for field in fields[number:]:
+            *parents, last = field.split(".")
+            leaf = tree
+            for parent in parents:
+                leaf = leaf.setdefault(parent, {})
+            leaf[last] = 10 + number
+        return tree
+
+    cell = Cell(key="a", row="r", column="c", report="pretrain.loss", printed=1, set={"pretrain.method.dim": 14})
+    stages = resolved(
+        cell, {"pretrain": {"backbone": "resnet34", **layer(0)}}, {"pretrain": layer(1)}, {"pretrain": layer(2)},
+        {"pretrain.optimizer.lr": 13, "pretrain.method.dim": 13},
+    )  # fmt: skip
+    config: Any = stages["pretrain"]
+    assert (config.batch_size, config.epochs, config.image_size) == (10, 11, 12)
+    assert (config.optimizer.lr, config.method.dim) == (13, 14)
+    assert (config.backbone, config.optimizer.momentum, config.method.m) == ("resnet34", 0.9, 2)
+
+
+def resolved(cell: Cell, recipe: dict[str, Any], *layers: Any) -> dict[str, Strict | None]:
+    made = Experiment(name="x", title="x", source="x", topic="x", unit="x", recipe=recipe, cells=(cell,))
+    return resolve(made, cell, *layers)
+
+
+def test_a_share_is_of_what_the_layers_below_say_and_at_least_one() -> None:
+    for below, share, epochs in ((200, "20%", 40), (6, "20%", 1), (2, "20%", 1), (7, "60%", 4)):
+        cell = Cell(key="a", row="r", column="c", report="linear.top1", set={"pretrain.epochs": share})
+        stages: Any = resolved(cell, {"pretrain": {}, "linear": {}}, {"pretrain": {"epochs": below}}, {}, {})
+        assert stages["pretrain"].epochs == epochs
+    schema_default: Any = resolved(cell, {"pretrain": {}, "linear": {}}, {}, {}, {})
+    assert schema_default["pretrain"].epochs == 120
+    set_below: Any = resolved(cell, {"pretrain": {}, "linear": {}}, {}, {}, {"pretrain.epochs": 10})
+    assert set_below["pretrain"].epochs == 6
+
+
+def test_scale_and_protocol_reach_one_method_or_one_data_set_alone() -> None:
+    scale = {
+        "methods": {"moco": {"pretrain": {"method": {"queue": 99}}}},
+        "for_data": {"cifar10": {"linear": {"image_size": 32}}},
+        "datasets": {"cifar10": {"name": "scenes", "canvas": 16}},
+    }
+    protocol = {"methods": {"jigclu": {"pretrain": {"method": {"extend": 0.1}}}}}
+    recipe = {"pretrain": {"data": {"name": "imagenet1k"}}, "linear": {"data": {"name": "cifar10"}}, "finetune": {}}
+    for method in ("jigclu", "moco_v2", "simclr", "supervised"):
+        cell = Cell(key="a", row="r", column="c", report="linear.top1", method=method)
+        stages: Any = resolved(cell, recipe, scale, protocol, {})
+        pretrain, probe = stages["pretrain"], stages["linear"]
+        assert getattr(pretrain.method, "queue", 99) == 99 and getattr(pretrain.method, "extend", 0.1) == 0.1
+        # Another data set takes nothing of the pretraining's: not its canvas, not its version.
+        assert (probe.data.name, probe.data.canvas, probe.data.version, probe.image_size) == ("scenes", 16, "1", 32)
+        cell = Cell(key="a", row="r", column="c", report="finetune.top1", method=method)
+        tuned: Any = resolved(cell, recipe, scale, protocol, {})["finetune"]
+        assert (tuned.data, tuned.image_size) == (pretrain.data, 224)
+
+
+def test_the_scales_own_words_reach_cifar_and_the_label_lists() -> None:
+    """In the real files: CIFAR is seen at its own size, and a batch fits the smallest list."""
+    for scale in overlays.overlays("scales"):
+        for job in make_plan(experiments.find(["table5", "table3"]), scale, "official").jobs.values():
+            config: Any = job.config
+            if getattr(config, "crop", "") == "padded":
+                assert (config.image_size, config.resize, config.data.canvas) == (32, 32, 32), (scale, job.name)
+            if job.stage == "finetune":
+                assert expected_images(config.data, "train") >= config.batch_size, (scale, job.name)
+
+
+def test_figure_4_has_a_training_of_its_own_for_every_point() -> None:
+    for scale in overlays.overlays("scales"):
+        made = make_plan(experiments.find(["figure4"]), scale, "official")
+        assert len([job for job in made.jobs.values() if job.stage == "pretrain"]) == 15, scale
+
+
+def test_the_methods_rates_are_the_protocols() -> None:
+    """protocols.md §1.7, §2.1, §3.3: 0.03, on ImageNet-100 0.06 for the contrastive ones; the probe's rates by data set."""
+    made = make_plan(experiments.find(["table1", "table2", "table5"]), "paper", "official")
+    rates = {
+        (job.label, job.config.data.name): job.config.optimizer.lr
+        for job in made.jobs.values()
+        if job.stage == "pretrain"
+    }  # type: ignore[attr-defined]
+    assert {rates[name, "imagenet1k"] for name in ("m=2", "simclr", "moco", "moco v2")} == {0.03}
+    assert (rates["simclr", "imagenet100"], rates["moco v2", "imagenet100"], rates["m=2", "imagenet100"]) == (
+        0.06,
+        0.06,
+        0.03,
+    )
+    probes = {
+        (job.label, job.config.data.name, job.config.data.subset): job.config.lr
+        for job in made.jobs.values()
+        if job.stage == "linear"
+    }  # type: ignore[attr-defined]
+    assert (probes["m=2", "imagenet1k", None], probes["moco v2", "imagenet1k", None]) == (10.0, 30.0)
+    assert {lr for (_, data, subset), lr in probes.items() if data != "imagenet1k" or subset} == {1.0}
+
+
+def test_a_cell_may_mean_something_else_under_each_protocol() -> None:
+    """Figure 7's x: how far a patch reaches (official), the overlap of two (paper); protocols.md D1."""
+    for protocol, share in (("official", 1.0), ("paper", 0.5)):
+        made = make_plan(experiments.find(["figure7"]), "paper", protocol)
+        found = {}
+        for job in made.jobs.values():
+            config: Any = made.jobs[job.upstream[0]].config if job.upstream else None
+            found |= {float(use.cell.removeprefix("x=")): config.method.extend for use in job.uses}
+        assert found == pytest.approx({x: x * share for x in found})
+        assert len(found) == (6 if protocol == "official" else 7)  # a patch that reaches past the image is none
+
+
+def test_only_the_cells_that_are_asked_for_are_planned(tmp_path: Path) -> None:
+    made = make_plan(experiments.find(["table8"]), "smoke", "official", only=["m=3"])
+    assert {use.cell for job in made.jobs.values() for use in job.uses} == {"m=3"} and len(made.jobs) == 2
+    assert set(made.jobs) < set(plan(scale="smoke").jobs)
+    refused(tmp_path / "runs", ["table8", "--cells", "m=5"], "no cell 'm=5'", "m=2, m=3, m=4", "did you mean m=")
+
+
+def test_names_tell_jobs_of_the_paper_apart() -> None:
+    for scale in ("paper", "mini"):
+        names = [job.name for job in make_plan(experiments.find(["all"]), scale, "official").jobs.values()]
+        assert len(names) > 80 and len(set(names)) == len(names), sorted(n for n in set(names) if names.count(n) > 1)
+
+
+def test_a_scale_lets_another_data_set_and_backbone_stand_in() -> None:
+    for job in plan(scale="mini").jobs.values():
+        config: Any = job.config
+        assert (config.data.name, config.data.canvas, config.backbone) == ("imagenette", 128, "resnet18")
+        assert config.data.version == "v2-128px"
+
+
+def test_protocol_paper_changes_overlap_and_loss_scale_only() -> None:
+    official, paper = plan(), plan(protocol="paper")
+    for m in (2, 3, 4):
+        before, after = (identity(job_of(made, "pretrain", f"m={m}").config) for made in (official, paper))
+        assert (before["method"].pop("extend"), after["method"].pop("extend")) == (0.3, 0.15)
+        assert (before["method"].pop("loss_scale"), after["method"].pop("loss_scale")) == ("official", "paper")
+        assert before == after
+        assert job_of(official, "linear", f"m={m}").config == job_of(paper, "linear", f"m={m}").config
+    assert job_of(official, "linear", "random init").id == job_of(paper, "linear", "random init").id
+
+
+def test_table8_at_scale_paper_is_the_protocols_run() -> None:
+    """protocols.md §1.7 (optimiser, schedule, batch), §1.2 (montage of 224), §2.1 and §2.2 (the probe)."""
+    made = plan()
+    for m in (2, 3, 4):
+        config = identity(job_of(made, "pretrain", f"m={m}").config)
+        assert config["optimizer"] == {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
+        assert (config["batch_size"], config["epochs"], config["image_size"]) == (256, 200, 224)
+        assert (config["backbone"], config["data"]["name"], config["precision"]) == (
+            "resnet50",
+            "imagenet100",
+            "float32",
+        )
+        method = {key: config["method"][key] for key in ("m", "extend", "temperature", "dim", "loss_scale")}
+        assert method == {"m": m, "extend": 0.3, "temperature": 0.3, "dim": 128, "loss_scale": "official"}
+        assert (config["method"]["clustering_weight"], config["method"]["location_weight"]) == (1, 1)
+    for label in ("m=2", "m=3", "m=4", "random init"):
+        probe = identity(job_of(made, "linear", label).config)
+        assert (probe["lr"], probe["momentum"], probe["weight_decay"], probe["batch_size"]) == (1.0, 0.9, 0.0, 256)
+        assert (probe["epochs"], probe["milestones"], probe["gamma"]) == (100, [0.6, 0.8], 0.1)
+        assert (probe["image_size"], probe["resize"], probe["crop_scale"], probe["views"]) == (
+            224,
+            256,
+            [0.08, 1.0],
+            None,
+        )
+        assert (probe["backbone"], probe["data"]["name"]) == ("resnet50", "imagenet100")
+
+
+# -- how it answers ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("words", [["--list"], ["table8", "--scale", "paper", "--dry-run"]], ids=["list", "dry run"])
+def test_list_and_dry_run_import_no_torch_and_write_nothing(words: list[str], tmp_path: Path) -> None:
+    store, before = tmp_path / "runs", cpu_seconds()
+    done = subprocess.run(
+        [sys.executable, "-c", LAZY, *words],
+        cwd=tmp_path, env=environment(store), capture_output=True, text=True,
+    )  # fmt: skip
+    assert cpu_seconds() - before < 1
+    assert done.stdout.splitlines()[-1] == "exit 0 []", done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_tells_the_graph_and_the_cost(tmp_path: Path) -> None:
+    done = run(tmp_path / "runs", ["table8", "--scale", "mini", "--cluster", "local", "--dry-run"])
+    made = plan(scale="mini")
+    assert all(f"{job.id}  new" in done.stdout and job.name in done.stdout for job in made.jobs.values())
+    assert "jobs: 7 naive, 7 unique, 0 cached, 7 to run on local" in done.stdout
+    assert "estimated CPU-hours: " in done.stdout.splitlines()[-2]
+    assert "estimated wall time on 1 CPU at once: " in done.stdout.splitlines()[-1]
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "no experiment": ([], ["which experiment?", "table8", "all"]),
+    "experiment": (["tabel8"], ["'tabel8'", "valid: all, augmentation", "did you mean table8?"]),
+    "scale": (["table8", "--scale", "papr"], ["'papr'", "mini, paper, small, smoke", "did you mean paper?"]),
+    "protocol": (["m", "--protocol", "offical"], ["'offical'", "official, paper", "did you mean official?"]),
+    "cluster": (["m", "--cluster", "slrum"], ["'slrum'", "local, slurm", "did you mean slurm?", "YAML"]),
+    "seeds": (["m", "--seeds", "0"], ["--seeds 0", "at least 1"]),
+    "no stage": (["m", "--set", "epochs=3"], ["'epochs=3'", "stage.key=value"]),
+    "no value": (["m", "--set", "pretrain.epochs"], ["'pretrain.epochs'", "stage.key=value"]),
+    "not YAML": (["m", "--set", "linear.milestones=[1"], ["linear.milestones=[1", "not a YAML value"]),
+    "stage": (["m", "--set", "pretrian.epochs=3"], ["'pretrian'", "valid: detect, finetune, knn", "did you mean pretrain?"]),
+    "unused stage": (["m", "--set", "knn.k=3"], ["'knn'", "table8", "valid: linear, pretrain"]),
+    "key": (["m", "--set", "pretrain.epoch=3"], ["pretrain.epoch;", "batch_size", "did you mean epochs?"]),
+    "nested key": (["m", "--set", "pretrain.method.dims=3"], ["pretrain.method.dims", "temperature", "did you mean dim?"]),
+    "type": (["m", "--set", "pretrain.epochs=ten"], ["pretrain.epochs", "integer", "'ten'"]),
+    "data is no name": (["m", "--set", "linear.data=imagenette"], ["linear.data", "imagenette"]),
+    "data name is no text": (["m", "--set", "pretrain.data.name=[1]"], ["pretrain.data.name"]),
+    "date": (["m", "--set", "pretrain.epochs=2026-01-01"], ["2026-01-01", "date"]),
+    "another method's": (["table2", "--set", "pretrain.method.queue=9"], ["pretrain.method.queue", "valid: ", "table2 SimCLR"]),
+    "choice": (["m", "--set", "linear.backbone=vgg"], ["linear.backbone", "'resnet18'", "'resnet152'", "'vgg'"]),
+    "what the cells are": (["m", "--set", "pretrain.method.m=2"], ["pretrain.method.m", "cells of table8 differ"]),
+    "two backbones": (["m", "--set", "linear.backbone=resnet34"], ["linear", "resnet34", "resnet50", "pretrained"]),
+    "range": (["m", "--set", "pretrain.method.extend=2"], ["pretrain.method.extend", "0.5", "got 2"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_valid_choices(mistake: str, tmp_path: Path) -> None:
+    words, told = MISTAKES[mistake]
+    refused(tmp_path / "runs", words, *told)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("kind: slurm\npartitoin: gpu\n", ["unknown key partitoin", "account", "did you mean partition?"]),
+        ("kind: pbs\n", ["kind", "'local'", "'slurm'"]),
+        ("partition: gpu\n", ["kind"]),
+        ("kind: local\nminutes: long\n", ["minutes", "integer"]),
+        ("kind: [local\n", ["cluster.yaml:2", "not YAML"]),
+        ("- local\n", ["a mapping is expected"]),
+    ],
+)
+def test_a_bad_cluster_file_is_one_line_too(text: str, told: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(text)
+    refused(tmp_path / "runs", ["table8", "--cluster", "cluster.yaml"], "cluster.yaml", *told)
+
+
+def test_slurm_where_there_is_none_names_the_way_out(tmp_path: Path) -> None:
+    refused(tmp_path / "runs", ["table8", "--cluster", "slurm"], "no sbatch", "--cluster local", PATH=str(tmp_path))

@@ -1,0 +1,157 @@
+"""Table 4 in the report: columns of ours, numbers that a data set cannot give, too few photographs, boxes on photographs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.mlflow import make_job, use
+from matplotlib.image import imsave
+
+from orchestrate import mirror
+from orchestrate.mirror.store import connect
+from orchestrate.planning import experiments
+from reports import __main__, assemble, frames, tables
+from reports.page import page
+
+KEYS = {one.key: one for one in experiments.find(["table4"])[0].all_cells}
+ROWS = {"MoCo v2": "moco v2", "JigClu": "m=2", "Supervised": "supervised", "random": "random init"}
+COCO_MINI = {
+    "data": {"name": "coco_mini", "train_images": None},
+    "backbone": "resnet18",
+    "solver": {"schedule": 1.0, "batch_size": 4, "lr": 0.01},
+    "sizes": {"train": [224], "test": 256, "longest": 512},
+    "precision": "bfloat16",
+}
+SCENES = COCO_MINI | {"data": {"name": "coco_scenes", "train_images": 500}}
+MEASURED = {"ap": 4.25, "ap50": 9.5, "ap75": 3.0, "agnostic_ap": 21.5, "agnostic_ap50": 44.0}
+NOTE = "are too few for AP over"
+FIGURE = "Boxes on the first validation"
+
+
+def add_row(
+    store: Path, row: str, config: dict[str, Any], metrics: dict[str, float], images: int, classes: int
+) -> None:
+    """The job of a row of Table 4, with a picture except for `Supervised`. `classes` stands in the details of its result."""
+    job_id = f"{list(ROWS).index(row):012x}"
+    uses = [use(key, experiment="table4", metric=one.metric) for key, one in KEYS.items() if key.startswith(row)]
+    name = f"detect resnet18 {config['data']['name']} {ROWS[row]} seed 0"
+    folder = make_job(store, job_id, stage="detect", name=name, config=config, uses=uses)
+    folder.write_result(metrics, seconds=60.0, device="a CPU", val_images=images, categories=classes)
+    if row != "Supervised":
+        imsave(folder.path / "figures" / "predictions.png", [[[0.1, 0.5, len(row) / 10]] * 8] * 8)
+
+
+def report(store: Path, out: Path) -> dict[str, Any]:
+    """results.json of Table 4 at scale mini; the other files lie beside it."""
+    words = ["--store", str(store), "--out", str(out), "--scale", "mini", "--targets", "table4"]
+    assert __main__.main(words) == 0
+    return dict(json.loads((out / "results.json").read_text()))
+
+
+def lines_of(out: Path) -> list[str]:
+    return (out / "table4-mini-official.md").read_text().splitlines()
+
+
+def row_of(out: Path, row: str) -> dict[str, str]:
+    """Column -> what stands in our line of the row."""
+    split = [[word.strip() for word in line.strip("|").split("|")] for line in lines_of(out) if line.startswith("|")]
+    return next(dict(zip(split[0], words, strict=True)) for words in split if words[0] == row)
+
+
+@pytest.fixture(autouse=True)
+def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of four detectors tested on 206 photographs with people on them."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for row in ROWS:
+        add_row(folder / "runs", row, COCO_MINI, MEASURED | {"person_ap": 12.5, "person_ap50": 30.0}, 206, 80)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        report(folder / "runs", folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of one detector tested on drawn scenes, which have no people; one of its numbers is NaN."""
+    folder = tmp_path_factory.mktemp("scenes")
+    add_row(folder / "runs", "JigClu", SCENES, MEASURED | {"ap": math.nan}, 300, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        report(folder / "runs", folder / "out")
+    return folder / "out"
+
+
+def test_a_number_that_no_result_has_is_not_taken_for_nan(scenes: Path) -> None:
+    shown = row_of(scenes, "JigClu (Ours)")
+    assert (shown["AP"], shown["APs"], shown["AP person (ours only)"]) == ("NaN", "n/a", "n/a")
+    text = (scenes / "index.html").read_text()
+    assert ">n/a</a>" in text and ">NaN</a>" in text
+    results = json.loads((scenes / "results.json").read_text())
+    assert results["claims"][0]["reason"] == "missing: JigClu AP (NaN); MoCo v2 AP (not run)."
+
+
+def test_columns_of_ours_stand_beside_those_of_the_paper(photographs: Path) -> None:
+    shown = row_of(photographs, "JigClu (Ours)")
+    ours = ["AP any class (ours only)", "AP50 any class (ours only)", "AP person (ours only)"]
+    assert list(shown)[1:] == ["AP", "AP50", "AP75", "APs", "APm", "APl", *ours]
+    assert [shown[column] for column in ("AP", *ours)] == ["4.2", "21.5", "44.0", "12.5"]
+    assert {row_of(photographs, row)["AP person (ours only)"] for row in ("Supervised", "MoCo v2")} == {"12.5"}
+
+
+def test_too_few_photographs_are_said_to_be_so_with_the_columns_to_read(photographs: Path) -> None:
+    (line,) = [line for line in lines_of(photographs) if NOTE in line]
+    assert line.startswith("206 photographs are too few for AP over ")
+    assert line.endswith(
+        " to mean much: read AP any class (AP as if every box were of one class) and AP person beside it."
+    )
+    assert line in (photographs / "index.html").read_text()
+
+
+def test_the_note_counts_the_categories_that_mlflow_knows_of(photographs: Path) -> None:
+    loaded = frames.load(connect(mirror.tracking_uri(photographs.parent / "runs")), ["mini"])
+    for metrics in loaded.jobs["metrics"]:
+        metrics["result.categories"] = 80.0
+    (table,) = assemble.assemble(loaded, experiments.find(["table4"]), ["mini"])
+    line, sizes = tables.too_few(table)
+    assert line.startswith("206 photographs are too few for AP over 80 categories to mean much: read ")
+    assert "small, medium and large are other objects" in sizes
+
+
+def test_people_are_not_named_where_there_are_none(scenes: Path) -> None:
+    (line,) = [line for line in lines_of(scenes) if NOTE in line]
+    assert line.startswith("300 drawn scenes are") and "person" not in line and "AP any class" in line
+
+
+def test_enough_photographs_need_no_word(tmp_path: Path) -> None:
+    add_row(tmp_path / "runs", "JigClu", COCO_MINI, MEASURED, 5000, 80)
+    report(tmp_path / "runs", tmp_path / "out")
+    assert NOTE not in (tmp_path / "out" / "table4-mini-official.md").read_text()
+
+
+def test_boxes_of_every_encoder_stand_on_the_page_where_they_were_drawn(photographs: Path) -> None:
+    text = (photographs / "index.html").read_text()
+    figure = text[text.index(f"{FIGURE} photographs: annotated (left)") :].partition("</figure>")[0]
+    for label in ("m=2", "moco v2", "random init"):
+        assert f'alt="Annotated and predicted boxes, {label}"' in figure and f">{label}</span>" in figure
+    assert figure.count("data:image/png;base64,") == 3 and "supervised" not in figure
+
+
+def test_page_without_pictures_of_boxes_has_no_such_figure(tmp_path: Path) -> None:
+    add_row(tmp_path / "runs", "Supervised", COCO_MINI, MEASURED, 206, 80)
+    report(tmp_path / "runs", tmp_path / "out")
+    assert FIGURE not in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_config_of_a_detector_in_a_line(scenes: Path) -> None:
+    told = "data coco_scenes, train_images 500, backbone resnet18, schedule 1.0, batch_size 4, lr 0.01, test_size 256"
+    assert f"{told}, precision bfloat16" in (scenes / "index.html").read_text()
+    assert set(page.LABELS) <= {key for keys in page.HIGHLIGHTS.values() for key in keys}

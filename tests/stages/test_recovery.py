@@ -1,0 +1,138 @@
+"""The pretext task put back together: right where the network is right, and said to be wrong where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+from torch import Tensor
+
+from jigclu import counter_rng, methods
+from jigclu.config import DataConfig, PretrainConfig, RuntimeConfig
+from jigclu.data.canvases import open_dataset
+from jigclu.data.loader import Batch, Unreadable, batches
+from jigclu.evaluation import metrics
+from jigclu.figures import neighbours, recovery
+from jigclu.job_folder import JobFolder
+from jigclu.methods.jigclu import JigClu
+from jigclu.training.distributed import RankInfo
+from jigclu.training.usage import Usage
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 4), (3, 9), (1, 4)])
+def test_vectors_that_lie_together_are_grouped(count: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    centres = torch.randn(count, 32, generator=generator)
+    order = torch.randperm(count * size, generator=generator)
+    of = torch.arange(count).repeat(size)[order]
+    groups = recovery.grouped(centres[of] + 0.1 * torch.randn(count * size, 32, generator=generator), size)
+    assert groups.shape == (count, size) and sorted(groups.flatten().tolist()) == list(range(count * size))
+    assert (of[groups] == of[groups][:, :1]).all()
+
+
+def test_no_place_is_given_twice_and_the_surest_is_first() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.0], [0.95, 0.1, 0.0], [0.2, 0.3, 0.1]]).log()
+    assert recovery.placed(scores).tolist() == [1, 0, 2]
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def task(request: pytest.FixtureRequest) -> tuple[JigClu, Batch]:
+    data = DataConfig(name="scenes", canvas=64, train_images=40, val_images=20)
+    config = PretrainConfig(
+        data=data, backbone="resnet18", image_size=60, batch_size=10, precision="float32",
+        method={"name": "jigclu", "m": request.param}, runtime=RuntimeConfig(device="cpu", threads=1),  # type: ignore[arg-type]
+    )  # fmt: skip
+    dataset = open_dataset(data, "train")
+    method = methods.build(config, 0, RankInfo(0, 1, CPU), len(dataset.classes))
+    assert isinstance(method, JigClu)
+    return method, next(batches(dataset, [list(range(10))], 0, Unreadable(), substitute=True))
+
+
+def oracle(method: JigClu, wrong: int) -> tuple[Tensor, Tensor]:
+    """What a network would say that knows the truth, but swaps the places of `wrong` pairs within one image."""
+    mm = method.m**2
+    permutation = counter_rng.permutation(0, counter_rng.MONTAGE, 7, 0, mm * recovery.IMAGES)
+    images, places = permutation % recovery.IMAGES, permutation // recovery.IMAGES
+    for image in range(wrong):
+        first, second = ((images == image) & (places == place) for place in (0, 1))
+        places = torch.where(first, 1, torch.where(second, 0, places))
+    return torch.eye(recovery.IMAGES)[images], 9 * torch.eye(mm)[places]
+
+
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_what_is_right_of_a_recovery_is_counted_and_drawn(
+    wrong: int, task: tuple[JigClu, Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, batch = task
+    monkeypatch.setattr(recovery, "_seen", lambda method, montages: oracle(method, wrong))
+    told = recovery.recover(method, batch, 7, tmp_path)
+    patches = method.m**2 * recovery.IMAGES
+    assert told["recovered_images"] == 100
+    assert told["recovered_places"] == pytest.approx(100 * (1 - 2 * wrong / patches))
+    assert told["recovered_chance"] < 50
+    picture = imread(tmp_path / "recovery.png")[..., :3]
+    if not wrong:  # the recovered images are the true ones, but for the frames
+        side = (picture.shape[0] - 4) // 4
+        recovered, truth = (picture[4 + side * row : side * (row + 1)] for row in (1, 2))
+        framed = (abs(recovered - torch.tensor(neighbours.RIGHT).numpy()) < 0.01).all(-1)
+        assert framed.mean() < 0.2 and (abs(recovered - truth)[~framed] < 1e-6).all()
+    red = (abs(picture - torch.tensor(neighbours.WRONG).numpy()) < 0.01).all(-1).sum()
+    assert (red > 50) == bool(wrong)
+
+
+def test_an_untrained_network_recovers_little_and_is_left_as_it_was(task: tuple[JigClu, Batch], tmp_path: Path) -> None:
+    method, batch = task
+    method.network.train()
+    before = {name: value.clone() for name, value in method.network.state_dict().items()}
+    told = recovery.recover(method, batch, 7, tmp_path)
+    assert told["recovered_places"] < 60
+    assert method.network.training and all(torch.equal(before[k], v) for k, v in method.network.state_dict().items())
+
+
+def test_accuracy_by_class_adds_up_to_the_whole(tmp_path: Path) -> None:
+    labels, right = torch.tensor([0, 0, 1, 1, 1, 3]), torch.tensor([True, False, True, True, False, True])
+    counts = metrics.by_class(right, labels, 4)
+    assert counts.tolist() == [[1, 2, 0, 1], [2, 3, 0, 1]]
+    neighbours.write_classes(tmp_path / "per_class.csv", ["a", "b, c", "d", "e"], counts)
+    assert (tmp_path / "per_class.csv").read_text().splitlines() == [
+        *("class,images,top1", "a,2,50.00", '"b, c",3,66.67', "d,0,", "e,1,100.00")
+    ]
+
+
+def test_neighbours_are_framed_by_their_class(tmp_path: Path) -> None:
+    dataset = open_dataset(DataConfig(name="scenes", canvas=32, train_images=20, val_images=40), "val")
+    labels = torch.from_numpy(dataset.labels)
+    neighbours.neighbours(tmp_path / "right.png", dataset, torch.eye(len(dataset.classes))[labels], labels)
+    neighbours.neighbours(tmp_path / "wrong.png", dataset, torch.eye(len(dataset))[:, torch.randperm(40)], labels)
+
+    def share(name: str, colour: tuple[float, float, float]) -> float:
+        return float((abs(imread(tmp_path / name)[..., :3] - torch.tensor(colour).numpy()) < 0.01).all(-1).mean())
+
+    assert share("right.png", neighbours.RIGHT) > share("wrong.png", neighbours.RIGHT)
+    assert share("wrong.png", neighbours.WRONG) > share("right.png", neighbours.WRONG)
+
+
+def test_usage_is_of_this_process() -> None:
+    usage = Usage(CPU)
+    total = sum(range(3_000_000))
+    told = usage()
+    assert total and told["system/cpu_percent"] > 20 and told["system/memory_mb"] > 50
+    assert not any("gpu" in name for name in told)
+
+
+def test_a_picture_that_fails_loses_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = JobFolder(tmp_path / "linear" / "a").create()
+
+    def failing(*given: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(neighbours, "write_classes", failing)
+    dataset = open_dataset(DataConfig(name="scenes", canvas=32, train_images=20, val_images=10), "val")
+    neighbours.show(folder, dataset, torch.ones(2, len(dataset.classes)))
+    assert "no space left" in caplog.text
