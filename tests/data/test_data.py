@@ -276,7 +276,7 @@ def test_workers_ignore_the_signals_that_slurm_sends_to_every_process(tmp_path: 
 def test_an_uncaught_error_ends_the_process_although_workers_ignore_sigterm() -> None:
     code = (
         "from jigclu.config import DataConfig\n"
-        "from jigclu.data.datasets import open_dataset\n"
+        "from jigclu.data.canvases import open_dataset\n"
         "from jigclu.data.loader import Unreadable, batches\n"
         "data = open_dataset(DataConfig(name='scenes', canvas=16), 'train')\n"
         "def train():\n"

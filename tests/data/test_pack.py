@@ -340,7 +340,7 @@ def test_a_pack_that_is_replaced_under_a_job_is_not_read(data: DataConfig, tiny:
 PEAK = """
 import sys
 import numpy as np, torch
-from jigclu.data.pack import Mapped, RawSource
+from jigclu.data.sources.packed import Mapped, RawSource
 from jigclu.training.memory import peak_memory_mb
 from pathlib import Path
 path = Path(sys.argv[1])
@@ -367,5 +367,5 @@ def test_reading_a_pack_takes_no_memory_of_the_process(tmp_path: Path) -> None:
 
 
 def test_reading_packs_needs_no_torch() -> None:
-    code = "import sys, jigclu.data.packing; sys.exit('torch' in sys.modules)"
+    code = "import sys, jigclu.data.pack_writer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

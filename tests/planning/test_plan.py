@@ -61,7 +61,7 @@ def changed(config: Any, path: tuple[str, ...]) -> Any:
 
 # -- what a job is called ---------------------------------------------------------------------------------------------
 def test_ids_are_the_same_in_every_process() -> None:
-    code = "import json; from orchestrate import experiments as e, plan as p; "
+    code = "import json; from orchestrate.planning import experiments as e, plan as p; "
     code += "print(json.dumps(list(p.make_plan(e.find(['table8']), 'paper', 'official').jobs)))"
     told = [
         subprocess.run(

@@ -112,7 +112,7 @@ def test_on_a_gpu_what_is_prepared_ahead_is_what_is_prepared_in_turn() -> None:
 def test_peak_memory_is_this_process_alone() -> None:
     """A process started by a large one is not as large: Linux's own maximum would say so."""
     ballast = torch.ones(100 << 20)  # 400 MiB
-    code = "import torch; from jigclu.training.memory import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
+    code = "import torch; from jigclu.training.usage import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < peak_memory_mb(CPU) - 300
     assert ballast[0] == 1
