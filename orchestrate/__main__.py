@@ -53,13 +53,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Exit code: 0, 1 where something is left to do (a job failed, MLflow is behind), 2 a user's mistake."""
+    """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
     args = parser().parse_args(words)
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     try:
         if not store.is_dir():
             raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
-        return _do(args, store)
+        return _run_verb(args, store)
     except ConfigError as error:
         print(f"orchestrate: {error}", file=sys.stderr)
         return 2
@@ -70,7 +70,7 @@ def main(words: list[str] | None = None) -> int:
         return 0
 
 
-def _do(args: argparse.Namespace, store: Path) -> int:
+def _run_verb(args: argparse.Namespace, store: Path) -> int:
     from orchestrate.cli import cancel, clean, logs, retry, status, why
 
     match args.verb:
@@ -99,9 +99,9 @@ def _sync(store: Path, quiet: bool) -> int:
     except mirror.MirrorError as error:
         print(f"orchestrate: {error}", file=sys.stderr)
         return 1
-    where = mirror.tracking_uri(store)
     if not quiet:
-        print(f"{report.runs} runs mirrored to {where}, {report.changed} changed, {report.seconds:.1f} s")
+        uri = mirror.tracking_uri(store)
+        print(f"{report.runs} runs mirrored to {uri}, {report.changed} changed, {report.seconds:.1f} s")
     return 0
 
 

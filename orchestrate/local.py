@@ -1,4 +1,4 @@
-"""Jobs on this machine: walk the graph, upstream first, as many at a time as there are GPUs, or as were asked for."""
+"""Jobs on this machine: upstream first, one job per GPU at a time; without GPUs as many at a time as `--jobs` says."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from typing import Any
 
 from jigclu.files import locked
 from jigclu.job_folder import JobFolder, clock
+from orchestrate import submitit_bridge
 from orchestrate.clusters import Request, visible_gpus
 from orchestrate.console import print_line
 from orchestrate.cost.measured import Measured
 from orchestrate.jobs.snapshot import freeze, job_environment
-from orchestrate.jobs.states import IN_HAND, progress, running_now, state_of
+from orchestrate.jobs.states import ACTIVE, headline, progress, running_now, state_of
 from orchestrate.jobs.submissions import note_submission, submission
 from orchestrate.mirror.background import mirroring
 from orchestrate.planning.plan import Job, Plan
 from orchestrate.worker import run_job
 
-POLL_SECONDS, PLAIN_SECONDS = 0.5, 30.0
+POLL_SECONDS, PLAIN_SECONDS = 0.5, 30.0  # PLAIN_SECONDS: between progress lines if the output is no terminal
+NO_LIMIT = 60 * 24 * 365  # minutes; submitit's local executor needs a number
 
 
 @dataclass
 class Running:
-    """A job that this orchestrator started: its submitit handle and the slot that it holds."""
+    """A job that this orchestrator started: its submitit handle and its slot."""
 
     job: Job
     handle: Any
@@ -38,7 +40,7 @@ class Running:
 
 
 class Slots:
-    """One slot a GPU (without any: `jobs` in all), held by a lock, so that two orchestrators share them too."""
+    """One slot per GPU (without GPUs: `jobs` slots). A slot is a file lock, so that two orchestrators share them."""
 
     def __init__(self, store: Path, jobs: int = 1):
         self.gpus = visible_gpus()
@@ -47,6 +49,7 @@ class Slots:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def take(self) -> int | None:
+        """Index of a slot that was free and is now locked; None if all are taken."""
         for slot in range(self.count):
             if slot in self._held:
                 continue
@@ -69,28 +72,30 @@ class Slots:
 
     @property
     def threads(self) -> int:
-        """CPU threads of one job: jobs at once divide the cores between them."""
+        """CPU threads of one job: the slots share the cores evenly."""
         return max(1, len(os.sched_getaffinity(0)) // self.count)
 
 
 class LocalScheduler:
-    """One pass over a plan's graph until nothing more can run."""
+    """Runs a plan's jobs here until none of them can run any more."""
 
     def __init__(self, plan: Plan, store: Path, jobs: int = 1):
         self.plan, self.store, self.slots = plan, store, Slots(store, jobs)
         self.tree = freeze(store)
         self.running: dict[str, Running] = {}
-        self.settled: dict[str, str] = {}  # job id -> done | failed | skipped
-        self.elsewhere: set[str] = set()
+        self.outcomes: dict[str, str] = {}  # job id -> done | failed | skipped
+        self.elsewhere: set[str] = set()  # ids of jobs that another orchestrator started
         self._printed = 0.0
 
     def run(self) -> int:
-        """0: every job done; 1: some failed. KeyboardInterrupt passes through, with the children stopped and saved."""
-        # `kill` stops a walk as Ctrl-C does.
+        """0: every job is done; 1: some failed.
+
+        On KeyboardInterrupt (also from SIGTERM) the jobs save and stop, then it is raised.
+        """
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with mirroring(self.store):
             try:
-                while len(self.settled) < len(self.plan.jobs):
+                while len(self.outcomes) < len(self.plan.jobs):
                     self._collect()
                     self._start_ready()
                     self._show()
@@ -98,87 +103,84 @@ class LocalScheduler:
             except KeyboardInterrupt:
                 self._stop()
                 raise
-        return 1 if any(state != "done" for state in self.settled.values()) else 0
+        return 1 if any(state != "done" for state in self.outcomes.values()) else 0
 
     def _collect(self) -> None:
         for job_id, running in list(self.running.items()):
             if running.handle.done():
                 del self.running[job_id]
                 self.slots.give_back(running.slot)
-                self._settle(running.job, ran=True)
+                self._record_outcome(running.job, ran=True)
 
-    def _settle(self, job: Job, ran: bool) -> None:
+    def _record_outcome(self, job: Job, ran: bool) -> None:
         folder = job.folder(self.store)
         status, result = folder.status, folder.result
         if folder.done:
-            self.settled[job.id] = "done"
+            self.outcomes[job.id] = "done"
             if ran:
-                told = "  ".join(
-                    f"{name} {value:.2f}" for name, value in result["metrics"].items() if name in ("top1", "ap", "loss")
-                )
-                print_line(f"{_now()} done     {job.id}  {job.name}  in {clock(result.get('seconds', 0))}  {told}")
+                took = clock(result.get("seconds", 0))
+                print_line(f"{_now()} done     {job.id}  {job.name}  in {took}  {headline(result)}")
             return
-        if running_now(folder):  # only submitit's controller died
+        if running_now(folder):  # only submitit's controller process died
             self.elsewhere.add(job.id)
             return
-        self.settled[job.id] = "failed"
-        if status.get("state") in ("running", "pending"):  # died without a word: killed, or out of memory
+        self.outcomes[job.id] = "failed"
+        if status.get("state") in ("running", "pending"):  # killed, or out of memory: it could not record why
             folder.set_status("interrupted", message="the process ended without a result")
             status = folder.status
-        print_line(
-            f"{_now()} {status['state']:8s} {job.id}  {job.name}: {status.get('message', '')}  (log: {folder.path / 'logs'})"
-        )
+        state, message = status["state"], status.get("message", "")
+        print_line(f"{_now()} {state:8s} {job.id}  {job.name}: {message}  (log: {folder.path / 'logs'})")
 
     def _start_ready(self) -> None:
         for job in self.plan.jobs.values():
-            if job.id in self.settled or job.id in self.running:
+            if job.id in self.outcomes or job.id in self.running:
                 continue
-            upstream = [self.settled.get(job_id) for job_id in job.upstream]
+            upstream = [self.outcomes.get(job_id) for job_id in job.upstream]
             if any(state in ("failed", "skipped") for state in upstream):
-                self.settled[job.id] = "skipped"
-                print_line(f"{_now()} skipped  {job.id}  {job.name}: what it builds on did not finish")
+                self.outcomes[job.id] = "skipped"
+                print_line(f"{_now()} skipped  {job.id}  {job.name}: upstream did not finish")
             elif all(state == "done" for state in upstream):
                 self._start(job)
 
     def _start(self, job: Job) -> None:
-        """Start the job here, unless it is done, somebody else runs it, or no slot is free."""
+        """Start the job here, unless it is done, another orchestrator runs it, or no slot is free."""
         folder = job.folder(self.store)
         with locked(self.store / ".submit.lock"):
             state = state_of(folder)
             if state == "done":
-                return self._settle(job, ran=job.id in self.elsewhere)
-            if state in IN_HAND or _controller_lives(folder):
+                return self._record_outcome(job, ran=job.id in self.elsewhere)
+            if state in ACTIVE or _controller_lives(folder):
                 if job.id not in self.elsewhere:
-                    print_line(
-                        f"{_now()} waits    {job.id}  {job.name}: it runs already, started by another orchestrator"
-                    )
+                    print_line(f"{_now()} waits    {job.id}  {job.name}: another orchestrator is already running it")
                 self.elsewhere.add(job.id)
                 return
             if job.id in self.elsewhere and state == "failed":
                 self.elsewhere.discard(job.id)
-                return self._settle(job, ran=False)
+                return self._record_outcome(job, ran=False)
             self.elsewhere.discard(job.id)
-            # A job whose orchestrator was killed holds no slot any more, but it runs.
+            # A running job whose orchestrator was killed has no lock on a slot any more, but still uses one.
             free = self.slots.count - len(self.running) - len(self.elsewhere)
             slot = self.slots.take() if free > 0 else None
             if slot is None:
                 return
             handle = self._submit(job, folder, slot)
-            self.running[job.id] = Running(job, handle, slot)  # at once: a Ctrl-C from here on must find it
+            self.running[job.id] = Running(
+                job, handle, slot
+            )  # before anything else: a Ctrl-C from here on must find it
             estimate = Measured(self.store, "local").note(job, Request(gpus_per_task=1 if self.slots.gpus else 0))
-            where: dict[str, Any] = {
-                "cluster": "local",
-                "site": "local",
-                "host": os.uname().nodename,
-                "walk": os.getpid(),
-            }
-            note_submission(folder, **where, pid=int(handle.job_id), submitted=time.time(), **estimate)
+            note_submission(
+                folder, cluster="local", site="local", host=os.uname().nodename, orchestrator_pid=os.getpid(),
+                pid=int(handle.job_id), submitted=time.time(), **estimate,
+            )  # fmt: skip
         print_line(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
 
     def _submit(self, job: Job, folder: JobFolder, slot: int) -> Any:
-        """submitit starts a controller that outlives us. It must not see the terminal's Ctrl-C, which would have it kill
-        its job after a second: ignored signals are inherited, and the worker sets its own handlers."""
-        keep = (
+        """Have submitit start a controller process for the job, which outlives this process.
+
+        The controller must ignore the terminal's Ctrl-C, on which it would kill its job after a second. Ignored signals
+        are inherited, and the worker sets its own handlers.
+        """
+        previous_handler = (
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             if threading.current_thread() is threading.main_thread()
             else None
@@ -186,39 +188,43 @@ class LocalScheduler:
         before = dict(os.environ)
         os.environ.update(job_environment(self.tree))
         os.environ.setdefault("JIGCLU_THREADS", str(self.slots.threads))
-        # Threads that wait for one another must not burn the cores that another process needs: on a shared machine that costs all.
+        # Waiting threads must not spin on cores that other processes need: on a shared machine that slows everything
+        # down.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             return local_executor(folder.path / "logs", self.slots.gpu(slot)).submit(run_job, str(folder.path))
         finally:
             os.environ.clear()
             os.environ.update(before)
-            if keep is not None:
-                signal.signal(signal.SIGINT, keep)
+            if previous_handler is not None:
+                signal.signal(signal.SIGINT, previous_handler)
 
     def _stop(self) -> None:
-        """Ask the children to save and stop; a second Ctrl-C ends them at once. Either way the next run goes on from there."""
+        """Ask the jobs to save and stop; a second Ctrl-C kills them.
+
+        Either way the next run resumes from the last checkpoint.
+        """
+        controllers = [submitit_bridge.controller(running.handle) for running in self.running.values()]
         try:
-            print_line(
-                f"\n{_now()} stopping: {len(self.running)} running job(s) save at the next step (Ctrl-C again: at once)"
-            )
-            for running in self.running.values():
-                running.handle._process.send_signal(signal.SIGTERM)
-            for running in self.running.values():
-                running.handle._process.wait()
+            count = len(controllers)
+            print_line(f"\n{_now()} stopping: {count} running job(s) save at the next step (Ctrl-C again: kill them)")
+            for process in controllers:
+                process.send_signal(signal.SIGTERM)
+            for process in controllers:
+                process.wait()
         except KeyboardInterrupt:
-            for running in self.running.values():
-                for pid in (*_children(running.handle._process.pid), running.handle._process.pid):
+            for process in controllers:
+                for pid in (*_children(process.pid), process.pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
     def _show(self) -> None:
-        """On a terminal one line that moves; elsewhere a plain line now and then."""
+        """On a terminal one line that is redrawn; otherwise a plain line every PLAIN_SECONDS."""
         terminal, now = sys.stdout.isatty(), time.monotonic()
         if not self.running or now - self._printed < (POLL_SECONDS if terminal else PLAIN_SECONDS):
             return
         self._printed = now
-        done = sum(state == "done" for state in self.settled.values())
+        done = sum(state == "done" for state in self.outcomes.values())
         parts = [f"{done}/{len(self.plan.jobs)} jobs done"]
         for running in self.running.values():
             parts.append(f"{running.job.stage} {running.job.label}: {progress(running.job.folder(self.store).status)}")
@@ -234,30 +240,28 @@ def _now() -> str:
 
 
 def _controller_lives(folder: JobFolder) -> bool:
-    """Whether the submitit controller that was last started for the job is still there (it may not have reached the lock yet)."""
-    asked = submission(folder)
-    if asked.get("cluster") != "local" or asked.get("host") != os.uname().nodename:
+    """Whether the job's last submitit controller still runs (its worker may not have taken the job's lock yet)."""
+    marker = submission(folder)
+    if marker.get("cluster") != "local" or marker.get("host") != os.uname().nodename:
         return False
     try:
-        return b"submitit" in Path(f"/proc/{asked['pid']}/cmdline").read_bytes()
+        return b"submitit" in Path(f"/proc/{marker['pid']}/cmdline").read_bytes()
     except OSError:
         return False
 
 
 def _children(pid: int) -> list[int]:
-    """Processes that a process has started and not yet seen end."""
+    """Ids of the running child processes of a process."""
     with contextlib.suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
-
-
-NO_LIMIT = 60 * 24 * 365  # minutes; submitit's local executor wants a number
 
 
 def local_executor(logs: Path, gpu: int | None) -> Any:
     """A submitit executor for one job on this machine, on one GPU or none."""
     import submitit
 
+    submitit_bridge.check_local()
     executor = submitit.LocalExecutor(folder=logs)
     executor.update_parameters(
         timeout_min=NO_LIMIT,

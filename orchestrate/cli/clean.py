@@ -1,82 +1,137 @@
-"""`clean`: list or remove what no table and no job in the store refers to any more."""
+"""`clean`: list or remove everything that no table and no job in the store refers to any more."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import locked
+from jigclu.job_folder import JobFolder
 from orchestrate.cli.select import all_folders
 from orchestrate.console import print_line
-from orchestrate.jobs.states import IN_HAND, look
-from orchestrate.jobs.submissions import submission, submissions
+from orchestrate.jobs.states import ACTIVE, State, look
+from orchestrate.jobs.submissions import submission, submissions_folder
 
-YOUNG_SECONDS = 3600  # what is younger may be an orchestrator's at work
+YOUNG_SECONDS = 3600  # an orchestrator may still be writing a younger file
+Garbage = Iterator[tuple[Path, str]]  # (path, why it can be removed)
 
 
 def clean(store: Path, yes: bool) -> int:
-    """List what nothing needs; with `yes`, remove it. Never a result that a cell or another job needs."""
+    """List everything that is unreferenced; with `yes`, remove it. Never a result that a cell or another job needs."""
     with locked(store / ".submit.lock"):
         found = unneeded(store)
-        for path, what in found:
-            print_line(f"{_size(path):>9s}  {path.relative_to(store)}  {what}")
+        for path, reason in found:
+            print_line(f"{_size(path):>9s}  {path.relative_to(store)}  {reason}")
             if yes:
                 _remove(path, store)
     if not found:
-        print_line("nothing to clean: something needs everything in the store")
+        print_line("nothing to clean: every file is still referenced")
     else:
-        print_line(f"{len(found)} {'removed' if yes else 'can go: `clean --yes` removes them'}")
+        print_line(f"{len(found)} {'removed' if yes else 'can be removed: `clean --yes` does it'}")
     return 0
 
 
 def unneeded(store: Path) -> list[tuple[Path, str]]:
-    """(path, why it can go): jobs that fill no cell and feed no job, frozen trees and submissions of no job, what a kill left."""
-    everything = all_folders(store)
-    states = look(everything)
-    if silent := next((state.no_answer for state in states.values() if state.no_answer), ""):
-        raise ConfigError(f"SLURM does not answer, so nothing is cleaned: {silent}")
-    needed = {up for folder in everything for up in folder.job.get("upstream", [])}
-    gone = [
-        folder for folder in everything
-        if not folder.job.get("uses") and folder.id not in needed and states[folder.id].name not in IN_HAND
-    ]  # fmt: skip
-    found = [(folder.path, f"{folder.job.get('name', '')}: no cell takes its result") for folder in gone]
-    kept = [folder for folder in everything if folder not in gone]
-    groups = {submission(folder).get("group") for folder in kept if states[folder.id].name != "done"}
-    trees = {(folder.path / "source").resolve() for folder in kept if (folder.path / "source").is_symlink()}
-    for path in (path for path in submissions(store).glob("*") if path.is_dir() and path.name not in groups):
-        found.append((path, "a submission whose jobs are done or were submitted again"))
-    in_use = {_tree(store, name) for name in groups if name}
-    for tree in (store / "source").glob("*"):
-        if tree.resolve() not in trees | in_use:
-            found.append((tree, "frozen source that no job ran or will run"))
+    """(path, why it can be removed). ConfigError if SLURM does not answer."""
+    folders = all_folders(store)
+    states = look(folders)
+    if error := next((state.no_answer for state in states.values() if state.no_answer), ""):
+        raise ConfigError(f"SLURM does not answer, so nothing is cleaned: {error}")
+    jobs = _Jobs(store, folders, states)
+    found = [
+        *_unused_jobs(jobs),
+        *_old_submissions(jobs),
+        *_unused_trees(jobs),
+        *_torn_files(jobs),
+        *_finished_checkpoints(jobs),
+    ]
+    going = {path for path, _ in found}
+    return [(path, reason) for path, reason in found if not going & set(path.parents)]
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """The store's jobs and their states, and which of them are needed."""
+
+    store: Path
+    folders: list[JobFolder]
+    states: dict[str, State]
+
+    @cached_property
+    def unused(self) -> list[JobFolder]:
+        """Jobs that are not active, fill no cell and are upstream of no job."""
+        upstream = {job_id for folder in self.folders for job_id in folder.job.get("upstream", [])}
+        return [
+            folder for folder in self.folders
+            if not folder.job.get("uses") and folder.id not in upstream and self.states[folder.id].name not in ACTIVE
+        ]  # fmt: skip
+
+    @cached_property
+    def kept(self) -> list[JobFolder]:
+        unused = {folder.path for folder in self.unused}
+        return [folder for folder in self.folders if folder.path not in unused]
+
+    @cached_property
+    def groups(self) -> set[str]:
+        """Names of the submissions of jobs that are kept and not done."""
+        names = (submission(folder).get("group") for folder in self.kept if self.states[folder.id].name != "done")
+        return {name for name in names if name}
+
+
+def _unused_jobs(jobs: _Jobs) -> Garbage:
+    for folder in jobs.unused:
+        yield folder.path, f"{folder.job.get('name', '')}: no cell uses its result"
+
+
+def _old_submissions(jobs: _Jobs) -> Garbage:
+    for path in submissions_folder(jobs.store).glob("*"):
+        if path.is_dir() and path.name not in jobs.groups:
+            yield path, "a submission whose jobs are done or were submitted again"
+
+
+def _unused_trees(jobs: _Jobs) -> Garbage:
+    links = [folder.path / "source" for folder in jobs.kept]
+    in_use = {link.resolve() for link in links if link.is_symlink()}
+    in_use |= {tree for name in jobs.groups if (tree := _tree_of_submission(jobs.store, name))}
+    for tree in (jobs.store / "source").glob("*"):
+        if tree.resolve() not in in_use and not _is_young(tree):  # a young tree may be about to be used
+            yield tree, "frozen source that no job ran or will run"
+
+
+def _torn_files(jobs: _Jobs) -> Garbage:
     for pattern in (".*.tmp", "*/*/.*.tmp", "*/*/checkpoint/.*", ".write-*"):
-        found += [(path, "left half-written by a kill") for path in store.glob(pattern)]
-    for folder in kept:
-        if states[folder.id].name == "done":
-            found += [(path, "checkpoint of a finished job") for path in folder.path.glob("checkpoint/step-*")]
-    now, going = time.time(), {path for path, _ in found}
-    return [
-        (path, why) for path, why in found
-        # Half of something that is young, or a young tree, may be somebody's at work.
-        if not going & set(path.parents)
-        and (now - path.lstat().st_mtime > YOUNG_SECONDS or not (path.name.startswith(".") or path.parent == store / "source"))
-    ]  # fmt: skip
+        for path in jobs.store.glob(pattern):
+            if not _is_young(path):  # a young one may still be being written
+                yield path, "left incomplete by a kill"
 
 
-def _tree(store: Path, name: str) -> Path | None:
+def _finished_checkpoints(jobs: _Jobs) -> Garbage:
+    for folder in jobs.kept:
+        if jobs.states[folder.id].name == "done":
+            for path in folder.path.glob("checkpoint/step-*"):
+                yield path, "checkpoint of a finished job"
+
+
+def _is_young(path: Path) -> bool:
+    return time.time() - path.lstat().st_mtime <= YOUNG_SECONDS
+
+
+def _tree_of_submission(store: Path, name: str) -> Path | None:
     """The frozen tree that a submission's script runs from."""
-    script = submissions(store) / name / "submission.sh"
+    script = submissions_folder(store) / name / "submission.sh"
     found = [path for path in (store / "source").glob("*") if script.exists() and path.name in script.read_text()]
     return found[0].resolve() if found else None
 
 
 def _size(path: Path) -> str:
-    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
-    size = float(sum(one.stat().st_size for one in files))
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+    size = float(sum(file.stat().st_size for file in files))
     for unit in ("B", "KB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}"
@@ -85,10 +140,10 @@ def _size(path: Path) -> str:
 
 
 def _remove(path: Path, store: Path) -> None:
-    """A folder goes under another name first: half of it is never taken for the whole, and the next `clean` finds it."""
+    """A folder is renamed first, so that after a kill the rest is not taken for a whole folder and `clean` finds it."""
     if path.is_dir() and not path.is_symlink():
-        aside = store / f".{path.name.lstrip('.')}.{os.getpid()}.tmp"
-        os.replace(path, aside)
-        shutil.rmtree(aside)
+        temporary = store / f".{path.name.lstrip('.')}.{os.getpid()}.tmp"
+        os.replace(path, temporary)
+        shutil.rmtree(temporary)
     else:
         path.unlink()

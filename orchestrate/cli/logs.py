@@ -9,17 +9,17 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.job_folder import JobFolder
-from orchestrate.cli.select import single
+from orchestrate.cli.select import select_one
 from orchestrate.console import print_line
-from orchestrate.jobs.states import IN_HAND, look
+from orchestrate.jobs.states import ACTIVE, look
 from orchestrate.jobs.submissions import batch_logs
 
 FOLLOW_SECONDS = 3
 
 
 def logs(store: Path, word: str, follow: bool) -> int:
-    """Print the job's logs, oldest first, each after its path; with `follow` the newest one as it grows (through tail)."""
-    folder = single(store, word)
+    """Print the job's logs, oldest first, each after its path; with `follow`, the newest one as it grows."""
+    folder = select_one(store, word)
     paths = log_paths(folder)
     if not paths:
         state = look([folder])[folder.id]
@@ -34,13 +34,13 @@ def logs(store: Path, word: str, follow: bool) -> int:
 
 
 def _follow(folder: JobFolder, path: Path) -> int:
-    """tail -F, until the job is no longer in hand."""
+    """tail -F until the job is no longer active."""
     print_line(f"==> {path} <==")
     tail = subprocess.Popen(["tail", "-n", "100", "-F", str(path)])
     try:
-        while look([folder])[folder.id].name in IN_HAND and tail.poll() is None:
+        while look([folder])[folder.id].name in ACTIVE and tail.poll() is None:
             time.sleep(FOLLOW_SECONDS)
-        time.sleep(1)  # what it wrote last
+        time.sleep(1)  # for its last lines
         return 0
     finally:
         tail.terminate()
@@ -48,8 +48,8 @@ def _follow(folder: JobFolder, path: Path) -> int:
 
 
 def log_paths(folder: JobFolder) -> list[Path]:
-    """Rank 0's log (of a job that is not done every rank's) and what the last batch script said. Oldest first, no empty ones."""
+    """Rank 0's log (every rank's if the job is not done) and the batch script's, oldest first; no empty files."""
     rank = "0" if folder.done else "*"
-    found = [*folder.path.glob(f"logs/*_{rank}_log.out"), *folder.path.glob(f"logs/*_{rank}_log.err")]
-    found += batch_logs(folder)
-    return sorted((path for path in found if path.stat().st_size), key=lambda path: path.stat().st_mtime)
+    paths = [*folder.path.glob(f"logs/*_{rank}_log.out"), *folder.path.glob(f"logs/*_{rank}_log.err")]
+    paths += batch_logs(folder)
+    return sorted((path for path in paths if path.stat().st_size), key=lambda path: path.stat().st_mtime)

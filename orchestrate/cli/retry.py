@@ -8,40 +8,44 @@ from jigclu.config import ConfigError
 from orchestrate import clusters
 from orchestrate.cli.select import all_folders, select, with_downstream
 from orchestrate.console import print_line
-from orchestrate.jobs.planned import plan_of
-from orchestrate.jobs.states import GOES_ON, look, write_down
+from orchestrate.jobs.planned import plan_from_folders
+from orchestrate.jobs.states import SUBMITTABLE, look, record_ends
 from orchestrate.jobs.submissions import submission
 
 
 def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
-    """Send again what failed, was cancelled, lost or interrupted, and what hangs on it: to `cluster`, or where it was."""
+    """Submit again the jobs that failed, were cancelled, lost or interrupted, and their dependents.
+
+    They go to `cluster`, or to the cluster that they were sent to before.
+    """
     everything = all_folders(store)
     states = look(everything)
-    write_down(everything, states)
-    idle = {folder.id: folder for folder in everything if states[folder.id].name in GOES_ON}
+    record_ends(everything, states)
+    idle = {folder.id: folder for folder in everything if states[folder.id].name in SUBMITTABLE}
     ended = [folder.id for folder in select(store, words) if folder.id in idle and states[folder.id].name != "new"]
     chosen = with_downstream(idle, ended)
-    # And what they build on, be it done, waiting or to be sent as well.
+    # And their upstream jobs, whether done, active or to be submitted as well.
     by_id = {folder.id: folder for folder in everything}
-    chosen |= {
-        up: by_id[up] for folder in list(chosen.values()) for up in folder.job.get("upstream", []) if up in by_id
-    }
+    upstream = {job_id for folder in chosen.values() for job_id in folder.job.get("upstream", [])}
+    chosen |= {job_id: by_id[job_id] for job_id in sorted(upstream & by_id.keys())}
     if not chosen:
-        print_line("nothing to retry: no job of these failed, was cancelled, interrupted or lost")
+        print_line("nothing to retry: none of these jobs failed, was cancelled, interrupted or lost")
         return 0
-    plan = plan_of(chosen.values())
-    sites = sorted({str(submission(folder).get("site", "")) for one, folder in chosen.items() if one in idle} - {""})
+    plan = plan_from_folders(chosen.values())
+    sites = sorted(
+        {str(submission(folder).get("site", "")) for job_id, folder in chosen.items() if job_id in idle} - {""}
+    )
     if cluster is None and len(sites) > 1:
-        raise ConfigError(f"these jobs were sent to {' and '.join(sites)}; say which with --cluster")
-    where = clusters.load(cluster or (sites[0] if sites else None))
-    clusters.needed(where)
+        raise ConfigError(f"these jobs were sent to {' and '.join(sites)}; choose one with --cluster")
+    target = clusters.load(cluster or (sites[0] if sites else None))
+    clusters.needed(target)
     from orchestrate.preflight import preflight
 
-    preflight([job for job in plan.jobs.values() if job.id in idle], store, where)
-    if where.kind == "slurm":
+    preflight([job for job in plan.jobs.values() if job.id in idle], store, target)
+    if target.kind == "slurm":
         from orchestrate.slurm import submit
 
-        submit.submit(plan, store, where)
+        submit.submit(plan, store, target)
         return 0
     from orchestrate.local import LocalScheduler
 

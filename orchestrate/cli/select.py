@@ -9,7 +9,7 @@ from pathlib import Path
 from jigclu.config import ConfigError, nearest
 from jigclu.job_folder import JobFolder
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
-from orchestrate.jobs.states import State, look, stale, write_down
+from orchestrate.jobs.states import State, look, record_ends, stale
 from orchestrate.jobs.submissions import current_id
 from orchestrate.planning import experiments
 
@@ -21,7 +21,10 @@ def all_folders(store: Path) -> list[JobFolder]:
 
 
 def select(store: Path, words: list[str]) -> list[JobFolder]:
-    """Jobs by experiment (name, topic), by id (or its beginning), by SLURM id; all without words. ConfigError on an unknown one."""
+    """Jobs by experiment (name, topic), by id (or its beginning), by SLURM id; without words all.
+
+    ConfigError if unknown.
+    """
     folders = all_folders(store)
     if not words or words == ["all"]:
         return folders
@@ -32,18 +35,19 @@ def select(store: Path, words: list[str]) -> list[JobFolder]:
         if not named:
             if re.fullmatch("[0-9a-f_]+", word):
                 raise ConfigError(
-                    f"no job of the store {store} has the id {word!r} (at least {SHORTEST} characters of it, or SLURM's)"
+                    f"no job of the store {store} has the id {word!r} (at least {SHORTEST} characters, or SLURM's id)"
                 )
-            ledger = [*experiments.load_all(), *(one_.topic for one_ in experiments.load_all().values())]
-            raise ConfigError(f"{word!r} is no job of the store {store} and no experiment; {nearest(word, ledger)}")
+            ledger = experiments.load_all()
+            names = [*ledger, *(experiment.topic for experiment in ledger.values())]
+            raise ConfigError(f"{word!r} is no job of the store {store} and no experiment; {nearest(word, names)}")
         found |= {folder.id: folder for folder in named}
     return list(found.values())
 
 
 def _of_experiment(word: str, folders: list[JobFolder]) -> list[JobFolder] | None:
-    """None where no experiment is called so. ConfigError where it has no jobs yet."""
+    """None if no experiment has this name or topic. ConfigError if the experiment has no jobs yet."""
     ledger = experiments.load_all()
-    name = next((name for name, single in ledger.items() if word in (name, single.topic)), None)
+    name = next((name for name, experiment in ledger.items() if word in (name, experiment.topic)), None)
     if name is None:
         return None
     if not (found := [folder for folder in folders if name in folder.job.get("experiments", [])]):
@@ -54,11 +58,12 @@ def _of_experiment(word: str, folders: list[JobFolder]) -> list[JobFolder] | Non
 def _by_id(word: str, folders: list[JobFolder]) -> list[JobFolder]:
     by_id = [folder for folder in folders if len(word) >= SHORTEST and folder.id.startswith(word)]
     if len(by_id) > 1 and word not in [folder.id for folder in by_id]:
-        raise ConfigError(f"{word!r} is the beginning of {', '.join(folder.id for folder in by_id)}; write more of it")
+        raise ConfigError(f"{word!r} is the beginning of {', '.join(folder.id for folder in by_id)}; type more of it")
     return by_id or [folder for folder in folders if word in (folder.status.get("slurm_job_id"), current_id(folder))]
 
 
-def single(store: Path, word: str) -> JobFolder:
+def select_one(store: Path, word: str) -> JobFolder:
+    """The one job that a word means. ConfigError if it means several."""
     found = select(store, [word])
     if len(found) > 1:
         raise ConfigError(f"{word} is {len(found)} jobs; name one: {', '.join(folder.id for folder in found[:8])}")
@@ -66,23 +71,22 @@ def single(store: Path, word: str) -> JobFolder:
 
 
 def look_and_record(folders: list[JobFolder]) -> dict[str, State]:
-    """Their states, finished ones of other code as stale; how the others ended is written down."""
+    """Their states, with `stale` for a result of a different code version. Records how the others ended."""
     states = look(folders)
-    write_down(folders, states)
-    digests = {
-        stage: stage_digest(stage) for stage in {single.path.parent.name for single in folders} & STAGE_MODULES.keys()
-    }
+    record_ends(folders, states)
+    stages = {folder.path.parent.name for folder in folders} & STAGE_MODULES.keys()
+    digests = {stage: stage_digest(stage) for stage in stages}
     for folder in folders:
         if states[folder.id].name == "done" and stale(folder.path.parent.name, folder, digests):
-            states[folder.id] = State("stale", "made by other code than the tree's")
+            states[folder.id] = State("stale", "made by a different code version")
     return states
 
 
 def with_downstream(folders: dict[str, JobFolder], start: Iterable[str]) -> dict[str, JobFolder]:
-    """Those of `folders` that are in `start` or build, over any number of steps, on one that is."""
-    above = {single: folder.job.get("upstream", []) for single, folder in folders.items()}
-    chosen, more = dict[str, JobFolder](), set(start)
-    while more:
-        chosen |= {single: folders[single] for single in folders if single in more}
-        more = {single for single in folders if single not in chosen and any(up in chosen for up in above[single])}
+    """Those of `folders` (by job id) that are in `start`, and their dependents, direct and indirect."""
+    upstream = {job_id: folder.job.get("upstream", []) for job_id, folder in folders.items()}
+    chosen, added = dict[str, JobFolder](), set(start)
+    while added:
+        chosen |= {job_id: folders[job_id] for job_id in folders if job_id in added}
+        added = {job_id for job_id in folders if job_id not in chosen and any(up in chosen for up in upstream[job_id])}
     return chosen

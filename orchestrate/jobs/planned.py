@@ -1,4 +1,4 @@
-"""What stands in a job folder of plan and submission: job.json's part that planning writes, and submission.json."""
+"""The part of job.json that planning writes, and the way back: from job folders to a plan."""
 
 from __future__ import annotations
 
@@ -12,69 +12,70 @@ from jigclu.job_folder import JobFolder
 from orchestrate.planning.plan import Job, Plan, Use
 
 
-# -- what the job is -----------------------------------------------------------------------------------------------------------
-def plan_of(folders: Iterable[JobFolder]) -> Plan:
-    """The jobs of these folders as a plan, upstream first. ConfigError where a folder's job is no longer what its id says."""
+def plan_from_folders(folders: Iterable[JobFolder]) -> Plan:
+    """The jobs of these folders as a plan, upstream first. ConfigError if a job's id no longer matches its config."""
     plan = Plan({}, [], "", "", "", 1)
-    for folder in sorted(folders, key=lambda one: len(one.job.get("upstream", []))):
-        known = folder.job
+    for folder in sorted(folders, key=lambda folder: len(folder.job.get("upstream", []))):
+        values = folder.job
         job = Job(
-            known["stage"], parse(known["stage"], known["config"]), tuple(known["upstream"]), known["seed"],
-            known.get("label", ""), known["scale"], known["protocol"], set(known["experiments"]),
-            {Use(**use) for use in known["uses"]},
+            values["stage"], parse(values["stage"], values["config"]), tuple(values["upstream"]), values["seed"],
+            values.get("label", ""), values["scale"], values["protocol"], set(values["experiments"]),
+            {Use(**use) for use in values["uses"]},
         )  # fmt: skip
         if job.id != folder.id:
-            raise ConfigError(f"job {folder.id} was planned by other code; run its command: {known.get('command', '')}")
+            raise ConfigError(
+                f"job {folder.id} was planned by a different code version; run its command: {values.get('command', '')}"
+            )
         plan.jobs[job.id] = job
     return plan
 
 
 def write_jobs(plan: Plan, store: Path) -> None:
-    """Make every job's folder and write what the job is; experiments and uses of earlier plans are kept."""
+    """Create every job's folder and write its job.json; experiments and uses of earlier plans are kept."""
     changed = [_write_job(plan, job, store) for job in plan.jobs.values()]
     if any(changed):
-        _take_over(plan, store)
+        _release_cells(plan, store)
 
 
 def _write_job(plan: Plan, job: Job, store: Path) -> bool:
-    """Whether job.json changed. What made a finished result is not rewritten, only who uses it."""
+    """Whether job.json changed. For a finished job only its uses are updated, not the record of how it was made."""
     folder = job.folder(store).create()
-    ours = [vars(use) for use in job.uses]
+    new_uses = [vars(use) for use in job.uses]
     content = {
         "id": job.id, "stage": job.stage, "name": job.name, "config": job.config.model_dump(mode="json"),
         "upstream": list(job.upstream), "seed": job.seed, "label": job.label, "command": command(plan),
     }  # fmt: skip
 
-    def change(known: dict[str, Any]) -> dict[str, Any]:
-        uses = [*known.get("uses", []), *(use for use in ours if use not in known.get("uses", []))]
+    def change(values: dict[str, Any]) -> dict[str, Any]:
+        uses = [*values.get("uses", []), *(use for use in new_uses if use not in values.get("uses", []))]
         return {
-            "scale": plan.scale, "protocol": plan.protocol, **known, **({} if folder.done else content),
-            "experiments": sorted({*known.get("experiments", []), *job.experiments}),
+            "scale": plan.scale, "protocol": plan.protocol, **values, **({} if folder.done else content),
+            "experiments": sorted({*values.get("experiments", []), *job.experiments}),
             "uses": sorted(uses, key=lambda use: sorted(use.items())),
         }  # fmt: skip
 
     changed = folder.edit_job(change)
     if not folder.status:
-        folder.set_status("pending", message="waits for its turn")
+        folder.set_status("pending", message="not started yet")
     return changed
 
 
-def _take_over(plan: Plan, store: Path) -> None:
-    """A cell has one job a seed: one that filled it before the recipe changed does so no longer."""
-    filler = {(job.seed, *sorted(vars(use).items())): job.id for job in plan.jobs.values() for use in job.uses}
+def _release_cells(plan: Plan, store: Path) -> None:
+    """A cell has one job per seed: remove the use from a job that filled the cell before the recipe changed."""
+    job_of_use = {(job.seed, *sorted(vars(use).items())): job.id for job in plan.jobs.values() for use in job.uses}
     for stage in {job.stage for job in plan.jobs.values()}:
         for path in (store / stage).glob("*/job.json"):
             folder = JobFolder(path.parent)
 
-            def kept(known: dict[str, Any], own: str = folder.id) -> dict[str, Any]:
-                asked = [(use, (known.get("seed"), *sorted(use.items()))) for use in known.get("uses", [])]
-                return {**known, "uses": [use for use, key in asked if filler.get(key, own) == own]}
+            def without_replaced(values: dict[str, Any], own_id: str = folder.id) -> dict[str, Any]:
+                uses = [(use, (values.get("seed"), *sorted(use.items()))) for use in values.get("uses", [])]
+                return {**values, "uses": [use for use, key in uses if job_of_use.get(key, own_id) == own_id]}
 
-            folder.edit_job(kept)
+            folder.edit_job(without_replaced)
 
 
 def command(plan: Plan) -> str:
-    """The command line that computes the plan's cells anew (where they are not in the store)."""
+    """The command line that computes the plan's cells again, except those already in the store."""
     words = [
         "python",
         "orchestrate/run.py",

@@ -1,4 +1,7 @@
-"""The code that jobs run: frozen beside them, and digested by what a stage really imports. No torch, nothing imported."""
+"""The code that jobs run: a frozen copy in the store, and a digest per stage over the files that it imports.
+
+Imports are found by parsing the files, so that no stage (and no torch) is loaded.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from typing import Any
 from jigclu.files import read_json, write_json
 
 PROJECT = Path(__file__).resolve().parents[2]
-COMMIT = "COMMIT.json"  # in a frozen tree: the commit that its bytes are
-PACKAGES = ("jigclu", "orchestrate", "detection", "experiments")  # what a job may need of the project
+COMMIT = "COMMIT.json"  # in a frozen tree: the commit that it was copied from
+PACKAGES = ("jigclu", "orchestrate", "detection", "experiments")  # the part of the project that a job may need
 STAGE_MODULES = {name: f"jigclu.stages.{name}" for name in ("pretrain", "linear", "finetune", "knn")}
 STAGE_MODULES["detect"] = "detection.stage"
 
@@ -29,7 +32,7 @@ def _module_file(module: str, root: Path) -> Path | None:
 
 
 def _imports(file: Path) -> set[str]:
-    """Absolute dotted names that a file imports; `from a import b` gives a and a.b, whichever of them is a module."""
+    """Absolute dotted names that a file imports; `from a import b` gives a and a.b, since either may be a module."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
@@ -41,7 +44,7 @@ def _imports(file: Path) -> set[str]:
 
 
 def closure(module: str, root: Path = PROJECT) -> list[Path]:
-    """The project's files that importing `module` reads, sorted, packages' __init__ included."""
+    """The project's files that are read if `module` is imported, sorted, packages' __init__ included."""
     seen: dict[str, Path | None] = {}
     waiting = [module]
     while waiting:
@@ -62,7 +65,7 @@ def stage_digest(stage: str, root: Path = PROJECT) -> str:
 
 
 def differing(stage: str, other: Path) -> list[str]:
-    """The stage's files (of either tree) that are not the same in the tree at `other`, as paths below the tree."""
+    """The stage's files that differ between this tree and the one at `other`, as paths relative to the tree."""
     if not other.is_dir():
         return []
     names = {str(file.relative_to(root)) for root in (PROJECT, other) for file in closure(STAGE_MODULES[stage], root)}
@@ -82,7 +85,7 @@ def _digest(files: list[Path], root: Path) -> str:
 
 @cache
 def commit() -> tuple[str, bool]:
-    """(git commit, whether the tree differs from it); ("", True) where there is no git to ask."""
+    """(git commit, whether the tree differs from it); ("", True) without git."""
     try:
         head = subprocess.run(
             ["git", "-C", PROJECT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -96,35 +99,35 @@ def commit() -> tuple[str, bool]:
 
 
 def freeze(store: Path) -> Path:
-    """Copy the packages to <store>/source/<digest>/ once; jobs run from there, so editing the tree changes no running job."""
+    """Copy the packages to <store>/source/<digest>/ once. Jobs run from there, so edits change no running job."""
     files = sorted(
         path for package in PACKAGES for path in (PROJECT / package).rglob("*") if path.suffix in (".py", ".yaml")
     )
     tree = store / "source" / _digest(files, PROJECT)
     if not tree.exists():
-        aside = tree.with_name(f".{tree.name}.{os.getpid()}.tmp")
+        temporary = tree.with_name(f".{tree.name}.{os.getpid()}.tmp")
         for file in files:
-            target = aside / file.relative_to(PROJECT)
+            target = temporary / file.relative_to(PROJECT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         try:
-            os.replace(aside, tree)
-        except OSError:  # another orchestrator was quicker with the same bytes
-            shutil.rmtree(aside)
+            os.replace(temporary, tree)
+        except OSError:  # another orchestrator froze the same files first
+            shutil.rmtree(temporary)
     os.utime(tree)  # `clean` leaves young trees alone
     sha, dirty = commit()
-    known = read_json(tree / COMMIT)
-    if not known or (known["dirty"] and not dirty):  # the same bytes, committed since
+    recorded = read_json(tree / COMMIT)
+    if not recorded or (recorded["dirty"] and not dirty):  # the same files have been committed since
         write_json(tree / COMMIT, {"commit": sha, "dirty": dirty})
     return tree
 
 
 def provenance(stage: str, root: Path) -> dict[str, Any]:
-    """What a job run from `root` is made by: commit, dirty (the tree differed from it) and source_digest."""
-    made_by = read_json(root / COMMIT) or dict(zip(("commit", "dirty"), commit(), strict=True))
-    return {**made_by, "source_digest": stage_digest(stage, root)}
+    """The code version of a job that runs from `root`: commit, dirty (the tree differed from it) and source_digest."""
+    version = read_json(root / COMMIT) or dict(zip(("commit", "dirty"), commit(), strict=True))
+    return {**version, "source_digest": stage_digest(stage, root)}
 
 
 def job_environment(tree: Path) -> dict[str, str]:
-    """What makes a job import the frozen tree and nothing of the folder that it was started in."""
+    """Variables that make a job import the frozen tree, and nothing from the folder in which it is started."""
     return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}

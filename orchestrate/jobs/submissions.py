@@ -9,16 +9,16 @@ from typing import Any
 from jigclu.files import read_json, write_json
 from jigclu.job_folder import JobFolder
 
-GROUP = "group.json"  # of one sbatch command, in <store>/.submissions/<group>/: its name, its jobs, and SLURM's id once it is known
+# One sbatch command, in <store>/.submissions/<group>/: its name, its jobs, and SLURM's id as soon as it is known.
+GROUP = "group.json"
 
 
-# -- what was asked of a cluster -----------------------------------------------------------------------------------------------
-def submissions(store: Path) -> Path:
+def submissions_folder(store: Path) -> Path:
     return store / ".submissions"
 
 
 def submission(folder: JobFolder) -> dict[str, Any]:
-    """Where the job was last sent: `cluster` local or slurm, `submitted` (unix seconds); on SLURM `group` and `index` in it."""
+    """Where the job was last sent: `cluster`, `submitted` (unix seconds), on SLURM `group` and `index`."""
     return read_json(folder.path / "submission.json")
 
 
@@ -27,38 +27,42 @@ def note_submission(folder: JobFolder, **fields: Any) -> None:
     write_json(folder.path / "submission.json", fields)
 
 
-def group(store: Path, name: str) -> dict[str, Any]:
-    return read_json(submissions(store) / name / GROUP)
+def read_group(store: Path, group: str) -> dict[str, Any]:
+    return read_json(submissions_folder(store) / group / GROUP)
 
 
-def note_group(store: Path, called: str, **fields: Any) -> None:
-    write_json(submissions(store) / called / GROUP, {**group(store, called), **fields})
+def note_group(store: Path, group: str, **fields: Any) -> None:
+    """Merge fields into the group's group.json."""
+    write_json(submissions_folder(store) / group / GROUP, {**read_group(store, group), **fields})
 
 
-def slurm_id(asked: dict[str, Any], of: dict[str, Any]) -> str | None:
-    """`123`, or `123_4` in an array; None where sbatch has not said it yet. `asked`: submission.json; `of`: its group.json."""
-    base = of.get("slurm_id")
-    return base and (f"{base}_{asked['index']}" if len(of["jobs"]) > 1 else str(base))
+def slurm_id(marker: dict[str, Any], group: dict[str, Any]) -> str | None:
+    """`123`, or `123_4` in an array; None if sbatch has not returned it yet.
+
+    `marker`: submission.json; `group`: group.json.
+    """
+    base = group.get("slurm_id")
+    return base and (f"{base}_{marker['index']}" if len(group["jobs"]) > 1 else str(base))
 
 
 def current_id(folder: JobFolder) -> str | None:
     """The SLURM id under which the job was last submitted."""
     marker = submission(folder)
     name = marker.get("group")
-    return slurm_id(marker, group(folder.store, name)) if name else None
+    return slurm_id(marker, read_group(folder.store, name)) if name else None
 
 
 def batch_logs(folder: JobFolder) -> list[Path]:
-    """What the batch script, and SLURM itself, said of the job's last submission."""
+    """Output of the batch script, and of SLURM itself, for the job's last submission."""
     marker = submission(folder)
     if not (name := marker.get("group")):
         return []
-    alone = len(group(folder.store, name).get("jobs", [])) == 1
-    return sorted((submissions(folder.store) / name).glob("*.log" if alone else f"*_{marker['index']}.log"))
+    alone = len(read_group(folder.store, name).get("jobs", [])) == 1
+    return sorted((submissions_folder(folder.store) / name).glob("*.log" if alone else f"*_{marker['index']}.log"))
 
 
-def squeue_name(experiments: Iterable[str], stage: str, what: str, digest: str) -> str:
+def squeue_name(experiments: Iterable[str], stage: str, label: str, digest: str) -> str:
     """`jigclu:table8:pretrain:m2:ab12cd`."""
-    named = sorted(experiments)
-    first = named[0] if len(named) == 1 else f"{named[0]}+{len(named) - 1}"
-    return f"jigclu:{first}:{stage}:{what.replace('=', '').replace(' ', '-')}:{digest[:6]}"
+    names = sorted(experiments)
+    first = names[0] if len(names) == 1 else f"{names[0]}+{len(names) - 1}"
+    return f"jigclu:{first}:{stage}:{label.replace('=', '').replace(' ', '-')}:{digest[:6]}"

@@ -1,7 +1,8 @@
-"""What sbatch is told: one script for a job or for an array of jobs alike, written by submitit. And submitit's local executor.
+"""The sbatch script of one job or of an array of similar jobs, written by submitit, and the call of sbatch.
 
-A job's pickle lies in its own folder before sbatch is called (submitit would move it there afterwards: an orchestrator killed in
-between would leave a job that cannot start), and the script links it to the name that submitit looks for.
+A job's pickle is in its own folder before sbatch is called. (submitit would move it there afterwards: if the
+orchestrator were killed in between, the job could not start.) The script links the pickle to the name under which
+submitit looks for it.
 """
 
 from __future__ import annotations
@@ -15,21 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.data.catalog import data_root
+from orchestrate import submitit_bridge
 from orchestrate.clusters import Cluster, Request
 from orchestrate.jobs.snapshot import job_environment
 from orchestrate.worker import run_job
 
-# A warning that comes before Python can heed it must not end the job: SLURM requeues what it preempts only if it still runs.
-PATIENT = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
+# A stop signal that arrives before Python handles it must not end the job: SLURM requeues a preempted job only if it
+# still runs.
+IGNORE_EARLY_SIGNALS = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
 PICKLE, SCRIPT, LIST = "job.pkl", "submission.sh", "jobs.txt"
 
 
-def flags(cluster: Cluster, request: Request, folder: Path, count: int, after: list[str]) -> dict[str, Any]:
-    """sbatch's options by their long names: the cluster's own `options` win, `false` there leaves one of ours out."""
+def sbatch_options(cluster: Cluster, request: Request, folder: Path, count: int, after: list[str]) -> dict[str, Any]:
+    """sbatch's options by their long names.
+
+    The cluster file's own `options` win; false there drops an option of the suite.
+    """
     gpus = (request.tasks_per_node or 1) * request.gpus_per_task
-    asked = ":".join(filter(None, ("gpu" if request.gpu_option == "gres" else None, request.gpu_type, str(gpus))))
-    told: dict[str, Any] = {
-        request.gpu_option.replace("-", "_"): asked if gpus else None,
+    gpu_text = ":".join(filter(None, ("gpu" if request.gpu_option == "gres" else None, request.gpu_type, str(gpus))))
+    options: dict[str, Any] = {
+        request.gpu_option.replace("-", "_"): gpu_text if gpus else None,
         "partition": request.partition,
         "account": request.account,
         "qos": request.qos,
@@ -38,49 +44,53 @@ def flags(cluster: Cluster, request: Request, folder: Path, count: int, after: l
         "mem": f"{round(request.mem_gb * 1024)}M" if request.mem_gb else None,
         "requeue" if cluster.max_requeues else "no_requeue": True,  # a site may have JobRequeue=0, or 1
         "output": str(folder / ("%A_%a.log" if count > 1 else "%j.log")),
-        "array": _range(count, cluster.max_jobs) if count > 1 else None,
+        "array": _array_range(count, cluster.max_jobs) if count > 1 else None,
         **{key.replace("-", "_"): value for key, value in cluster.options.items()},
     }
     if after:
-        told |= {"dependency": ",".join(after), "kill_on_invalid_dep": "yes"}
-    return {key: value for key, value in told.items() if value is not None and value is not False}
+        options |= {"dependency": ",".join(after), "kill_on_invalid_dep": "yes"}
+    return {key: value for key, value in options.items() if value is not None and value is not False}
 
 
-def _range(count: int, at_once: int | None) -> str:
+def _array_range(count: int, at_once: int | None) -> str:
     return f"0-{count - 1}" + (f"%{at_once}" if at_once and at_once < count else "")
 
 
 def write_script(
     cluster: Cluster, request: Request, folder: Path, name: str, tree: Path, jobs: list[Path], after: list[str]
 ) -> Path:
-    """<folder>/submission.sh for these job folders, one task a GPU; it starts when the dependencies `after` are met."""
-    import submitit
-
-    executor = submitit.SlurmExecutor(folder=folder, python=PATIENT + shlex.quote(sys.executable))
-    told = flags(cluster, request, folder, len(jobs), after)
-    # srun takes no --cpus-per-task from sbatch since SLURM 22.05; a rank that dies must not leave the others waiting for it.
+    """<folder>/submission.sh for these job folders, one task per GPU. It starts once `after` is met."""
+    options = sbatch_options(cluster, request, folder, len(jobs), after)
+    # Since SLURM 22.05 srun no longer takes --cpus-per-task from sbatch. If one rank dies, the others must not wait for
+    # it.
     step = ["srun", "--unbuffered", "--export=ALL", "--kill-on-bad-exit=1"]
-    if "cpus_per_task" in told:
-        step.append(f"--cpus-per-task={told['cpus_per_task']}")
+    if "cpus_per_task" in options:
+        step.append(f"--cpus-per-task={options['cpus_per_task']}")
     exports = [f"export {key}={shlex.quote(value)}" for key, value in job_environment(tree).items()]
-    data = f"export JIGCLU_DATA={shlex.quote(str(data_root().absolute()))}"  # first: a site's own lines may move it
-    executor.update_parameters(
-        job_name=name, time=request.minutes, nodes=request.nodes or 1, ntasks_per_node=request.tasks_per_node or 1,
-        wckey=None,  # submitit's own default, wckey "submitit", is refused where wckeys are tracked
-        stderr_to_stdout=True, use_srun=False,  # the step is ours: its log lies in the job's folder
-        setup=[data, *cluster.setup, *exports, *_which_job(folder / LIST)], additional_parameters=told,
-    )  # fmt: skip
-    command = (
-        f'{shlex.join(step)} --output "$logs/${{id}}_%t_log.out" {executor.python} -u -m submitit.core._submit "$logs"'
+    data = (
+        f"export JIGCLU_DATA={shlex.quote(str(data_root().absolute()))}"  # first: the site's setup lines may change it
     )
+    parameters = {
+        "job_name": name, "time": request.minutes,
+        "nodes": request.nodes or 1, "ntasks_per_node": request.tasks_per_node or 1,
+        "wckey": None,  # submitit's default, wckey "submitit", is rejected by sites that track wckeys
+        "stderr_to_stdout": True,
+        "use_srun": False,  # the srun line is ours: its log goes to the job's folder
+        "setup": [data, *cluster.setup, *exports, *_job_variables(folder / LIST)],
+        "additional_parameters": options,
+    }  # fmt: skip
+    python = IGNORE_EARLY_SIGNALS + shlex.quote(sys.executable)
+    run = submitit_bridge.run_command(python, '"$logs"')
+    command = f'{shlex.join(step)} --output "$logs/${{id}}_%t_log.out" {run}'
+    text = submitit_bridge.script_text(folder, command, parameters)
     folder.mkdir(parents=True, mode=0o700)
     (folder / LIST).write_text("".join(f"{path}\n" for path in jobs))
-    (folder / SCRIPT).write_text(executor._make_submission_file_text(command, ""))
+    (folder / SCRIPT).write_text(text)
     return folder / SCRIPT
 
 
-def _which_job(listing: Path) -> list[str]:
-    """Of the listed job folders this task's: its logs, and its pickle under the name that submitit looks for."""
+def _job_variables(listing: Path) -> list[str]:
+    """Shell lines that find this task's job folder in the list and link its pickle to submitit's name for it."""
     return [
         f'logs=$(sed -n "$((${{SLURM_ARRAY_TASK_ID:-0}} + 1))p" {shlex.quote(str(listing))})/logs',
         "id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; id=${id:-$SLURM_JOB_ID}",
@@ -89,45 +99,48 @@ def _which_job(listing: Path) -> list[str]:
 
 
 def write_pickle(job: Path, minutes: int) -> None:
-    """What submitit runs, in the job's own folder: always the same, so it serves every attempt and every submission."""
-    from submitit.core.utils import DelayedSubmission
+    """Write what submitit runs to the job's own folder.
 
-    delayed = DelayedSubmission(run_job, str(job))
-    delayed.set_timeout(minutes, 0)
-    aside = job / "logs" / f".{PICKLE}.{os.getpid()}"
-    delayed.dump(aside)
-    os.replace(aside, job / "logs" / PICKLE)
+    It never changes, so it serves every attempt and every submission.
+    """
+    temporary = job / "logs" / f".{PICKLE}.{os.getpid()}"
+    submitit_bridge.write_pickle(temporary, minutes, run_job, str(job))
+    os.replace(temporary, job / "logs" / PICKLE)
 
 
 class SubmissionRejected(Exception):
-    """sbatch said no; its own words in one line."""
+    """sbatch rejected a submission; the message is sbatch's own, in one line."""
 
 
 def sbatch(script: Path, *more: str) -> str:
-    """The SLURM id that sbatch gives. Raises Refused.
+    """The SLURM id that sbatch returns. Raises SubmissionRejected.
 
-    Our lock, inherited, lives as long as sbatch: whoever has it next finds either no sbatch at work or its job in the queue.
+    sbatch inherits the lock of submission, so that the lock outlives an orchestrator that is killed: the next one to
+    hold the lock finds either no sbatch running or its job in the queue.
     """
     try:
         command, env = ["sbatch", "--parsable", *more, str(script)], _environment(script.read_text())
-        done = subprocess.run(command, capture_output=True, text=True, env=env, close_fds=False)
+        process = subprocess.run(command, capture_output=True, text=True, env=env, close_fds=False)
     except OSError as error:
         raise SubmissionRejected(str(error)) from None
-    if done.returncode:
-        lines = (re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in done.stderr.splitlines())
-        raise SubmissionRejected("; ".join(line for line in lines if line) or f"sbatch ended with {done.returncode}")
+    if process.returncode:
+        lines = (re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in process.stderr.splitlines())
+        raise SubmissionRejected("; ".join(line for line in lines if line) or f"sbatch ended with {process.returncode}")
     if more:
         return ""
-    last = done.stdout.strip().rpartition("\n")[2].partition(";")[0]  # a site's own wrapper may say something first
+    last = process.stdout.strip().rpartition("\n")[2].partition(";")[0]  # a site's wrapper may print something first
     if not last.isdigit():
-        raise SubmissionRejected(f"sbatch gave no job id but {done.stdout.strip()[-200:]!r}")
+        raise SubmissionRejected(f"sbatch gave no job id but {process.stdout.strip()[-200:]!r}")
     return last
 
 
 def _environment(script: str) -> dict[str, str]:
-    """Ours, less what would overrule the script: sbatch's presets for what it says itself, and the job's that we run in, if any."""
-    inside, kept = "SLURM_JOB_ID" in os.environ, {"SLURM_CONF"}
-    unsaid = (name for name in ("partition", "account", "qos", "constraint") if f"#SBATCH --{name}=" not in script)
-    kept |= {f"SBATCH_{name.upper()}" for name in unsaid}
-    dropped = ("SBATCH_", "SLURM_", "SRUN_", "SUBMITIT_") if inside else ("SBATCH_",)
+    """This process's environment without variables that would override the script.
+
+    Dropped: sbatch's presets for options that the script sets, and, inside a SLURM job, the variables of that job.
+    """
+    inside_job, kept = "SLURM_JOB_ID" in os.environ, {"SLURM_CONF"}
+    unset = (name for name in ("partition", "account", "qos", "constraint") if f"#SBATCH --{name}=" not in script)
+    kept |= {f"SBATCH_{name.upper()}" for name in unset}
+    dropped = ("SBATCH_", "SLURM_", "SRUN_", "SUBMITIT_") if inside_job else ("SBATCH_",)
     return {key: value for key, value in os.environ.items() if key in kept or not key.startswith(dropped)}

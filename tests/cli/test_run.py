@@ -174,7 +174,7 @@ def test_a_failed_job_is_named_spares_the_others_and_is_tried_again(
     message = "RuntimeError: runtime.device is cuda, but torch sees no GPU here"
     assert (pretrain.status["state"], pretrain.status["message"]) == ("failed", message)
     assert f" failed   {pretrain.id}  {PRETRAIN}: {message}  (log: {pretrain.path / 'logs'})" in done.stdout
-    assert f" skipped  {probe.id}  {PROBE}: what it builds on did not finish" in done.stdout
+    assert f" skipped  {probe.id}  {PROBE}: upstream did not finish" in done.stdout
     assert probe.status["state"] == "pending" and not probe.metrics_path.exists()
     assert random.done and f" done     {random.id}" in done.stdout
     again = run(store, table8())

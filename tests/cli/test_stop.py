@@ -1,4 +1,4 @@
-"""Orchestrators that are stopped or killed: what runs goes on or saves itself, and the next run goes on from there."""
+"""Stopped and killed orchestrators: running jobs continue or save, and the next run resumes from there."""
 
 from __future__ import annotations
 
@@ -17,38 +17,39 @@ from helpers.orchestrator import PRETRAIN, borrow, jobs, named, prepared_store, 
 
 from jigclu.files import locked
 from jigclu.job_folder import JobFolder
-from orchestrate.jobs.states import running_now, state_of, submission
+from orchestrate.jobs.states import running_now, state_of
+from orchestrate.jobs.submissions import submission
 from orchestrate.worker import run_job
 
 TABLE = table8()
 
 
 @pytest.fixture
-def undisturbed(template: Path) -> Path:
-    """A store in which the same pretraining was run, and nobody disturbed it."""
+def uninterrupted(template: Path) -> Path:
+    """A store in which the same pretraining ran without interruption."""
     return whole_table(template)[0]
 
 
 @pytest.fixture
-def store(undisturbed: Path, tmp_path: Path, template: Path) -> Iterator[Path]:
-    """A store in which only one pretraining is still to be done: everything else is borrowed."""
+def store(uninterrupted: Path, tmp_path: Path, template: Path) -> Iterator[Path]:
+    """A store in which only one pretraining is left to run: the other jobs are copied."""
     store = prepared_store(tmp_path / "runs", template)
-    borrow(undisturbed, store, but=[PRETRAIN])
+    borrow(uninterrupted, store, but=[PRETRAIN])
     yield store
-    for job in jobs(store):  # only where a test failed: its orchestrator then ends too
+    for job in jobs(store):  # only if a test failed; its orchestrator then ends too
         if running_now(job):
             os.kill(job.status["pid"], signal.SIGKILL)
 
 
 def logged(store: Path) -> int:
-    """Steps that the pretraining has logged."""
+    """How many steps the pretraining has logged."""
     return sum(len(list(job.metrics())) for job in jobs(store) if job.job["name"] == PRETRAIN)
 
 
-def wait_for(what: Callable[[], object], lives: Callable[[], bool] = lambda: True) -> None:
-    """Until it holds; pytest-timeout ends what never comes. `lives`: who must be there meanwhile."""
-    while not what():
-        assert lives(), "ended too early"
+def wait_for(condition: Callable[[], object], running: Callable[[], bool] = lambda: True) -> None:
+    """Wait until the condition holds (pytest-timeout limits it); fail if `running` is false before."""
+    while not condition():
+        assert running(), "ended too early"
         time.sleep(0.01)
 
 
@@ -59,36 +60,36 @@ def alive(pid: int) -> bool:
         return False
 
 
-def assert_as_if_undisturbed(store: Path, undisturbed: Path) -> None:
-    ours, theirs = named(store, PRETRAIN), named(undisturbed, PRETRAIN)
-    assert ours.id == theirs.id and ours.done
-    weights, wanted = (torch.load(job.path / "encoder.pt", weights_only=True) for job in (ours, theirs))
-    assert weights.keys() == wanted.keys() and all(torch.equal(weights[name], wanted[name]) for name in wanted)
-    curves = [[(line["step"], line["loss"]) for line in job.metrics()] for job in (ours, theirs)]
+def assert_as_if_uninterrupted(store: Path, uninterrupted: Path) -> None:
+    job, reference = named(store, PRETRAIN), named(uninterrupted, PRETRAIN)
+    assert job.id == reference.id and job.done
+    weights, expected = (torch.load(folder.path / "encoder.pt", weights_only=True) for folder in (job, reference))
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in expected)
+    curves = [[(line["step"], line["loss"]) for line in folder.metrics()] for folder in (job, reference)]
     assert curves[0] == curves[1] and len(curves[0]) == 20
 
 
 def start_until_it_trains(store: Path, words: list[str] = TABLE) -> subprocess.Popen[str]:
-    """An orchestrator whose pretraining has made two more steps."""
+    """A new orchestrator, after its pretraining has logged two more steps."""
     before, orchestrator = logged(store), start(store, words)
     wait_for(lambda: logged(store) > before + 1, lambda: orchestrator.poll() is None)
     return orchestrator
 
 
 def assert_stopped(orchestrator: subprocess.Popen[str], job: JobFolder) -> None:
-    """It ended as by Ctrl-C, and nothing of it goes on."""
-    told = orchestrator.communicate()[0]
-    assert orchestrator.returncode == 130, told
-    assert told.rstrip().endswith("run.py: stopped; the same command goes on from here")
+    """It ended as after Ctrl-C, and so did its processes."""
+    output = orchestrator.communicate()[0]
+    assert orchestrator.returncode == 130, output
+    assert output.splitlines()[-1].startswith("run.py: stopped; the same command ")
     assert not running_now(job) and not alive(submission(job)["pid"]) and not alive(job.status["pid"])
 
 
-def test_stopped_orchestrators_end_their_children_and_the_next_goes_on_bit_equal(
-    store: Path, undisturbed: Path
+def test_stopped_orchestrators_stop_their_jobs_and_the_next_run_ends_bit_equal(
+    store: Path, uninterrupted: Path
 ) -> None:
     for attempt, ctrl_c in ((1, True), (2, False)):
         orchestrator = start_until_it_trains(store)
-        if ctrl_c:  # the terminal sends it to everyone in the group
+        if ctrl_c:  # a terminal sends it to the whole process group
             os.killpg(orchestrator.pid, signal.SIGINT)
         else:  # `kill` to the orchestrator alone
             orchestrator.send_signal(signal.SIGTERM)
@@ -100,15 +101,15 @@ def test_stopped_orchestrators_end_their_children_and_the_next_goes_on_bit_equal
     assert done.returncode == 0, done.stdout + done.stderr
     assert f" resume   {job.id}" in done.stdout and f" start    {job.id}" not in done.stdout
     assert (job.status["state"], job.status["attempt"]) == ("done", 3)
-    assert_as_if_undisturbed(store, undisturbed)
+    assert_as_if_uninterrupted(store, uninterrupted)
 
 
-def test_a_second_ctrl_c_ends_what_does_not_answer_and_the_next_run_goes_on_bit_equal(
-    store: Path, undisturbed: Path
+def test_a_second_ctrl_c_kills_a_job_that_hangs_and_the_next_run_ends_bit_equal(
+    store: Path, uninterrupted: Path
 ) -> None:
     orchestrator = start_until_it_trains(store, table8(pretrain__runtime__checkpoint_minutes=1e-9))
     job = named(store, PRETRAIN)
-    os.kill(job.status["pid"], signal.SIGSTOP)  # hangs, as far as anyone can tell
+    os.kill(job.status["pid"], signal.SIGSTOP)  # it now hangs
     os.killpg(orchestrator.pid, signal.SIGINT)
     assert orchestrator.stdout
     wait_for(lambda: "Ctrl-C again" in orchestrator.stdout.readline(), lambda: orchestrator.poll() is None)
@@ -117,54 +118,54 @@ def test_a_second_ctrl_c_ends_what_does_not_answer_and_the_next_run_goes_on_bit_
     assert state_of(job) == "interrupted"
     done = run(store, TABLE)
     assert done.returncode == 0 and f" resume   {job.id}" in done.stdout, done.stdout + done.stderr
-    assert_as_if_undisturbed(store, undisturbed)
+    assert_as_if_uninterrupted(store, uninterrupted)
 
 
-def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(store: Path, undisturbed: Path) -> None:
+def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(store: Path, uninterrupted: Path) -> None:
     background = run(store, [*TABLE, "--no-wait"])
     assert background.returncode == 0, background.stderr
-    told = re.fullmatch(r"running in the background as process (\d+); its log: (.+)\n", background.stdout)
-    assert told, background.stdout
-    orchestrator = int(told[1])
+    found = re.fullmatch(r"running in the background as process (\d+); its log: (.+)\n", background.stdout)
+    assert found, background.stdout
+    orchestrator = int(found[1])
     wait_for(lambda: logged(store), lambda: alive(orchestrator))
     os.kill(orchestrator, signal.SIGKILL)
     wait_for(lambda: not alive(orchestrator))
     job = named(store, PRETRAIN)
     assert running_now(job) and alive(job.status["pid"])
-    os.kill(job.status["pid"], signal.SIGSTOP)  # so that it is not done before the next run has looked
+    os.kill(job.status["pid"], signal.SIGSTOP)  # so that it is still running when the next run looks
     following = start(store, TABLE)
     assert following.stdout
     wait_for(lambda: f" waits    {job.id}" in following.stdout.readline(), lambda: following.poll() is None)
     os.kill(job.status["pid"], signal.SIGCONT)
     rest = following.communicate()[0]
     assert following.returncode == 0 and " start " not in rest, rest
-    assert f" start    {job.id}" in Path(told[2]).read_text()
+    assert f" start    {job.id}" in Path(found[2]).read_text()
     assert (job.status["state"], job.status["attempt"]) == ("done", 1)
-    assert_as_if_undisturbed(store, undisturbed)
+    assert_as_if_uninterrupted(store, uninterrupted)
 
 
-def test_a_job_that_was_killed_itself_is_told_and_can_go_on(store: Path) -> None:
+def test_a_killed_job_is_reported_as_interrupted(store: Path) -> None:
     orchestrator = start_until_it_trains(store)
     job = named(store, PRETRAIN)
     os.kill(job.status["pid"], signal.SIGKILL)
-    told = orchestrator.communicate()[0]
-    assert orchestrator.returncode == 1, told
-    assert f"interrupted {job.id}  {PRETRAIN}: the process ended without a result" in told
+    output = orchestrator.communicate()[0]
+    assert orchestrator.returncode == 1, output
+    assert f"interrupted {job.id}  {PRETRAIN}: the process ended without a result" in output
     assert state_of(job) == job.status["state"] == "interrupted"
 
 
-def test_the_worker_returns_at_once_from_a_finished_job(undisturbed: Path) -> None:
-    job = named(undisturbed, PRETRAIN)
+def test_the_worker_returns_at_once_from_a_finished_job(uninterrupted: Path) -> None:
+    job = named(uninterrupted, PRETRAIN)
     before = {path: path.lstat().st_mtime_ns for path in job.path.rglob("*")}
     run_job(str(job.path))
     assert {path: path.lstat().st_mtime_ns for path in job.path.rglob("*")} == before
 
 
 def test_the_worker_leaves_a_job_alone_that_runs_elsewhere(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = JobFolder(tmp_path / "pretrain" / named(undisturbed, PRETRAIN).id).create()
-    shutil.copy(named(undisturbed, PRETRAIN).path / "job.json", job.path)
+    job = JobFolder(tmp_path / "pretrain" / named(uninterrupted, PRETRAIN).id).create()
+    shutil.copy(named(uninterrupted, PRETRAIN).path / "job.json", job.path)
     with locked(job.path / ".run.lock"):
         assert state_of(job) == "running"
         run_job(str(job.path))

@@ -1,4 +1,4 @@
-"""`python -m orchestrate`: what is known of jobs that ran here, and what can be done about them. On a cluster: test_slurm_*.py."""
+"""The verbs of `python -m orchestrate` on jobs that ran here. On a cluster: tests/slurm/test_slurm_*.py."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def orchestrate(store: Path, *words: str) -> tuple[int, str]:
 
 @pytest.fixture
 def finished(tmp_path: Path, template: Path) -> Path:
-    """A store of its own with the whole tiny Table 8."""
+    """A copy of the store of a whole tiny Table 8."""
     whole, _ = whole_table(template)
     store = prepared_store(tmp_path / "runs", template)
     borrow(whole, store, but=[])
@@ -53,7 +53,7 @@ def finished(tmp_path: Path, template: Path) -> Path:
     return store
 
 
-def test_status_counts_what_is_done_and_tells_jobs_that_are_named(finished: Path) -> None:
+def test_status_counts_done_jobs_and_shows_named_ones(finished: Path) -> None:
     code, said = orchestrate(finished, "status")
     assert code == 0 and said.startswith("7 jobs: 7 done\n") and "7 jobs took " in said, said
     job = named(finished, PROBE)
@@ -65,7 +65,7 @@ def test_status_counts_what_is_done_and_tells_jobs_that_are_named(finished: Path
     assert code == 0 and said.count("\ndone ") + said.startswith("done ") == 7
 
 
-def test_a_result_of_other_code_is_stale_and_why_names_the_files(finished: Path) -> None:
+def test_a_result_of_a_different_code_version_is_stale_and_why_names_the_files(finished: Path) -> None:
     job = named(finished, PROBE)
     tree = (job.path / "source").resolve()
     other = tree.with_name("0123456789ab")
@@ -77,22 +77,23 @@ def test_a_result_of_other_code_is_stale_and_why_names_the_files(finished: Path)
     code, said = orchestrate(finished, "status")
     assert code == 0 and "7 jobs: 1 stale, 6 done" in said, said
     code, said = orchestrate(finished, "why", job.id)
-    assert "state:      stale  made by other code than the tree's" in said, said
+    assert "state:       stale  made by a different code version" in said, said
     assert "jigclu/stages/linear.py" in said and "differ" in said and "jigclu/counter_rng.py differ" not in said
-    assert "the same as what the data root has now" in said
+    assert "the same as the data root has now" in said
 
 
-def test_why_tells_where_a_number_comes_from(finished: Path) -> None:
+def test_why_shows_where_a_number_comes_from(finished: Path) -> None:
     job, encoder = named(finished, PROBE), named(finished, PRETRAIN)
     code, said = orchestrate(finished, "why", job.id)
     values = job.job
-    for told in (
-        "state:      done", "judged by:  result.json is there", "fills:      table8 m=2 (top1)", f"builds on:  {encoder.id}  done",
-        f"commit {values['commit'][:12]}", values["source_digest"], values["data_fingerprint"], "attempt:    1 from step 0",
-        "estimate:   ", " by the stated rate; it took ", f"took:       00:0{round(job.result['seconds'])} on 1 x ",
-        f"folder:     {job.path}", f"command:    {values['command']}", "_0_log.out",
+    for text in (
+        "state:       done", "evidence:    result.json exists", "result for:  table8 m=2 (top1)",
+        f"upstream:    {encoder.id}  done",
+        f"commit {values['commit'][:12]}", values["source_digest"], values["data_fingerprint"], "attempt:     1 from step 0",
+        "estimate:    ", " by the stated rate; it took ", f"took:        00:0{round(job.result['seconds'])} on 1 x ",
+        f"folder:      {job.path}", f"command:     {values['command']}", "_0_log.out",
     ):  # fmt: skip
-        assert told in said, (told, said)
+        assert text in said, (text, said)
     assert code == 0
 
 
@@ -109,19 +110,19 @@ def test_logs_are_found_and_followed(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["why", "table8"], "table8 is 7 jobs; name one: "),
-        (["why", "0000"], "has the id '0000' (at least 4 characters of it, or SLURM's)"),
+        (["why", "0000"], "has the id '0000' (at least 4 characters, or SLURM's id)"),
         (["status", "table9x"], "'table9x' is no job of the store"),
         (["status", "tabel8"], "did you mean table8"),
         (["status", "table1"], "no job of table1 is in the store; run it first: python orchestrate/run.py table1"),
-        (["cancel"], "cancel what? an experiment, a job's id, or all"),
+        (["cancel"], "name a job, an experiment or all"),
     ],
 )
-def test_mistakes_are_one_line(finished: Path, words: list[str], told: str) -> None:
+def test_mistakes_are_one_line(finished: Path, words: list[str], message: str) -> None:
     code, said = orchestrate(finished, *words)
-    assert code == 2 and said.startswith("orchestrate: ") and said.count("\n") == 1 and told in said, said
+    assert code == 2 and said.startswith("orchestrate: ") and said.count("\n") == 1 and message in said, said
 
 
 def test_without_a_store_the_verbs_say_so(tmp_path: Path) -> None:
@@ -129,15 +130,17 @@ def test_without_a_store_the_verbs_say_so(tmp_path: Path) -> None:
     assert code == 2 and "there is no store at" in said and said.count("\n") == 1
 
 
-def test_cancel_stops_what_runs_here_and_retry_goes_on(tmp_path: Path, template: Path) -> None:
+def test_cancel_stops_a_local_job_and_retry_resumes_it(tmp_path: Path, template: Path) -> None:
     store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=60)
-    walk = start(store, table8(pretrain__epochs=60))
+    orchestrator = start(store, table8(pretrain__epochs=60))
     job = named(store, PRETRAIN)
     until_step(job, 2)
     code, said = orchestrate(store, "cancel", job.id)
-    assert code == 0 and "cancelled: what ran saves at its next step" in said, said
-    walk.communicate()
-    assert walk.returncode == 1 and state_of(job) == "interrupted" and "stopped at step" in job.status["message"]
+    assert code == 0 and "cancelled: running jobs save at their next step" in said, said
+    orchestrator.communicate()
+    assert (
+        orchestrator.returncode == 1 and state_of(job) == "interrupted" and "stopped at step" in job.status["message"]
+    )
     code, said = orchestrate(store, "retry")
     assert code == 0 and f"done     {job.id}" in said, said
     assert named(store, PROBE).done and len(job.status["attempts"]) == 2
@@ -148,7 +151,7 @@ def test_cancel_stops_what_runs_here_and_retry_goes_on(tmp_path: Path, template:
     assert code == 0 and "nothing to cancel" in said
 
 
-def test_a_job_planned_by_other_code_is_not_sent_as_if_it_were_the_same(finished: Path) -> None:
+def test_a_job_planned_by_a_different_code_version_is_not_retried(finished: Path) -> None:
     job = named(finished, PROBE)
     (job.path / "result.json").unlink()
     job.set_status("failed", message="x")
@@ -156,11 +159,12 @@ def test_a_job_planned_by_other_code_is_not_sent_as_if_it_were_the_same(finished
     code, said = orchestrate(finished, "retry", job.id)
     assert (
         code == 2
-        and f"job {job.id} was planned by other code; run its command: python orchestrate/run.py table8" in said
+        and f"job {job.id} was planned by a different code version; run its command: python orchestrate/run.py table8"
+        in said
     ), said
 
 
-def test_clean_takes_what_nothing_needs_and_nothing_else(finished: Path) -> None:
+def test_clean_removes_what_nothing_needs_and_nothing_else(finished: Path) -> None:
     before = {path for path in finished.rglob("*") if ".mirror" not in path.parts}
     assert clean.unneeded(finished) == []
     old = time.time() - 7200
@@ -169,47 +173,49 @@ def test_clean_takes_what_nothing_needs_and_nothing_else(finished: Path) -> None
     forgotten = JobFolder(finished / "linear" / "0123456789ab").create()
     forgotten.update_job(stage="linear", name="linear of an old recipe", upstream=[], uses=[], experiments=["table8"])
     forgotten.write_result({"top1": 1.0})
-    group = submissions.submissions(finished) / "20260101-000000-abcdef"
+    group = submissions.submissions_folder(finished) / "20260101-000000-abcdef"
     group.mkdir(parents=True)
     torn = named(finished, PROBE).path / ".result.json.77.tmp"
     checkpoint = named(finished, PROBE).path / "checkpoint" / "step-000000004.pt"
     for path in (torn, checkpoint):
         path.write_text("half")
-    (forgotten.path / ".status.json.79.tmp").write_text("half of what goes as a whole")
-    (tree.with_name("bbbbbbbbbbbb")).mkdir()  # young: somebody may be about to submit
+    (forgotten.path / ".status.json.79.tmp").write_text("removed together with its folder")
+    (tree.with_name("bbbbbbbbbbbb")).mkdir()  # young: an orchestrator may be about to submit from it
     for path in (torn, checkpoint, tree, forgotten.path / ".status.json.79.tmp"):
         os.utime(path, (old, old))
     young = named(finished, PROBE).path / ".status.json.78.tmp"
-    young.write_text("at work")
+    young.write_text("still being written")
     code, said = orchestrate(finished, "clean")
     assert (
-        code == 0 and "5 can go: `clean --yes` removes them" in said and "linear of an old recipe: no cell" in said
+        code == 0 and "5 can be removed: `clean --yes` does it" in said and "linear of an old recipe: no cell" in said
     ), said
     assert forgotten.path.exists() and tree.exists() and group.exists() and torn.exists() and checkpoint.exists()
     code, said = orchestrate(finished, "clean", "--yes")
     assert code == 0 and "5 removed" in said, said
     young.unlink()
     (tree.with_name("bbbbbbbbbbbb")).rmdir()
-    left = {path for path in finished.rglob("*") if ".mirror" not in path.parts} - {submissions.submissions(finished)}
+    left = {path for path in finished.rglob("*") if ".mirror" not in path.parts} - {
+        submissions.submissions_folder(finished)
+    }
     assert left - before <= {finished / ".submit.lock"} and before <= left
     code, said = orchestrate(finished, "clean")
     assert "nothing to clean" in said
 
 
-def test_clean_leaves_what_a_job_that_is_not_done_will_run_from(
+def test_clean_keeps_the_submission_and_the_tree_of_an_unfinished_job(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job in the queue has no source link yet: its submission, and the tree that its script names, stay."""
+    """A job in the queue has no source link yet: its submission and the tree named in the script must stay."""
     program(finished.parent / "bin", "squeue", "exit 1")
     program(finished.parent / "bin", "sacct", "true")
     monkeypatch.setenv("PATH", f"{finished.parent / 'bin'}:/usr/bin:/bin")
     job = named(finished, PROBE)
     (job.path / "result.json").unlink()
     (job.path / "source").unlink()
-    for one in jobs(finished):
-        (one.path / "source").unlink(missing_ok=True)
+    for other in jobs(finished):
+        (other.path / "source").unlink(missing_ok=True)
     (tree,) = (finished / "source").iterdir()
-    group = submissions.submissions(finished) / "20260101-000000-abcdef"
+    group = submissions.submissions_folder(finished) / "20260101-000000-abcdef"
     group.mkdir(parents=True)
     (group / "submission.sh").write_text(f"export PYTHONPATH={tree}\n")
     submissions.note_group(finished, group.name, jobs=[job.id], name="", slurm_id="1")

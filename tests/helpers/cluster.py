@@ -1,4 +1,4 @@
-"""Real orchestrators on the live cluster of tests/slurm: what the tests of submission, stops and failures share."""
+"""Real orchestrators on the live cluster of tests/slurm, for the tests of submission, stops and failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orchestrate.jobs.states import State, look
 from orchestrate.planning.experiments import find
 from orchestrate.planning.plan import make_plan
 
-EPOCHS = 12  # 60 steps: time to stop it in mid-training
+EPOCHS = 12  # 60 steps: enough time to stop it in mid-training
 SCRIPTS = Path(__file__).parents[1] / "slurm"
 
 
@@ -55,14 +55,14 @@ def answer(store: Path, cluster: Path, *more: str, **settings: Any) -> tuple[int
 
 
 def orchestrate(store: Path, *words: str) -> tuple[int, str]:
-    """`python -m orchestrate ...`."""
+    """Exit code and output of `python -m orchestrate WORDS`."""
     command, env = [sys.executable, "-m", "orchestrate", *words], environment(store, **slurm_env())
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     return done.returncode, done.stdout + done.stderr
 
 
 def store_with_only(folder: Path, template: Path, *names: str, at: Path | None = None, **settings: Any) -> Path:
-    """A store in which every other job of the table counts as done."""
+    """A store in which all jobs of the table but these have a result."""
     store = prepared_store(at or folder / "runs", template)
     values = TINY | {"pretrain.epochs": EPOCHS} | {name.replace("__", "."): value for name, value in settings.items()}
     plan = make_plan(find(["table8"]), "smoke", "official", 1, values)
@@ -74,7 +74,7 @@ def store_with_only(folder: Path, template: Path, *names: str, at: Path | None =
 
 
 def submitted(store: Path, cluster: Path, *names: str, **settings: Any) -> list[JobFolder]:
-    """Those jobs, sent to the cluster."""
+    """These jobs, submitted to the cluster."""
     code, said = answer(store, cluster, **settings)
     assert code == 0 and f"jobs: {len(names)} submitted" in said, said
     return [named(store, name) for name in names]
@@ -88,25 +88,25 @@ def state(job: JobFolder) -> State:
     return look([job])[job.id]
 
 
-def until(what: Callable[[], Any], seconds: float = 240.0) -> Any:
-    """What it gives as soon as that is true."""
+def until(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
+    """The first true value that the condition returns."""
     deadline = time.monotonic() + seconds
-    while not (given := what()):
-        assert time.monotonic() < deadline, what
+    while not (value := condition()):
+        assert time.monotonic() < deadline, condition
         time.sleep(0.05)
-    return given
+    return value
 
 
 def until_state(job: JobFolder, *names: str, seconds: float = 240.0) -> State:
     found: list[State] = []
 
-    def there() -> bool:
+    def reached() -> bool:
         found.append(state(job))
         time.sleep(0.3)
         return found[-1].name in names
 
     try:
-        until(there, seconds)
+        until(reached, seconds)
     except AssertionError:
         raise AssertionError(f"{found[-1]}, not {names}; {job.status}") from None
     return found[-1]
@@ -118,13 +118,13 @@ def until_step(job: JobFolder, step: int) -> None:
 
 
 def in_queue(store: Path) -> dict[str, Row]:
-    """What waits or runs of this store, by SLURM id."""
-    ours = submissions.submissions(store)
-    return {key: row for key, row in queue().items() if ours in Path(row.script).parents and not row.ended}
+    """The store's jobs that wait or run, by SLURM id."""
+    folder = submissions.submissions_folder(store)
+    return {key: row for key, row in queue().items() if folder in Path(row.script).parents and not row.ended}
 
 
 def sent(store: Path) -> Counter[str]:
-    """How often each job of the store waits or runs in SLURM, by the scripts that SLURM has, not by our own notes."""
+    """How often each job of the store waits or runs in SLURM, by SLURM's own scripts instead of the store's records."""
     count: Counter[str] = Counter()
     for slurm_id, row in in_queue(store).items():
         folders = (Path(row.script).parent / "jobs.txt").read_text().split()
@@ -138,14 +138,14 @@ def cancel_all(store: Path) -> None:
 
 
 def node(name: str, up: bool) -> None:
-    """Cut a node's power (and have SLURM notice at once), or switch it on again."""
+    """Cut a node's power (and let SLURM notice at once), or switch it on again."""
     subprocess.run([SCRIPTS / ("slurm-up" if up else "slurm-down"), name], check=True, capture_output=True)
     if not up:
         subprocess.run(["scontrol", "update", f"nodename={name}", "state=down", "reason=cut"], check=True)
 
 
 def recomputed(job: JobFolder, store: Path) -> JobFolder:
-    """The same job in this process, uninterrupted."""
+    """The same job, run in this process without interruption."""
     folder, values = JobFolder(store / job.path.parent.name / job.id).create(), job.job
     folder.update_job(**values)
     config = {**values["config"], "runtime": {**values["config"]["runtime"], "device": "cpu"}}
@@ -155,9 +155,9 @@ def recomputed(job: JobFolder, store: Path) -> JobFolder:
 
 
 def assert_bit_equal(job: JobFolder, folder: Path) -> None:
-    """Its weights and its losses are those of the same job, uninterrupted, in this process."""
+    """Its weights and losses are bit-equal to those of the same job, run in this process without interruption."""
     whole = recomputed(job, folder / "whole")
-    ours, theirs = (torch.load(one.path / "encoder.pt", weights_only=True) for one in (job, whole))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    curves = [[(line["step"], line["loss"]) for line in one.metrics()] for one in (job, whole)]
+    weights, expected = (torch.load(folder.path / "encoder.pt", weights_only=True) for folder in (job, whole))
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
+    curves = [[(line["step"], line["loss"]) for line in folder.metrics()] for folder in (job, whole)]
     assert curves[0] == curves[1]

@@ -1,4 +1,4 @@
-"""Real orchestrators on stores of their own: what the tests of planning and running share."""
+"""Real orchestrators on stores of their own, for the tests of planning and running."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
 
 ROOT = Path(__file__).resolve().parents[2]
-# 20 steps a pretraining, 4 a probe. One thread: tests share the machine; every step logged: tests stop at a step.
+# 20 steps per pretraining, 4 per probe. One thread, since tests share the machine; every step is logged, since tests stop
+# at a step.
 TINY: dict[str, Any] = {
     "pretrain.data.train_images": 50, "pretrain.data.val_images": 20, "pretrain.data.canvas": 32,
     "pretrain.image_size": 32, "pretrain.batch_size": 10, "pretrain.epochs": 4, "pretrain.precision": "float32",
@@ -31,7 +32,7 @@ TINY: dict[str, Any] = {
 
 
 def table8(**settings: Any) -> list[str]:
-    """The words that run a tiny Table 8 here; `__` in a setting's name stands for a dot."""
+    """Arguments of run.py for a tiny Table 8 on this machine; `__` in a setting's name stands for a dot."""
     values = TINY | {name.replace("__", "."): value for name, value in settings.items()}
     sets = [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     return ["table8", "--scale", "smoke", "--cluster", "local", *sets]
@@ -42,14 +43,14 @@ RANDOM = "linear resnet18 scenes random init seed 0"
 
 
 def environment(store: Path, **more: str) -> dict[str, str]:
-    """This process's, less what a user's shell may set for the suite; no GPU, so that results are the same anywhere."""
+    """This process's, without variables of the suite; and no GPU, so that results are the same on every machine."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("JIGCLU_", "MLFLOW_", "SLURM_"))}
-    ours = {"JIGCLU_STORE": str(store), "JIGCLU_DATA": str(store.parent / "no data"), "CUDA_VISIBLE_DEVICES": ""}
-    return {**kept, **ours, "OMP_NUM_THREADS": "1", **more}
+    own = {"JIGCLU_STORE": str(store), "JIGCLU_DATA": str(store.parent / "no data"), "CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, **own, "OMP_NUM_THREADS": "1", **more}
 
 
 def start(store: Path, words: Iterable[str], **more: str) -> subprocess.Popen[str]:
-    """run.py as if started in a terminal of its own: its own session, and Ctrl-C not ignored, as it is in what `&` starts."""
+    """run.py as in a terminal of its own: in its own session, and not ignoring Ctrl-C (as a shell's `&` would have it)."""
     command = [sys.executable, str(ROOT / "orchestrate" / "run.py"), *words]
     return subprocess.Popen(
         command,
@@ -70,22 +71,22 @@ def run(store: Path, words: Iterable[str], cwd: Path | None = None, **more: str)
     )
 
 
-def refused(store: Path, words: Iterable[str], *told: str, cwd: Path | None = None, **more: str) -> None:
-    """run.py takes it as the user's mistake: exit code 2, nothing on stdout, one line on stderr that tells all of this."""
+def refused(store: Path, words: Iterable[str], *messages: str, cwd: Path | None = None, **more: str) -> None:
+    """run.py reports a user's mistake: exit code 2, nothing on stdout, one line on stderr with all these messages."""
     done = run(store, words, cwd, **more)
     assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
     assert done.stderr.startswith("run.py: ") and done.stderr.count("\n") == 1, done.stderr
-    assert not [what for what in told if what not in done.stderr], done.stderr
+    assert not [message for message in messages if message not in done.stderr], done.stderr
 
 
 def cpu_seconds() -> float:
-    """What the children that ended so far have used."""
+    """CPU time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def prepared_store(path: Path, template: Path) -> Path:
-    """A store whose MLflow database is there and known to be migrated, which saves an orchestrator seconds."""
+    """A store with a migrated MLflow database, which saves an orchestrator seconds."""
     path.mkdir(mode=0o700)
     shutil.copy(template, path / "mlflow.db")
     marker = path / ".mirror" / digest(f"sqlite:///{path}/mlflow.db") / "prepared"
@@ -96,13 +97,13 @@ def prepared_store(path: Path, template: Path) -> Path:
 
 @functools.cache
 def whole_table(template: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The store of a whole tiny Table 8 and how its run ended; once a session, for every test that only looks."""
+    """The store of a whole tiny Table 8 and how its run ended; made once per session, for tests that only read it."""
     store = prepared_store(template.parent / "runs", template)
     return store, run(store, table8())
 
 
 def borrow(whole: Path, store: Path, *, but: Iterable[str]) -> None:
-    """The finished jobs of the whole table, so that an orchestrator has only those left to run whose names are in `but`."""
+    """Copy the finished jobs of the whole table, except those named in `but`, which are left to run."""
     left = set(but)
     for job in jobs(whole):
         if job.job["name"] in left:

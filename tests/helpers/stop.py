@@ -1,4 +1,4 @@
-"""A stop signal or a kill just before a chosen step: what the tests of interruption share."""
+"""A stop signal or a kill just before a chosen step, for the tests of interruption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jigclu.training.session import Session
 
 
 def steady(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics.jsonl less what is the machine's: two runs of one job agree in the rest."""
+    """A line of metrics.jsonl without what depends on the machine: in the rest two runs of one job agree."""
     return {
         name: value
         for name, value in line.items()
@@ -21,20 +21,20 @@ def steady(line: dict[str, Any]) -> dict[str, Any]:
 
 
 class Killed(BaseException):
-    """Ends the process's work at once, nothing saved."""
+    """Ends the job at once; nothing is saved."""
 
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, str]]:
-    """{step: "stop" or "kill"}: what comes over the job just before that step is ticked."""
+    """{step: "stop" or "kill"}: what happens to the job just before that step is ticked."""
     plan: dict[int, str] = {}
     tick = Session.tick
 
     def ticked(session: Session, *arguments: Any, **keywords: Any) -> None:
-        what = plan.pop(session.step + 1, "")
-        if what == "kill":
+        event = plan.pop(session.step + 1, "")
+        if event == "kill":
             raise Killed
-        if what == "stop":
+        if event == "stop":
             interrupt.request()
         tick(session, *arguments, **keywords)
 

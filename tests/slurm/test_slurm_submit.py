@@ -43,7 +43,7 @@ def test_a_bad_partition_or_account_submits_nothing(tmp_path: Path, template: Pa
     store = store_with_only(tmp_path, template, PRETRAIN, PROBE)
     cluster = cluster_file(tmp_path, stages={"linear": {field: "nowhere"}})
     refused(store, call(cluster), f"sbatch refused {PROBE}: ", told, "nothing was submitted", **slurm_env())
-    assert not in_queue(store) and not list(submissions.submissions(store).iterdir())
+    assert not in_queue(store) and not list(submissions.submissions_folder(store).iterdir())
     assert state_of(named(store, PRETRAIN)) == "new"
 
 
@@ -114,7 +114,7 @@ def test_two_orchestrators_at_once_submit_every_job_once(tmp_path: Path, templat
 
 
 def groups(store: Path) -> int:
-    return len(list(submissions.submissions(store).glob("*/group.json")))
+    return len(list(submissions.submissions_folder(store).glob("*/group.json")))
 
 
 @live
@@ -148,7 +148,7 @@ def test_a_job_whose_orchestrator_died_before_it_noted_the_id_is_found_and_runs(
     (job,) = submitted(store, cluster, PRETRAIN, pretrain__epochs=12)
     (ours,) = in_queue(store)
     name = submissions.submission(job)["group"]
-    path = submissions.submissions(store) / name / submissions.GROUP
+    path = submissions.submissions_folder(store) / name / submissions.GROUP
     path.write_text(path.read_text().replace('"slurm_id"', '"unknown"'))  # as if it had died right after sbatch
     assert state_of(job) in ("pending", "running")
     code, said = answer(store, cluster, "--wait")
