@@ -8,13 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrate.cli.dry_run import dry_run
-
 if __name__ == "__main__":  # run as a file, from a clone that nobody installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jigclu.config import ConfigError
 from orchestrate import clusters
+from orchestrate.cli.dry_run import dry_run
 from orchestrate.console import print_line
 from orchestrate.cost.plan_cost import Cost
 from orchestrate.jobs.planned import write_jobs
