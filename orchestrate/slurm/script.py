@@ -75,7 +75,7 @@ def write_script(
         "nodes": request.nodes or 1, "ntasks_per_node": request.tasks_per_node or 1,
         "wckey": None,  # submitit's default, wckey "submitit", is rejected by sites that track wckeys
         "stderr_to_stdout": True,
-        "use_srun": False,  # the srun line is ours: its log goes to the job's folder
+        "use_srun": False,  # the command has its own srun, whose log goes to the job's folder
         "setup": [data, *cluster.setup, *exports, *_job_variables(folder / LIST)],
         "additional_parameters": options,
     }  # fmt: skip

@@ -88,6 +88,18 @@ def state(job: JobFolder) -> State:
     return look([job])[job.id]
 
 
+def status_line(store: Path, job: JobFolder) -> str:
+    """The job's line of `status`."""
+    code, said = orchestrate(store, "status", job.id)
+    assert code == 0, said
+    return next(line for line in said.splitlines() if job.id in line)
+
+
+def attempt_steps(job: JobFolder) -> list[int]:
+    """The steps at which its attempts began."""
+    return [attempt["step"] for attempt in job.status["attempts"]]
+
+
 def until(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
     """The first true value that the condition returns."""
     deadline = time.monotonic() + seconds

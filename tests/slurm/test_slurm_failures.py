@@ -1,4 +1,4 @@
-"""What goes wrong on a live SLURM cluster is told in one clear line, and nothing that was saved is lost."""
+"""Failures on a live SLURM cluster are reported in one clear line, and nothing that was saved is lost."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from helpers.cluster import (
     answer,
     assert_bit_equal,
+    attempt_steps,
     call,
     cluster_file,
     in_queue,
@@ -21,6 +22,7 @@ from helpers.cluster import (
     orchestrate,
     slurm_env,
     state,
+    status_line,
     store_with_only,
     submitted,
     until,
@@ -35,31 +37,26 @@ from orchestrate.jobs import submissions
 CLUSTER = Path(os.environ.get("SLURM_TEST_DIR", "/tmp/slurm-test"))
 
 
-def told(store: Path, job: JobFolder) -> str:
-    """The job's line of `status`."""
-    code, said = orchestrate(store, "status", job.id)
-    assert code == 0
-    return next(line for line in said.splitlines() if job.id in line)
-
-
 @live
-def test_out_of_memory_is_told_ends_what_waits_and_retry_sends_both_again(tmp_path: Path, template: Path) -> None:
+def test_out_of_memory_is_reported_cancels_dependents_and_retry_submits_both_again(
+    tmp_path: Path, template: Path
+) -> None:
     store = store_with_only(tmp_path, template, PRETRAIN, PROBE)
     small = cluster_file(tmp_path, "small", stages={"pretrain": {"mem_gb": 0.2}})
     job, probe = submitted(store, small, PRETRAIN, PROBE)
     assert until_state(job, "failed", "done").name == "failed"
-    assert "out of memory: raise mem_gb in the cluster file (SLURM:" in told(store, job)
-    assert until_state(probe, "cancelled").note == "what it builds on did not finish"
+    assert "out of memory: raise mem_gb in the cluster file (SLURM:" in status_line(store, job)
+    assert until_state(probe, "cancelled").note == "upstream did not finish"
     code, said = orchestrate(store, "why", job.id)
-    assert code == 0 and "state:      failed  out of memory" in said and "sacct: " not in said, said
+    assert code == 0 and "state:       failed  out of memory" in said and "sacct: " not in said, said
     code, said = orchestrate(store, "retry", "table8", "--cluster", str(cluster_file(tmp_path)))
     assert code == 0 and "jobs: 2 submitted" in said, said
     assert until_state(probe, "done", "failed", "cancelled").name == "done"
-    assert job.done and told(store, job).startswith("done")
+    assert job.done and status_line(store, job).startswith("done")
 
 
 @live
-def test_a_job_killed_by_hand_is_told_and_goes_on_from_its_checkpoint(tmp_path: Path, template: Path) -> None:
+def test_a_job_killed_by_hand_is_reported_and_resumes_from_its_checkpoint(tmp_path: Path, template: Path) -> None:
     settings = {"pretrain__epochs": 12, "pretrain__runtime__checkpoint_minutes": 0.01}
     store, cluster = store_with_only(tmp_path, template, PRETRAIN, **settings), cluster_file(tmp_path)
     (job,) = submitted(store, cluster, PRETRAIN, **settings)
@@ -68,15 +65,17 @@ def test_a_job_killed_by_hand_is_told_and_goes_on_from_its_checkpoint(tmp_path: 
     for process in processes(job):
         os.kill(process, signal.SIGKILL)
     assert until_state(job, "failed", "done").name == "failed"
-    assert "it died without a word: killed by hand, or out of memory (SLURM: FAILED on node" in told(store, job)
+    assert "died without an error message: killed by hand, or out of memory (SLURM: FAILED on node" in status_line(
+        store, job
+    )
     code, said = answer(store, cluster, "--wait", **settings)
     assert code == 0 and "jobs: 1 submitted" in said, said
-    assert job.status["attempts"][1]["step"] > 0
+    assert attempt_steps(job)[1] > 0
     assert_bit_equal(job, tmp_path)
 
 
 def processes(job: JobFolder) -> list[int]:
-    """Python processes of the job, on whatever node of this machine."""
+    """Ids of the job's Python processes, on all nodes (they are namespaces of this machine)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -89,7 +88,7 @@ def processes(job: JobFolder) -> list[int]:
 
 
 @live
-def test_a_probe_sent_again_waits_for_the_training_that_still_runs(tmp_path: Path, template: Path) -> None:
+def test_a_probe_submitted_again_waits_for_the_training_that_still_runs(tmp_path: Path, template: Path) -> None:
     store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=30)
     job, probe = submitted(store, cluster_file(tmp_path), PRETRAIN, PROBE, pretrain__epochs=30)
     until_step(job, 1)
@@ -102,7 +101,7 @@ def test_a_probe_sent_again_waits_for_the_training_that_still_runs(tmp_path: Pat
 
 @live
 def test_a_job_is_queued_while_its_nodes_are_down_for_maintenance(tmp_path: Path, template: Path) -> None:
-    """--test-only says no to that, sbatch does not."""
+    """sbatch --test-only rejects such a job, sbatch accepts it."""
     store = store_with_only(tmp_path, template, PRETRAIN)
     drain = ["scontrol", "update", "nodename=node[1-3]"]
     subprocess.run([*drain, "state=drain", "reason=maintenance"], check=True)
@@ -115,31 +114,31 @@ def test_a_job_is_queued_while_its_nodes_are_down_for_maintenance(tmp_path: Path
 
 
 @live
-def test_a_jobs_own_error_is_its_line_and_logs_finds_the_traceback(tmp_path: Path, template: Path) -> None:
+def test_status_shows_a_jobs_own_error_and_logs_shows_the_traceback(tmp_path: Path, template: Path) -> None:
     store, cluster = store_with_only(tmp_path, template, PROBE), cluster_file(tmp_path)
     encoder = named(store, PRETRAIN)
-    (probe,) = submitted(store, cluster, PROBE)  # its pretraining counts as done, and left no encoder
+    (probe,) = submitted(store, cluster, PROBE)  # its pretraining counts as done, but left no encoder
     assert until_state(probe, "failed", "done").name == "failed"
-    line = told(store, probe)
+    line = status_line(store, probe)
     assert "FileNotFoundError: upstream encoder is missing: " in line and encoder.id in line
     code, said = orchestrate(store, "logs", probe.id[:6])
     assert code == 0 and "Traceback" in said and "_0_log.out <==" in said, said
 
 
 @live
-def test_a_job_that_sets_up_badly_shows_the_scripts_own_words(tmp_path: Path, template: Path) -> None:
+def test_logs_shows_why_a_clusters_setup_line_failed(tmp_path: Path, template: Path) -> None:
     store = store_with_only(tmp_path, template, PRETRAIN)
     cluster = cluster_file(tmp_path, setup=["module load nonesuch", "test -d /nowhere || exit 9"])
     (job,) = submitted(store, cluster, PRETRAIN)
     assert until_state(job, "failed", "done").name == "failed"
-    assert "exit code 9:0" in told(store, job)
+    assert "exit code 9:0" in status_line(store, job)
     code, said = orchestrate(store, "logs", job.id)
     assert code == 0 and "module: command not found" in said, said
 
 
 @live
-def test_a_full_store_is_told_and_the_last_checkpoint_stands(tmp_path: Path, template: Path) -> None:
-    """A file system of its own that fills up in mid-training, to the last byte."""
+def test_a_full_store_is_reported_and_the_last_checkpoint_survives(tmp_path: Path, template: Path) -> None:
+    """A separate file system that fills up to the last byte in mid-training."""
     if not os.path.ismount(CLUSTER / "small"):
         pytest.skip("no root: the live SLURM has no file system of its own")
     settings = {"pretrain__epochs": 40, "pretrain__runtime__checkpoint_minutes": 0.02}
@@ -159,7 +158,7 @@ def test_a_full_store_is_told_and_the_last_checkpoint_stands(tmp_path: Path, tem
         code, said = orchestrate(store, "retry")
         assert code == 0 and "jobs: 1 submitted" in said, said
         assert until_state(job, "done", "failed").name == "done"
-        assert job.status["attempts"][-1]["step"] > 0
+        assert attempt_steps(job)[-1] > 0
         assert_bit_equal(job, tmp_path)
     finally:
         ballast.unlink(missing_ok=True)
@@ -177,19 +176,19 @@ def fill(path: Path) -> None:
 
 
 @live
-def test_a_store_that_a_node_cannot_write_is_told(tmp_path: Path, template: Path) -> None:
+def test_a_store_that_a_node_cannot_write_is_reported(tmp_path: Path, template: Path) -> None:
     store = store_with_only(tmp_path, template, PRETRAIN)
     with read_only_on("node2", store):
         (job,) = submitted(store, cluster_file(tmp_path, options={"nodelist": "node2"}), PRETRAIN)
         assert until_state(job, "failed", "done", "lost").name == "failed"
-        assert "SLURM could not open its log on node2: is the store writable from there?" in told(store, job)
+        assert "SLURM could not open its log on node2: is the store writable from there?" in status_line(store, job)
     code, said = orchestrate(store, "retry", "--cluster", str(cluster_file(tmp_path)))
     assert code == 0 and until_state(job, "done", "failed").name == "done", said
 
 
 @contextmanager
 def read_only_on(name: str, path: Path) -> Iterator[None]:
-    """The path, read-only in that node's own mount namespace."""
+    """Make the path read-only in that node's own mount namespace."""
     shell = int((CLUSTER / "run" / f"{name}.pid").read_text())
     try:
         inner = int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
@@ -205,7 +204,7 @@ def read_only_on(name: str, path: Path) -> Iterator[None]:
 
 
 @live
-def test_a_job_starts_again_only_as_often_as_the_cluster_file_allows(tmp_path: Path, template: Path) -> None:
+def test_a_job_restarts_only_as_often_as_the_cluster_file_allows(tmp_path: Path, template: Path) -> None:
     store = store_with_only(tmp_path, template, PRETRAIN, pretrain__epochs=40)
     (job,) = submitted(store, cluster_file(tmp_path, max_requeues=1), PRETRAIN, pretrain__epochs=40)
     for _ in range(2):
@@ -215,16 +214,16 @@ def test_a_job_starts_again_only_as_often_as_the_cluster_file_allows(tmp_path: P
         subprocess.run(["scancel", "--signal=USR2", str(submissions.current_id(job))], check=True)
         until(lambda: state(job).name != "running")
     assert until_state(job, "interrupted", "done").name == "interrupted"
-    line = told(store, job)
-    assert "stopped at step" in line and "not started again: max_requeues of the cluster file is 1" in line
+    line = status_line(store, job)
+    assert "stopped at step" in line and "not restarted: max_requeues of the cluster file is 1" in line
     code, said = orchestrate(store, "retry")
     assert code == 0 and until_state(job, "done", "failed").name == "done", said
 
 
 @live
 @pytest.mark.timeout(600)
-def test_a_job_that_gets_nowhere_in_two_attempts_stops_and_says_so(tmp_path: Path, template: Path) -> None:
-    """Its node is lost twice before it has saved anything; SLURM starts it a third time."""
+def test_a_job_without_progress_in_two_attempts_stops_and_says_so(tmp_path: Path, template: Path) -> None:
+    """Its node is lost twice before it has saved anything; the third attempt gives up."""
     store = store_with_only(tmp_path, template, PRETRAIN, pretrain__epochs=200)
     (job,) = submitted(store, cluster_file(tmp_path), PRETRAIN, pretrain__epochs=200)
     for attempt in (1, 2):
@@ -233,12 +232,12 @@ def test_a_job_that_gets_nowhere_in_two_attempts_stops_and_says_so(tmp_path: Pat
         node(row.nodes, up=False)
         node(row.nodes, up=True)
     assert until_state(job, "failed", "done").name == "failed"
-    assert "no progress in two attempts: both began at step 0 and saved no later one" in told(store, job)
+    assert "no progress in two attempts: both began at step 0 and saved no later one" in status_line(store, job)
     assert not in_queue(store) and len(job.status["attempts"]) == 2
 
 
 @live
-def test_states_are_told_while_the_controller_is_away(tmp_path: Path, template: Path) -> None:
+def test_status_works_while_the_controller_does_not_answer(tmp_path: Path, template: Path) -> None:
     store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=60)
     job, probe = submitted(store, cluster_file(tmp_path), PRETRAIN, PROBE, pretrain__epochs=60)
     until_step(job, 1)
@@ -246,7 +245,9 @@ def test_states_are_told_while_the_controller_is_away(tmp_path: Path, template: 
     os.kill(controller, signal.SIGSTOP)
     try:
         code, said = orchestrate(store, "status", "table8")
-        assert code == 0 and "SLURM does not answer (" in said and "as far as the job folders tell" in said, said
+        assert (
+            code == 0 and "SLURM does not answer (" in said and "the states come from the job folders alone" in said
+        ), said
         assert f"running     {job.id}" in said and f"pending     {probe.id}" in said, said
         words = call(cluster_file(tmp_path), pretrain__epochs=60)
         refused(store, words, "SLURM does not answer, so nothing is submitted: ", **slurm_env())

@@ -1,4 +1,4 @@
-"""On a live SLURM cluster: time limits, preemption, lost nodes and several ranks end as if nothing had happened."""
+"""On a live SLURM cluster: after time limits, preemption and lost nodes, and on several ranks, the results are the same."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from helpers.cluster import (
     EPOCHS,
     answer,
     assert_bit_equal,
+    attempt_steps,
     cluster_file,
     in_queue,
     live,
@@ -27,13 +28,7 @@ from helpers.cluster import (
 )
 from helpers.orchestrator import PRETRAIN, PROBE, jobs, named, prepared_store, run
 
-from jigclu.job_folder import JobFolder
 from orchestrate.jobs import submissions
-
-
-def attempts(job: JobFolder) -> list[int]:
-    """The steps from which its attempts began."""
-    return [one["step"] for one in job.status["attempts"]]
 
 
 @live
@@ -42,7 +37,7 @@ def test_a_stopped_job_requeues_itself_and_ends_bit_equal(tmp_path: Path, templa
     job, probe = submitted(store, cluster, PRETRAIN, PROBE)
     ids = slurm_ids(store, PRETRAIN, PROBE)
     until_step(job, 2)
-    subprocess.run(["scancel", "--signal=USR2", ids[0]], check=True)  # what SLURM sends before the time limit
+    subprocess.run(["scancel", "--signal=USR2", ids[0]], check=True)  # SLURM's warning before the time limit
     assert until_state(job, "requeued", "done").name == "requeued"
     code, said = answer(store, cluster, "--wait")
     assert code == 0 and "2 in the queue already" in said, said
@@ -56,8 +51,8 @@ def test_a_stopped_job_requeues_itself_and_ends_bit_equal(tmp_path: Path, templa
 
 
 @live
-def test_the_last_task_of_an_array_requeues_and_names_itself_alone(tmp_path: Path, template: Path) -> None:
-    """Its SLURM number is the whole array's: told to requeue that, SLURM starts the finished tasks again as well."""
+def test_the_last_task_of_an_array_requeues_and_renames_only_itself(tmp_path: Path, template: Path) -> None:
+    """Its plain SLURM number is the whole array's: requeuing that number would restart the finished tasks as well."""
     store, cluster = prepared_store(tmp_path / "runs", template), cluster_file(tmp_path)
     code, said = answer(store, cluster)
     assert code == 0, said
@@ -78,7 +73,7 @@ def test_the_last_task_of_an_array_requeues_and_names_itself_alone(tmp_path: Pat
 
 @live
 def test_a_preempted_job_gives_way_and_ends_bit_equal(tmp_path: Path, template: Path) -> None:
-    """A job of the partition with priority takes its node; it saves within the grace time and starts again when that is over."""
+    """A job of the high-priority partition takes its node; it saves within the grace time and restarts after that job."""
     store, cluster = (
         store_with_only(tmp_path, template, PRETRAIN),
         cluster_file(tmp_path, options={"nodelist": "node3"}),
@@ -98,27 +93,29 @@ def test_a_preempted_job_gives_way_and_ends_bit_equal(tmp_path: Path, template: 
     assert until_state(job, "requeued", "done").name == "requeued"
     until(lambda: first not in subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True).stdout)
     assert until_state(job, "done", "failed").name == "done"
-    assert len(attempts(job)) == 2 and attempts(job)[1] >= 2
+    assert len(attempt_steps(job)) == 2 and attempt_steps(job)[1] >= 2
     assert_bit_equal(job, tmp_path)
 
 
 @live
 @pytest.mark.timeout(600)
 def test_a_time_limit_shorter_than_the_training_ends_bit_equal(tmp_path: Path, template: Path) -> None:
-    """A limit of one minute, the least that SLURM has, and a training of more than one."""
+    """A training that takes longer than the limit of one minute, the shortest that SLURM allows."""
     settings = {"pretrain__epochs": 45, "pretrain__image_size": 96, "pretrain__data__canvas": 96}
     store = store_with_only(tmp_path, template, PRETRAIN, **settings)
     cluster = cluster_file(tmp_path, minutes=1, options={"signal": "USR2@20"})
     (job,) = submitted(store, cluster, PRETRAIN, **settings)
     assert until_state(job, "done", "failed", "interrupted", "lost", seconds=500).name == "done", job.status
-    began = attempts(job)
+    began = attempt_steps(job)
     assert len(began) > 1 and began == sorted(set(began)), began
     assert_bit_equal(job, tmp_path)
 
 
 @live
-def test_a_node_lost_in_mid_epoch_costs_no_more_than_what_was_not_saved(tmp_path: Path, template: Path) -> None:
-    """SIGKILL of a slurmd and all that runs below it, a checkpoint behind it; the job starts again on another node."""
+def test_a_node_lost_in_mid_epoch_costs_only_the_steps_after_the_last_checkpoint(
+    tmp_path: Path, template: Path
+) -> None:
+    """SIGKILL of a slurmd and everything below it, after a checkpoint; the job restarts on another node."""
     settings = {"pretrain__epochs": 20, "pretrain__runtime__checkpoint_minutes": 0.02}
     store = store_with_only(tmp_path, template, PRETRAIN, **settings)
     cluster = cluster_file(tmp_path, options={"exclude": "node1"})
@@ -131,30 +128,30 @@ def test_a_node_lost_in_mid_epoch_costs_no_more_than_what_was_not_saved(tmp_path
         assert until_state(job, "done", "failed", "lost").name == "done", job.status
     finally:
         node(row.nodes, up=True)
-    began = attempts(job)
+    began = attempt_steps(job)
     assert len(began) == 2 and began[1] > 0 and job.status["attempts"][1]["host"] != row.nodes
     assert_bit_equal(job, tmp_path)
 
 
 @live
-def test_a_cancelled_job_stays_cancelled_and_goes_on_when_asked(tmp_path: Path, template: Path) -> None:
+def test_a_cancelled_job_stays_cancelled_and_resumes_on_retry(tmp_path: Path, template: Path) -> None:
     store, cluster = store_with_only(tmp_path, template, PRETRAIN), cluster_file(tmp_path)
     (job,) = submitted(store, cluster, PRETRAIN)
     until_step(job, 2)
     code, said = orchestrate(store, "cancel", job.id)
-    assert code == 0 and "cancelled: what ran saves at its next step" in said, said
+    assert code == 0 and "cancelled: running jobs save at their next step" in said, said
     assert "stopped at step" in until_state(job, "cancelled").note
     code, said = orchestrate(store, "retry")
     assert code == 0 and "jobs: 1 submitted" in said, said
     assert until_state(job, "done", "failed").name == "done"
-    assert len(attempts(job)) == 2 and attempts(job)[1] >= 2
+    assert len(attempt_steps(job)) == 2 and attempt_steps(job)[1] >= 2
     assert_bit_equal(job, tmp_path)
 
 
 @live
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_two_tasks_train_as_one_process_does(tmp_path: Path, template: Path, nodes: int) -> None:
-    """One task a rank, on one node and on two: the losses of a single process with the same global batch; rank 0 writes."""
+    """One rank per task, on one node and on two: the losses of one process with the same global batch; rank 0 writes."""
     store = store_with_only(tmp_path, template, PRETRAIN)
     (job,) = submitted(store, cluster_file(tmp_path, nodes=nodes, tasks_per_node=2 // nodes), PRETRAIN)
     assert until_state(job, "done", "failed").name == "done", job.status
@@ -162,14 +159,14 @@ def test_two_tasks_train_as_one_process_does(tmp_path: Path, template: Path, nod
     logs = sorted(path.name.split("_", 1)[1] for path in (job.path / "logs").glob("*_log.out"))
     assert logs == ["0_log.out", "1_log.out"]
     whole = recomputed(job, tmp_path / "whole")
-    ours, theirs = ([line["loss"] for line in one.metrics()] for one in (job, whole))
-    # The second loss is after an update by all ranks' gradients; later ones drift apart by rounding (exactly: test_ranks.py).
-    assert len(ours) == EPOCHS * 5 and ours[:2] == pytest.approx(theirs[:2], rel=1e-5)
+    losses, expected = ([line["loss"] for line in folder.metrics()] for folder in (job, whole))
+    # The second loss follows an update from all ranks' gradients; later ones drift apart by rounding (exact: test_ranks.py).
+    assert len(losses) == EPOCHS * 5 and losses[:2] == pytest.approx(expected[:2], rel=1e-5)
 
 
 @live
 def test_table8_runs_to_the_end_with_two_tasks_a_node(tmp_path: Path, template: Path) -> None:
-    """At scale smoke, as a user would: --wait follows it, the table is in MLflow at the end."""
+    """At scale smoke, as a user would run it, with --wait; a second run finds everything done."""
     store, cluster = prepared_store(tmp_path / "runs", template), cluster_file(tmp_path, nodes=1, tasks_per_node=2)
     done = run(store, ["table8", "--scale", "smoke", "--cluster", str(cluster), "--wait"], **slurm_env())
     assert done.returncode == 0 and "jobs: 7 done" in done.stdout, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The code that jobs run: found by what a stage imports, frozen beside the jobs."""
+"""The code that jobs run: found by a stage's imports, frozen beside the jobs."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tree
 
 
-def test_a_stages_files_are_what_it_really_imports() -> None:
-    there = {name: module for name, module in STAGE_MODULES.items() if name != "detect" or find_spec("detectron2")}
-    code = f"import importlib, json, sys; [importlib.import_module(name) for name in {list(there.values())}]; "
+def test_a_stages_files_are_exactly_what_it_imports() -> None:
+    available = {name: module for name, module in STAGE_MODULES.items() if name != "detect" or find_spec("detectron2")}
+    code = f"import importlib, json, sys; [importlib.import_module(name) for name in {list(available.values())}]; "
     code += (
         "print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('jigclu', 'detection')]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(ROOT), capture_output=True, text=True)
     imported = {str(Path(file).relative_to(ROOT)) for file in json.loads(done.stdout)}
-    found = set.union(*map(names, there.values()))
+    found = set.union(*map(names, available.values()))
     assert found == imported
     assert {"jigclu/augment.py", "jigclu/montage.py", "jigclu/config/stages.py", "jigclu/__init__.py"} <= found
 
 
-def test_a_stages_digest_follows_its_own_files_only(tree: Path) -> None:
+def test_a_stages_digest_depends_only_on_its_own_files(tree: Path) -> None:
     before = {stage: stage_digest(stage, tree) for stage in STAGE_MODULES}
     assert before == {stage: stage_digest(stage) for stage in STAGE_MODULES}
     with open(tree / "orchestrate" / "planning" / "plan.py", "a") as file:
-        file.write("# another word\n")
+        file.write("# another comment\n")
     assert {stage: stage_digest(stage, tree) for stage in STAGE_MODULES} == before
     assert "jigclu/montage.py" not in names(STAGE_MODULES["linear"])
     with open(tree / "jigclu" / "montage.py", "a") as file:
-        file.write("# another word\n")
+        file.write("# another comment\n")
     after = {stage: stage_digest(stage, tree) for stage in STAGE_MODULES}
     assert {stage for stage in before if after[stage] != before[stage]} == {"pretrain"}
 
