@@ -180,11 +180,8 @@ class LocalScheduler:
         The controller must ignore the terminal's Ctrl-C, on which it would kill its job after a second. Ignored signals
         are inherited, and the worker sets its own handlers.
         """
-        previous_handler = (
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            if threading.current_thread() is threading.main_thread()
-            else None
-        )
+        in_main_thread = threading.current_thread() is threading.main_thread()  # only there handlers can be set
+        previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
         before = dict(os.environ)
         os.environ.update(job_environment(self.tree))
         os.environ.setdefault("JIGCLU_THREADS", str(self.slots.threads))

@@ -42,10 +42,8 @@ def _mirror_in_background(store: Path) -> None:
         return
     (store / ".mirror").mkdir(exist_ok=True, mode=0o700)
     with open(store / ".mirror" / "sync.log", "w") as log:
-        command, env = (
-            [sys.executable, "-m", "orchestrate", "sync", "--quiet"],
-            {**os.environ, "JIGCLU_STORE": str(store)},
-        )
+        command = [sys.executable, "-m", "orchestrate", "sync", "--quiet"]
+        env = {**os.environ, "JIGCLU_STORE": str(store)}
         subprocess.Popen(
             command, cwd=PROJECT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-COMMAND_TIMEOUT = (
-    30.0  # seconds for one command: a client retries a controller that does not answer for about that long
-)
+# Seconds for one command: a client retries a controller that does not answer for about that long.
+COMMAND_TIMEOUT = 30.0
 CLOCK_SKEW = 120.0  # seconds by which the submit host's clock and the controller's may differ
 # There is no accounting, or no sacct.
 ACCOUNTING_OFF = re.compile("storage is disabled|not running a supported|No such file")

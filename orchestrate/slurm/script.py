@@ -67,9 +67,8 @@ def write_script(
     if "cpus_per_task" in options:
         step.append(f"--cpus-per-task={options['cpus_per_task']}")
     exports = [f"export {key}={shlex.quote(value)}" for key, value in job_environment(tree).items()]
-    data = (
-        f"export JIGCLU_DATA={shlex.quote(str(data_root().absolute()))}"  # first: the site's setup lines may change it
-    )
+    # First, because the site's own setup lines may change it.
+    data = f"export JIGCLU_DATA={shlex.quote(str(data_root().absolute()))}"
     parameters = {
         "job_name": name, "time": request.minutes,
         "nodes": request.nodes or 1, "ntasks_per_node": request.tasks_per_node or 1,
