@@ -95,6 +95,9 @@ def test_why_shows_where_a_number_comes_from(finished: Path) -> None:
     ):  # fmt: skip
         assert text in said, (text, said)
     assert code == 0
+    job.update_job(data_fingerprint=f"{'0' * 16}+{values['data_fingerprint'].split('+')[1]}")
+    code, said = orchestrate(finished, "why", job.id)
+    assert code == 0 and "the data root has a different version of train\n" in said, said
 
 
 def test_logs_are_found_and_followed(finished: Path) -> None:

@@ -1,4 +1,4 @@
-"""The sbatch script is the committed one, and a submitit that lacks a private name is reported in one line."""
+"""The sbatch script is the committed one; lanes of max_jobs; a submitit without a private name is reported in one line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from submitit.local.local import LocalJob
 from jigclu.config import ConfigError
 from orchestrate import clusters, submitit_bridge
 from orchestrate.slurm.script import write_pickle, write_script
+from orchestrate.slurm.submit import Throttle
 
 GOLDEN = Path(__file__).with_name("golden_sbatch.txt")
 
@@ -48,6 +49,15 @@ def test_the_sbatch_script_is_the_committed_one(tmp_path: Path) -> None:
     text = write_example(tmp_path).read_text().replace(str(tmp_path), "/FOLDER")
     text = text.replace(shlex.quote(sys.executable), "/PYTHON")
     assert text == GOLDEN.read_text(), text
+
+
+def test_with_max_jobs_each_job_waits_for_the_last_one_of_its_lane() -> None:
+    for active, expected in (([], [None, None, "4", "5"]), (["1", "2", "3"], ["2", "3", "4", "5"])):
+        throttle, waits_for = Throttle(2, active), []
+        for slurm_id in ("4", "5", "6", "7"):
+            waits_for.append(throttle.take_lane())
+            throttle.add(slurm_id)
+        assert waits_for == expected
 
 
 def test_the_pickle_runs_in_a_python_of_its_own(tmp_path: Path) -> None:
