@@ -89,7 +89,8 @@ def test_why_shows_where_a_number_comes_from(finished: Path) -> None:
     for text in (
         "state:       done", "evidence:    result.json exists", "result for:  table8 m=2 (top1)",
         f"upstream:    {encoder.id}  done",
-        f"commit {values['commit'][:12]}", values["source_digest"], values["data_fingerprint"], "attempt:     1 from step 0",
+        f"commit {values['commit'][:12]}", values["source_digest"], values["data_fingerprint"],
+        "attempt:     1 from step 0",
         "estimate:    ", " by the stated rate; it took ", f"took:        00:0{round(job.result['seconds'])} on 1 x ",
         f"folder:      {job.path}", f"command:     {values['command']}", "_0_log.out",
     ):  # fmt: skip

@@ -18,8 +18,8 @@ from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
 
 ROOT = Path(__file__).resolve().parents[2]
-# 20 steps per pretraining, 4 per probe. One thread, since tests share the machine; every step is logged, since tests stop
-# at a step.
+# 20 steps per pretraining, 4 per probe. One thread, since tests share the machine; every step is logged, since tests
+# stop at a step.
 TINY: dict[str, Any] = {
     "pretrain.data.train_images": 50, "pretrain.data.val_images": 20, "pretrain.data.canvas": 32,
     "pretrain.image_size": 32, "pretrain.batch_size": 10, "pretrain.epochs": 4, "pretrain.precision": "float32",
@@ -50,7 +50,7 @@ def environment(store: Path, **more: str) -> dict[str, str]:
 
 
 def start(store: Path, words: Iterable[str], **more: str) -> subprocess.Popen[str]:
-    """run.py as in a terminal of its own: in its own session, and not ignoring Ctrl-C (as a shell's `&` would have it)."""
+    """run.py as in a terminal of its own: in its own session, not ignoring Ctrl-C as after a shell's `&`."""
     command = [sys.executable, str(ROOT / "orchestrate" / "run.py"), *words]
     return subprocess.Popen(
         command,

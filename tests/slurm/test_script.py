@@ -1,4 +1,4 @@
-"""The sbatch script is the committed one; lanes of max_jobs; a submitit without a private name is reported in one line."""
+"""The sbatch script is the committed one; lanes of max_jobs; a changed submitit is reported in one line."""
 
 from __future__ import annotations
 

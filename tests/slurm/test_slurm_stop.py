@@ -1,4 +1,4 @@
-"""On a live SLURM cluster: after time limits, preemption and lost nodes, and on several ranks, the results are the same."""
+"""On a live SLURM cluster: time limits, preemption, lost nodes and ranks do not change the results."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_last_task_of_an_array_requeues_and_renames_only_itself(tmp_path: Pa
 
 @live
 def test_a_preempted_job_gives_way_and_ends_bit_equal(tmp_path: Path, template: Path) -> None:
-    """A job of the high-priority partition takes its node; it saves within the grace time and restarts after that job."""
+    """A job of the high-priority partition takes its node; it saves in the grace time and restarts afterwards."""
     store, cluster = (
         store_with_only(tmp_path, template, PRETRAIN),
         cluster_file(tmp_path, options={"nodelist": "node3"}),
@@ -151,7 +151,7 @@ def test_a_cancelled_job_stays_cancelled_and_resumes_on_retry(tmp_path: Path, te
 @live
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_two_tasks_train_as_one_process_does(tmp_path: Path, template: Path, nodes: int) -> None:
-    """One rank per task, on one node and on two: the losses of one process with the same global batch; rank 0 writes."""
+    """One rank per task, on one node and on two: the losses of one process at the same global batch size."""
     store = store_with_only(tmp_path, template, PRETRAIN)
     (job,) = submitted(store, cluster_file(tmp_path, nodes=nodes, tasks_per_node=2 // nodes), PRETRAIN)
     assert until_state(job, "done", "failed").name == "done", job.status
@@ -160,7 +160,8 @@ def test_two_tasks_train_as_one_process_does(tmp_path: Path, template: Path, nod
     assert logs == ["0_log.out", "1_log.out"]
     whole = recomputed(job, tmp_path / "whole")
     losses, expected = ([line["loss"] for line in folder.metrics()] for folder in (job, whole))
-    # The second loss follows an update from all ranks' gradients; later ones drift apart by rounding (exact: test_ranks.py).
+    # The second loss follows an update from all ranks' gradients; later ones drift apart by rounding.
+    # test_ranks.py compares exactly.
     assert len(losses) == EPOCHS * 5 and losses[:2] == pytest.approx(expected[:2], rel=1e-5)
 
 
