@@ -12,14 +12,12 @@ from orchestrate.cli.display import ORDER, line, summary
 from orchestrate.console import print_line
 from orchestrate.jobs.states import IN_HAND, State, look, write_down
 from orchestrate.mirror.background import mirroring
-from orchestrate.planning.plan import Plan
 
 POLL_SECONDS = 5.0
 
 
-def follow(plan: Plan, store: Path) -> int:
+def follow(folders: list[JobFolder], store: Path) -> int:
     """Follow the plan's jobs until none can go on. 0: all done; 1: some are not. Ctrl-C leaves them to SLURM."""
-    folders = [job.folder(store) for job in plan.jobs.values()]
     told: dict[str, str] = {}
     height = 0
     with mirroring(store):

@@ -34,14 +34,15 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
     if cluster is None and len(sites) > 1:
         raise ConfigError(f"these jobs were sent to {' and '.join(sites)}; say which with --cluster")
     where = clusters.load(cluster or (sites[0] if sites else None))
-    clusters.needed(where)
+    clusters.require_sbatch(where)
+    placements = clusters.place_jobs(plan.jobs.values(), store, where)
     from orchestrate.preflight import preflight
 
-    preflight([job for job in plan.jobs.values() if job.id in idle], store, where)
+    preflight([placement for job_id, placement in placements.items() if job_id in idle], store, where)
     if where.kind == "slurm":
         from orchestrate.slurm import submit
 
-        submit.submit(plan, store, where)
+        submit.submit(plan, store, where, placements)
         return 0
     from orchestrate.local import LocalScheduler
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def _write_job(plan: Plan, job: Job, store: Path) -> bool:
     ours = [vars(use) for use in job.uses]
     content = {
         "id": job.id, "stage": job.stage, "name": job.name, "config": job.config.model_dump(mode="json"),
-        "upstream": list(job.upstream), "seed": job.seed, "label": job.label, "command": command(plan),
+        "upstream": list(job.upstream), "seed": job.seed, "label": job.label, "command": plan.command,
     }  # fmt: skip
 
     def change(known: dict[str, Any]) -> dict[str, Any]:
@@ -71,20 +70,3 @@ def _take_over(plan: Plan, store: Path) -> None:
                 return {**known, "uses": [use for use, key in asked if filler.get(key, own) == own]}
 
             folder.edit_job(kept)
-
-
-def command(plan: Plan) -> str:
-    """The command line that computes the plan's cells anew (where they are not in the store)."""
-    words = [
-        "python",
-        "orchestrate/run.py",
-        *(experiment.name for experiment in plan.experiments),
-        "--scale",
-        plan.scale,
-    ]
-    words += ["--protocol", plan.protocol]
-    words += ["--seeds", str(plan.seeds)] if plan.seeds > 1 else []
-    for setting in plan.settings:
-        words += ["--set", setting]
-    words += ["--cells", *plan.only] if plan.only else []
-    return shlex.join(words)

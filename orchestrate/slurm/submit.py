@@ -18,7 +18,7 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import locked
-from orchestrate.clusters import Cluster, Request
+from orchestrate.clusters import Cluster, Placement, Request
 from orchestrate.console import print_line
 from orchestrate.cost import measured
 from orchestrate.jobs.slurm_queue import SlurmUnavailable, ask, queue
@@ -43,7 +43,7 @@ class Group:
     jobs: list[Job] = field(default_factory=list)
 
 
-def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
+def submit(plan: Plan, store: Path, cluster: Cluster, placements: dict[str, Placement]) -> dict[str, str]:
     """Submit what is neither done nor in SLURM's hands; returns SLURM ids by job id.
 
     ConfigError carries sbatch's own message: of a request that it refuses nothing at all is submitted.
@@ -51,7 +51,7 @@ def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
     with locked(store / ".submit.lock", inherited=True):
         tree = freeze(store)  # inside: `clean` takes the same lock
         _settle(plan, store)
-        states = look(job.folder(store) for job in plan.jobs.values())
+        states = look(placements[job_id].folder for job_id in plan.jobs)
         if silent := next((state.no_answer for state in states.values() if state.no_answer), ""):
             raise ConfigError(f"SLURM does not answer, so nothing is submitted: {silent}")
         ids: dict[str, str] = {}
@@ -69,7 +69,7 @@ def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
                 count["left out: upstream runs here, without SLURM"] += 1
             else:
                 wanted.append(job)
-        submitter = Submitter(store, cluster, tree, ids, wanted)
+        submitter = Submitter(store, cluster, tree, ids, [placements[job.id] for job in wanted])
         submitter.refuse_early()
         for level in _levels(wanted):
             submitter.submit(level)
@@ -92,9 +92,10 @@ def _levels(jobs: list[Job]) -> Iterator[list[Job]]:
 class Submitter:
     """One call's groups; `ids` grows as they are submitted."""
 
-    def __init__(self, store: Path, cluster: Cluster, tree: Path, ids: dict[str, str], jobs: list[Job]):
+    def __init__(self, store: Path, cluster: Cluster, tree: Path, ids: dict[str, str], placements: list[Placement]):
+        jobs = [placement.job for placement in placements]
         self.store, self.cluster, self.tree, self.ids, self.jobs = store, cluster, tree, ids, jobs
-        self.requests = {job.id: cluster.request(job.stage, job.scale) for job in jobs}
+        self.requests = {placement.job.id: placement.request for placement in placements}
         # max_jobs: an array keeps count by itself, but only within itself; else every job waits for the last one of its lane.
         kinds = Counter(
             (job.stage, self.requests[job.id], bool(self.requests.keys() & set(job.upstream))) for job in jobs

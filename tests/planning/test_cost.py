@@ -43,7 +43,7 @@ def earlier(store: Path, hours: float, table: float, name: str, **more: object) 
 def test_before_there_are_any_jobs_the_stated_table_speaks(tmp_path: Path) -> None:
     job = job_of()
     assert measured.Measured(tmp_path).hours(job, "GPU") == (
-        stated.hours("pretrain", job.config, "GPU"),
+        stated.hours(job.config, "GPU"),
         "the stated rate",
     )
     assert measured.Measured(tmp_path).graded() == ""
@@ -52,7 +52,7 @@ def test_before_there_are_any_jobs_the_stated_table_speaks(tmp_path: Path) -> No
 def test_an_estimate_is_the_tables_times_what_jobs_like_it_took(tmp_path: Path) -> None:
     """Of its stage and kind of device; the five nearest in size, by their median; each job's last line."""
     job = job_of()
-    table = stated.hours("pretrain", job.config, "GPU")
+    table = stated.hours(job.config, "GPU")
     for index, ratio in enumerate((2.0, 2.2, 2.4, 2.6, 100.0)):
         earlier(tmp_path, ratio * table, table, f"near{index}")
     for index in range(9):
@@ -79,7 +79,7 @@ def test_a_finished_job_is_kept_and_its_estimate_graded(template: Path) -> None:
     assert line["estimate_hours"] == submission(job)["estimate_hours"] > 0
     assert measured.Measured(store).graded().startswith("7 jobs took ")
     told = run(store, [*table8(pretrain__epochs=40), "--dry-run"]).stdout
-    assert "(rates: 7 jobs by the store's earlier ones; 7 jobs took " in told, told
+    assert "(rates: 7 jobs by earlier jobs of the store; 7 jobs took " in told, told
 
 
 def test_a_later_job_is_estimated_by_the_earlier_ones(tmp_path: Path, template: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_later_job_is_estimated_by_the_earlier_ones(tmp_path: Path, template: 
         if values["job"] == named(store, PRETRAIN).id
     )
     hours, by = measured.Measured(store).hours(longer, "CPU")
-    table = stated.hours("pretrain", longer.config, "CPU")
+    table = stated.hours(longer.config, "CPU")
     assert by.startswith("3 earlier pretrain jobs on ") and hours / table == pytest.approx(
         line["hours"] / line["table_hours"], rel=0.7
     )
@@ -148,4 +148,4 @@ def test_a_budget_is_kept(tmp_path: Path, template: Path) -> None:
 def test_an_estimate_goes_with_the_submission(tmp_path: Path) -> None:
     job = job_of()
     note = measured.Measured(tmp_path).note(job, Request(gpus_per_task=1))
-    assert note == {"estimate_hours": stated.hours("pretrain", job.config, "GPU"), "estimate_by": "the stated rate"}
+    assert note == {"estimate_hours": stated.hours(job.config, "GPU"), "estimate_by": "the stated rate"}

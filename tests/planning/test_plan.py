@@ -106,7 +106,7 @@ def test_a_shared_job_appears_once_and_counts_as_often_as_it_is_asked_for() -> N
     (found,) = experiments.find(["table8"])
     made = make_plan([found, found.model_copy(update={"name": "table99"})], "paper", "official")
     assert made.jobs.keys() == plan().jobs.keys()
-    assert [job.asked for job in made.jobs.values()] == [2] * 7 and made.naive == 14
+    assert [job.demand for job in made.jobs.values()] == [2] * 7 and made.naive == 14
     assert {frozenset(job.experiments) for job in made.jobs.values()} == {frozenset({"table8", "table99"})}
     uses = {(use.experiment, use.cell) for use in job_of(made, "linear", "m=3").uses}
     assert uses == {("table8", "m=3"), ("table99", "m=3")}
