@@ -1,33 +1,38 @@
-"""Where jobs run: clusters/*.yaml or the user's own file, strictly read; and what a job of a stage asks for there."""
+"""Where jobs run: clusters/*.yaml or the user's own file, strictly read; and what each job requests there."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import ConfigError, nearest
+from jigclu.job_folder import JobFolder
 from orchestrate.planning.overlays import overlay, read_yaml
+from orchestrate.planning.plan import Job
 
 ROOT = Path(__file__).parent / "clusters"
-RANKED = ("detect", "finetune", "pretrain")  # stages that run over several ranks; a frozen encoder is evaluated by one
-FIELDS = {  # sbatch's options, and the fields that say them: what is checked before submission must be what is submitted
+RANKED = ("detect", "finetune", "pretrain")  # stages that can use several ranks; a frozen encoder is evaluated by one
+FIELDS = {  # sbatch options that have a field here: what is checked before submission must be what is submitted
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "nodes": "nodes",
     "ntasks-per-node": "tasks_per_node", "ntasks": "tasks_per_node", "cpus-per-task": "cpus_per_task", "mem": "mem_gb",
     "time": "minutes", "gpus-per-task": "gpus_per_task", "requeue": "max_requeues", "no-requeue": "max_requeues",
 }  # fmt: skip
-OURS = ("array", "output", "error", "dependency", "job-name", "kill-on-invalid-dep", "wrap", "parsable", "test-only",
+# sbatch options that the suite sets itself.
+RESERVED = ("array", "output", "error", "dependency", "job-name", "kill-on-invalid-dep", "wrap", "parsable", "test-only",
         "clusters")  # fmt: skip
 StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
 Positive = Annotated[int, Field(ge=1)]
 
 
 class Request(BaseModel):
-    """What a job asks of sbatch. `None` leaves it to the site's defaults (nodes, tasks: to the scale's number of GPUs)."""
+    """What a job requests from sbatch. `None`: the site's default (nodes and tasks: the scale's number of GPUs)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -41,7 +46,7 @@ class Request(BaseModel):
     gpu_type: str | None = None  # as the site calls it: a100
     gpu_option: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     cpus_per_task: Positive = 8
-    mem_gb: Annotated[float, Field(gt=0)] | None = None  # of a node
+    mem_gb: Annotated[float, Field(gt=0)] | None = None  # per node
     minutes: Positive = 24 * 60
 
     @property
@@ -50,10 +55,10 @@ class Request(BaseModel):
 
 
 class Cluster(Request):
-    """A place to run. `stages` says what differs for a stage.
+    """A cluster file. `stages`: the fields that differ for a stage.
 
-    `max_jobs`: of one command, running at a time. `max_requeues`: how often a job may start again by itself (time limit,
-    preemption, node lost); 0: never. `options`: anything else that sbatch knows, over what is ours; false leaves ours out.
+    `max_jobs`: jobs of one command that run at the same time. `max_requeues`: how often a job may restart automatically (time
+    limit, preemption, lost node); 0: never. `options`: other options of sbatch, over the suite's; false removes the suite's.
     """
 
     name: str
@@ -71,19 +76,19 @@ class Cluster(Request):
             name = option.replace("_", "-")
             if name in FIELDS:
                 raise ValueError(f"options: {option} has a field of its own here: {FIELDS[name]}")
-            if name in OURS:
-                raise ValueError(f"options: {option} belongs to the suite, which finds its jobs by it")
+            if name in RESERVED:
+                raise ValueError(f"options: {option} is reserved: the suite finds its jobs by it")
         return self
 
     def request(self, stage: str, scale: str) -> Request:
-        """The stage's resources: the file's, over them its `stages`; as many tasks as the scale has GPUs for the stage.
+        """The stage's resources: the file's fields, then its `stages`; as many tasks as the scale has GPUs for the stage.
 
-        ConfigError where tasks and nodes do not come out even, or the stage takes one process only.
+        Raises ConfigError if the tasks do not divide by the nodes, or if a stage that runs in one task gets several.
         """
         for_stage = self.stages.get(stage, Request())  # type: ignore[call-overload]
         own = {key: getattr(self, key) for key in Request.model_fields} | for_stage.model_dump(exclude_unset=True)
         if stage not in RANKED and not for_stage.model_fields_set & {"nodes", "tasks_per_node"}:
-            own |= {"nodes": 1, "tasks_per_node": 1}  # what the file says of all stages is meant for those that can
+            own |= {"nodes": 1, "tasks_per_node": 1}  # the file's general fields are for the stages that can use them
         nodes, tasks = own["nodes"], own["tasks_per_node"]
         if nodes is None or tasks is None:
             printed = int(overlay("scales", scale).get("gpus", {}).get(stage, 1))
@@ -91,20 +96,41 @@ class Cluster(Request):
             nodes = nodes or -(-wanted // (tasks or wanted))
             if wanted % nodes:
                 raise ConfigError(
-                    f"cluster {self.name}: {stage} at scale {scale} takes {wanted} GPUs, which do not divide by {nodes} nodes; "
+                    f"cluster {self.name}: {stage} at scale {scale} uses {wanted} GPUs, which do not divide by {nodes} nodes; "
                     f"set both nodes and tasks_per_node under stages: {stage}"
                 )
             tasks = wanted // nodes
         request = Request.model_validate({**own, "nodes": nodes, "tasks_per_node": tasks})
         if stage not in RANKED and request.ranks > 1:
             raise ConfigError(
-                f"cluster {self.name}: stage {stage} runs in one task, not in {request.ranks}; several: {', '.join(RANKED)}"
+                f"cluster {self.name}: stage {stage} runs in one task, not in {request.ranks}; "
+                f"stages with several: {', '.join(RANKED)}"
             )
         return request
 
 
+@dataclass(frozen=True)
+class Placement:
+    """A job with its folder in the store and its request on the cluster, resolved once for everything that starts it."""
+
+    job: Job
+    folder: JobFolder
+    request: Request
+
+
+def place_jobs(jobs: Iterable[Job], store: Path, cluster: Cluster) -> dict[str, Placement]:
+    """Placements by job id, in the order of the jobs. Raises ConfigError as `Cluster.request` does."""
+    requests: dict[tuple[str, str], Request] = {}
+    placements = {}
+    for job in jobs:
+        key = job.stage, job.scale
+        requests[key] = requests.get(key) or cluster.request(*key)
+        placements[job.id] = Placement(job, job.folder(store), requests[key])
+    return placements
+
+
 def load(word: str | None) -> Cluster:
-    """By name, by path, or (None) slurm where sbatch is found, else local. ConfigError names the valid choices."""
+    """A cluster by name or path; None: slurm if sbatch is found, else local. Raises ConfigError that names the valid choices."""
     word = word or ("slurm" if shutil.which("sbatch") else "local")
     names = sorted(path.stem for path in ROOT.glob("*.yaml"))
     path = ROOT / f"{word}.yaml" if word in names else Path(word)
@@ -118,8 +144,8 @@ def load(word: str | None) -> Cluster:
     return cluster
 
 
-def needed(cluster: Cluster) -> None:
-    """ConfigError where its sbatch is not here. (To plan for a cluster takes none.)"""
+def require_sbatch(cluster: Cluster) -> None:
+    """Raises ConfigError for a SLURM cluster without sbatch on this machine. (Planning for it needs none.)"""
     if cluster.kind == "slurm" and not shutil.which("sbatch"):
         raise ConfigError(
             f"cluster {cluster.name!r} needs SLURM, and there is no sbatch on the PATH; --cluster local runs here"
@@ -139,9 +165,9 @@ def _told(error: ValidationError) -> str:
 
 
 def visible_gpus() -> list[int]:
-    """Indices of this machine's GPUs that CUDA_VISIBLE_DEVICES leaves, without importing torch.
+    """Indices of this machine's GPUs that CUDA_VISIBLE_DEVICES allows, without importing torch.
 
-    ConfigError for GPUs named otherwise (UUIDs, MIG slices): submitit's local executor takes indices.
+    Raises ConfigError for GPUs named otherwise (UUIDs, MIG slices): submitit's local executor takes indices.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -1,4 +1,4 @@
-"""Before anything is submitted: data there, store writable, tracking reachable. (The config was checked by planning.)"""
+"""Checks before anything is submitted: data complete, store writable, tracking reachable. (Planning has checked the config.)"""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import importlib.util
 import os
 import uuid
 from pathlib import Path
-from typing import Any, cast
 
-from jigclu.config import ConfigError, DataConfig
+from jigclu.config import ClassifierConfig, ConfigError, DataConfig, DetectConfig, FinetuneConfig, PretrainConfig
 from jigclu.config.detection import DetectionDataConfig
 from jigclu.data.catalog import check, check_whole, data_root, expected_images
 from jigclu.data.sources import coco
 from jigclu.files import locked
 from jigclu.patches import patch_size
 from orchestrate import mirror
-from orchestrate.clusters import RANKED, Cluster
+from orchestrate.clusters import RANKED, Cluster, Placement
 from orchestrate.planning.plan import Job, Plan
 
-FEWEST = 5  # iterations of a detector: 2/3 and 8/9 of fewer are not two steps inside the training
+FEWEST_ITERATIONS = 5  # of a detector: with fewer, 2/3 and 8/9 of them are not two different steps inside the training
 DETECTRON2 = (
     "detectron2 is not installed: `make detectron2`, or for GPUs "
     "`pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2` (README, Detection)"
@@ -26,47 +25,47 @@ DETECTRON2 = (
 
 
 def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
-    """Where it is not installed, leave out of the plan what needs it, in a line. ConfigError where nothing else is left."""
-    wanting = [job.id for job in plan.jobs.values() if job.stage == "detect" and states[job.id] != "done"]
-    found = importlib.util.find_spec("detectron2") if wanting else None
-    if not wanting or (found and found.origin):  # a bare folder of that name has no origin
+    """Without Detectron2, leave its jobs out of the plan and say so in a line. Raises ConfigError if no other job is left."""
+    detections = [job.id for job in plan.jobs.values() if job.stage == "detect" and states[job.id] != "done"]
+    found = importlib.util.find_spec("detectron2") if detections else None
+    if not detections or (found and found.origin):  # an empty folder of that name has no origin
         return
-    tables = ", ".join(sorted({name for job_id in wanting for name in plan.jobs[job_id].experiments}))
-    plan.leave_out(wanting)
+    tables = ", ".join(sorted({name for job_id in detections for name in plan.jobs[job_id].experiments}))
+    plan.leave_out(detections)
     if not plan.jobs:
         raise ConfigError(f"{tables}: {DETECTRON2}")
     print(f"{tables}: left out, {DETECTRON2}", flush=True)
 
 
-def preflight(jobs: list[Job], store: Path, cluster: Cluster) -> None:
-    """Raises ConfigError, one line, at the first thing that would make the jobs fail."""
-    for job in jobs:
-        check_batch_divides(job, cluster)
-    _writable(store)
+def preflight(placements: list[Placement], store: Path, cluster: Cluster) -> None:
+    """Raises ConfigError, one line, for the first thing that would make the jobs fail."""
+    for placement in placements:
+        check_batch_divides(placement, cluster)
+    _check_store(store)
     seen: set[DataConfig | DetectionDataConfig] = set()
-    for job in jobs:
-        config: Any = job.config
-        if config.data not in seen:
-            seen.add(config.data)
-            _whole(config.data)
-        _fits(job)
+    for placement in placements:
+        data = placement.job.config.data
+        if data not in seen:
+            seen.add(data)
+            _check_data(data)
+        _check_config(placement.job)
     mirror.prepare(store)
 
 
-def check_batch_divides(job: Job, cluster: Cluster) -> None:
-    """The global batch is the same on any number of ranks, so it must come out even on them."""
+def check_batch_divides(placement: Placement, cluster: Cluster) -> None:
+    """Raises ConfigError unless the ranks divide the global batch, which is the same on any number of them."""
+    job, request, config = placement.job, placement.request, placement.job.config
     if cluster.kind != "slurm" or job.stage not in RANKED:
         return
-    request, config = cluster.request(job.stage, job.scale), cast(Any, job.config)
-    batch = config.solver.batch_size if job.stage == "detect" else config.batch_size
+    batch = config.solver.batch_size if isinstance(config, DetectConfig) else config.batch_size
     if batch % request.ranks:
         raise ConfigError(
             f"{job.name}: a batch of {batch} does not divide by {request.ranks} tasks ({request.nodes} nodes of "
-            f"{request.tasks_per_node}); set nodes and tasks_per_node under stages: {job.stage} of the cluster file"
+            f"{request.tasks_per_node}); set nodes and tasks_per_node under stages: {job.stage} in the cluster file"
         )
 
 
-def _whole(data: DataConfig | DetectionDataConfig) -> None:
+def _check_data(data: DataConfig | DetectionDataConfig) -> None:
     if isinstance(data, DetectionDataConfig):
         coco.check(data, data_root())
     else:
@@ -74,11 +73,11 @@ def _whole(data: DataConfig | DetectionDataConfig) -> None:
         check_whole(data)
 
 
-def _writable(store: Path) -> None:
+def _check_store(store: Path) -> None:
     try:
         store.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = store / f".write-{uuid.uuid4().hex}"
-        with locked(probe):  # locks keep two workers from one job: some shared file systems have none
+        with locked(probe):  # locks keep two workers off one job; some shared file systems have none
             pass
         probe.unlink()
     except OSError as error:
@@ -90,27 +89,32 @@ def _writable(store: Path) -> None:
         raise ConfigError(f"the store {store} has less than 1 GiB free; set JIGCLU_STORE to a folder with more")
 
 
-def _fits(job: Job) -> None:
-    config: Any = job.config
-    if job.stage == "detect":
+def _check_config(job: Job) -> None:
+    """Raises ConfigError if the values of the config do not fit together, or do not fit the data."""
+    config = job.config
+    if isinstance(config, DetectConfig):
         count = coco.expected_images(config.data, "train")
-        if (iterations := config.solver.iterations(count)) < FEWEST:
+        if (iterations := config.solver.iterations(count)) < FEWEST_ITERATIONS:
             raise ConfigError(
                 f"{job.name}: solver.schedule {config.solver.schedule:g} of {count} images is {iterations} iterations of "
-                f"{config.solver.batch_size}; at least {FEWEST} are needed for the rate's two steps"
+                f"{config.solver.batch_size}; the two steps of the learning rate need at least {FEWEST_ITERATIONS}"
             )
         return
-    method = config.method if job.stage == "pretrain" else None
+    method = config.method if isinstance(config, PretrainConfig) else None
     if method and method.name == "jigclu" and (patch := patch_size(config.image_size, method.m)) < 8:
         raise ConfigError(
             f"{job.name}: image_size {config.image_size} leaves patches of {patch} pixels; 8 is the least"
         )
     if method and method.name == "moco" and method.queue < config.batch_size:
         raise ConfigError(f"{job.name}: a queue of {method.queue} does not hold one batch of {config.batch_size}")
-    most = config.data.canvas + 2 * getattr(config, "padding", 0)
-    if getattr(config, "crop", "") == "padded" and config.image_size > most:
-        raise ConfigError(
-            f"{job.name}: crop padded takes {config.image_size} pixels of an image of at most {most}, padding included"
-        )
-    if job.stage in ("pretrain", "finetune") and (count := expected_images(config.data, "train")) < config.batch_size:
+    if isinstance(config, ClassifierConfig) and config.crop == "padded":
+        largest = config.data.canvas + 2 * config.padding
+        if config.image_size > largest:
+            raise ConfigError(
+                f"{job.name}: crop padded takes {config.image_size} pixels of an image of at most {largest}, padding included"
+            )
+    if (
+        isinstance(config, PretrainConfig | FinetuneConfig)
+        and (count := expected_images(config.data, "train")) < config.batch_size
+    ):
         raise ConfigError(f"{job.name}: {count} images do not fill one batch of {config.batch_size}")

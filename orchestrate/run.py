@@ -6,14 +6,16 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a file, from a clone that nobody installed
+if __name__ == "__main__":  # run as a file, from a clone that is not installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from jigclu.config import ConfigError
 from orchestrate import clusters
 from orchestrate.cli.dry_run import dry_run
+from orchestrate.clusters import Cluster, Placement, place_jobs
 from orchestrate.console import print_line
 from orchestrate.cost.plan_cost import Cost
 from orchestrate.jobs.planned import write_jobs
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Exit code: 0 done or submitted, 1 a job failed, 2 a user's mistake (one line says which), 130 interrupted."""
+    """Exit code: 0 done or submitted, 1 a job failed, 2 a user's mistake (one line explains it), 130 interrupted."""
     args = parser().parse_args(words)
     try:
         return _main(args, words if words is not None else sys.argv[1:])
@@ -84,66 +86,104 @@ def main(words: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("run.py: stopped; the same command goes on from here", file=sys.stderr)
+        print("run.py: stopped; the same command resumes", file=sys.stderr)
         return 130
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command's plan, with everything about its jobs that is looked up once."""
+
+    plan: Plan
+    store: Path
+    cluster: Cluster
+    placements: dict[str, Placement]
+    states: dict[str, str]
+    cost: Cost
 
 
 def _main(args: argparse.Namespace, words: list[str]) -> int:
     if args.list:
         return _list()
+    check_flags(args)
+    run = prepare(args)
+    if args.dry_run:
+        return dry_run(run.plan, run.states, run.cost, args)
+    if args.gpus:
+        print_line(f"--gpus {args.gpus} has no effect without --dry-run")
+    if all(state == "done" for state in run.states.values()):
+        return _all_cached(run.plan, run.store)
+    check_everything(run, args.budget)
+    write_jobs(run.plan, run.store)
+    return dispatch(run, args, words)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ConfigError for a missing experiment and for numbers out of range."""
     if not args.experiments:
-        raise ConfigError(f"which experiment? valid: {', '.join([*experiments.load_all(), 'all'])} (--list tells more)")
+        raise ConfigError(f"which experiment? valid: {', '.join([*experiments.load_all(), 'all'])} (see --list)")
     for flag in ("seeds", "jobs", "gpus"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
     if args.budget is not None and args.budget < 0:
         raise ConfigError(f"--budget {args.budget:g}: GPU-hours, at least 0")
+
+
+def prepare(args: argparse.Namespace) -> Run:
+    """Plan the command's jobs and look up where they run, how they stand and what they cost. Writes nothing."""
     found = experiments.find(args.experiments)
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
     if not plan.jobs:
-        raise ConfigError(f"no cell of {', '.join(args.experiments)} is run: the paper cites them")
+        raise ConfigError(f"nothing to run for {', '.join(args.experiments)}: the paper cites all of these cells")
     cluster = clusters.load(args.cluster)
     if args.jobs > 1 and (cluster.kind == "slurm" or clusters.visible_gpus()):
-        print_line(
-            f"--jobs {args.jobs} has no effect: {'SLURM' if cluster.kind == 'slurm' else 'one job a GPU'} decides"
-        )
+        reason = "SLURM decides" if cluster.kind == "slurm" else "each GPU runs one job"
+        print_line(f"--jobs {args.jobs} has no effect: {reason}")
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
-    states = _states(plan, store)
-    cost = Cost(plan, store, states, cluster)
-    if args.dry_run:
-        return dry_run(plan, store, states, cost, args)
-    if args.gpus:
-        print_line(f"--gpus {args.gpus} has no effect without --dry-run")
-    if all(state == "done" for state in states.values()):
-        return _all_cached(plan, store)
-    clusters.needed(cluster)
+    placements = place_jobs(plan.jobs.values(), store, cluster)
+    states = _states(placements, store)
+    return Run(plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements))
+
+
+def check_everything(run: Run, budget: float | None) -> None:
+    """Raises ConfigError for whatever would stop the jobs later. May leave the jobs of Detectron2 out of the plan."""
     from orchestrate.preflight import preflight, without_detectron2
 
-    without_detectron2(plan, states)
-    cost.check_budget(args.budget)
-    preflight([job for job in plan.jobs.values() if states[job.id] != "done"], store, cluster)
-    write_jobs(plan, store)
-    if cluster.kind == "slurm":
+    clusters.require_sbatch(run.cluster)
+    without_detectron2(run.plan, run.states)
+    run.cost.check_budget(budget)
+    left = [run.placements[job_id] for job_id in run.plan.jobs if run.states[job_id] != "done"]
+    preflight(left, run.store, run.cluster)
+
+
+def dispatch(run: Run, args: argparse.Namespace, words: list[str]) -> int:
+    """Submit the jobs to SLURM, or run them here; returns the exit code."""
+    if run.cluster.kind == "slurm":
         from orchestrate.cli import follow
         from orchestrate.slurm import submit
 
-        submit.submit(plan, store, cluster)
+        submit.submit(run.plan, run.store, run.cluster, run.placements)
         try:
-            return follow.follow(plan, store) if args.wait else 0
+            return (
+                follow.follow([run.placements[job_id].folder for job_id in run.plan.jobs], run.store)
+                if args.wait
+                else 0
+            )
         except KeyboardInterrupt:
-            print_line("\nno longer followed; the jobs go on in SLURM (python -m orchestrate status, cancel)")
+            print_line("\nno longer following; the jobs continue on SLURM (python -m orchestrate status, cancel)")
             return 130
     if args.wait is False:
-        return _detach(words, store)
+        return _detach(words, run.store)
     from orchestrate.local import LocalScheduler
 
-    return LocalScheduler(plan, store, args.jobs).run()
+    return LocalScheduler(run.plan, run.store, args.jobs).run()
 
 
-def _states(plan: Plan, store: Path) -> dict[str, str]:
+def _states(placements: dict[str, Placement], store: Path) -> dict[str, str]:
     try:
-        return {job_id: state.name for job_id, state in look(job.folder(store) for job in plan.jobs.values()).items()}
-    except OSError as error:  # a file in the way, somebody else's folder
+        states = look(placement.folder for placement in placements.values())
+        return {job_id: state.name for job_id, state in states.items()}
+    except OSError as error:  # a file with the store's name, another user's folder
         raise ConfigError(
             f"the store {store} cannot be read ({error.strerror}); set JIGCLU_STORE to a folder that can"
         ) from None
@@ -154,14 +194,13 @@ def _list() -> int:
         print_line(
             f"{name:10s} {experiment.topic:14s} {len(experiment.cells):3d} cells  {experiment.title}  ({experiment.source})"
         )
-    print_line(
-        f"scales: {', '.join(overlays.overlays('scales'))}   protocols: {', '.join(overlays.overlays('protocols'))}"
-    )
+    scales, protocols = (", ".join(overlays.overlays(kind)) for kind in ("scales", "protocols"))
+    print_line(f"scales: {scales}   protocols: {protocols}")
     return 0
 
 
 def _all_cached(plan: Plan, store: Path) -> int:
-    """Nothing to start: note who asks, bring MLflow up to date (free where it is), print the results."""
+    """Nothing to start: record that these experiments use the jobs, and bring MLflow up to date."""
     from orchestrate import mirror
 
     write_jobs(plan, store)
@@ -169,12 +208,12 @@ def _all_cached(plan: Plan, store: Path) -> int:
         mirror.sync(store, wait_for_lock=False)
     except mirror.MirrorError as error:
         print_line(f"warning: {error}")
-    print_line(f"all {len(plan.jobs)} jobs are done already; `make report` lays them beside the paper")
+    print_line(f"all {len(plan.jobs)} jobs are done already; `make report` compares them with the paper")
     return 0
 
 
 def _detach(words: list[str], store: Path) -> int:
-    """The same command with --wait, in a session of its own; it goes on when this terminal closes."""
+    """The same command with --wait, in its own session, so that it continues when this terminal closes."""
     log = store / "orchestrator.log"
     with open(log, "a") as file:
         words = [word for word in words if word != "--no-wait"]

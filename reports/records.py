@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrate.planning.experiments import Cell, Experiment
+from orchestrate.planning.plan import command_line
 
 
 @dataclass(frozen=True)
@@ -142,23 +142,19 @@ class Table:
     @property
     def command(self) -> str:
         """The command that computes what is missing."""
-        return shlex.join(self._words)
+        return command_line([self.experiment.name], self.scale, self.protocol, settings=self._settings)
 
     def command_of(self, result: Result) -> str:
         """The command that computes one cell, with as many seeds as it has, in a store that lacks it."""
         last = max((int(seed) for seed in result.seeds if str(seed).isdigit()), default=0)
-        many = ["--seeds", str(last + 1)] if last else []
-        return shlex.join([*self._words, *many, "--cells", result.cell.key])
+        return command_line(
+            [self.experiment.name], self.scale, self.protocol, last + 1, self._settings, [result.cell.key]
+        )
 
     @property
-    def _words(self) -> list[str]:
-        words = ["python", "orchestrate/run.py", self.experiment.name, "--scale", self.scale]
-        if self.protocol != "official":
-            words += ["--protocol", self.protocol]
-        if self.variant:
-            # A value is JSON and may have spaces in it: what begins a word is its dotted key.
-            words += [word for one in re.split(r" (?=\w+\.[\w.]+=)", self.variant) for word in ("--set", one)]
-        return words
+    def _settings(self) -> list[str]:
+        """The --set values of the variant. A value is JSON and may contain spaces: each setting starts at its dotted key."""
+        return re.split(r" (?=\w+\.[\w.]+=)", self.variant) if self.variant else []
 
     @property
     def rows(self) -> list[str]:

@@ -12,14 +12,12 @@ from orchestrate.cli.display import ORDER, describe, summary
 from orchestrate.console import print_line
 from orchestrate.jobs.states import ACTIVE, State, look, record_ends
 from orchestrate.mirror.background import mirroring
-from orchestrate.planning.plan import Plan
 
 POLL_SECONDS = 5.0
 
 
-def follow(plan: Plan, store: Path) -> int:
-    """Show the plan's jobs until none is active. 0: all are done; 1: some are not. Ctrl-C ends only the display."""
-    folders = [job.folder(store) for job in plan.jobs.values()]
+def follow(folders: list[JobFolder], store: Path) -> int:
+    """Show the jobs until none is active. 0: all are done; 1: some are not. Ctrl-C ends only the display."""
     printed: dict[str, str] = {}  # job id -> the state that was printed last
     height = 0
     with mirroring(store):

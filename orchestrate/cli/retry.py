@@ -38,14 +38,15 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
     if cluster is None and len(sites) > 1:
         raise ConfigError(f"these jobs were sent to {' and '.join(sites)}; choose one with --cluster")
     target = clusters.load(cluster or (sites[0] if sites else None))
-    clusters.needed(target)
+    clusters.require_sbatch(target)
+    placements = clusters.place_jobs(plan.jobs.values(), store, target)
     from orchestrate.preflight import preflight
 
-    preflight([job for job in plan.jobs.values() if job.id in idle], store, target)
+    preflight([placement for job_id, placement in placements.items() if job_id in idle], store, target)
     if target.kind == "slurm":
         from orchestrate.slurm import submit
 
-        submit.submit(plan, store, target)
+        submit.submit(plan, store, target, placements)
         return 0
     from orchestrate.local import LocalScheduler
 

@@ -1,8 +1,8 @@
-"""What jobs took, kept in the store, and what that says of jobs to come. No torch.
+"""Estimates from the store's earlier jobs. No torch.
 
-<store>/rates.jsonl has one line a finished job: device-hours that it took, and that the stated table gives it. A job's estimate is
-the table's times the median ratio of the earlier jobs of its stage on that kind of device that are most like it in size, those of
-its own cluster before others.
+<store>/rates.jsonl has one line per finished job: the device-hours that it took, and those that stated.py gives for it. A job's
+estimate is the stated hours times the median ratio of the earlier jobs of its stage on that kind of device that are closest to it
+in size, preferably from its own cluster.
 """
 
 from __future__ import annotations
@@ -24,28 +24,35 @@ from orchestrate.jobs.submissions import submission
 from orchestrate.planning.plan import Job
 
 RATES = "rates.jsonl"
-NEAREST = 5  # earlier jobs that an estimate goes by
+NEAREST = 5  # earlier jobs that an estimate is based on
+STATED_RATE = "the stated rate"
 KEPT = ("job", "stage", "device", "kind", "ranks", "hours", "table_hours", "estimate_hours", "scale", "site", "time")
+
+
+def device_kind(device: str) -> str:
+    """`CPU` or `GPU`, by the device's name in result.json: a CPU's ends with its number of threads."""
+    return "CPU" if device.endswith("threads") else "GPU"
 
 
 def note_finished(folder: JobFolder) -> None:
     """Add the finished job's line."""
-    job, result, asked = folder.job, folder.result, submission(folder)
+    job, result, submitted = folder.job, folder.result, submission(folder)
     device = str(result.get("device", ""))
-    kind = "CPU" if device.endswith("threads") else "GPU"
+    kind = device_kind(device)
     ranks = int(result.get("world", 1))
     values = {
         "job": folder.id, "stage": job["stage"], "device": device, "kind": kind, "ranks": ranks,
         "hours": _seconds(folder) * ranks / 3600,
-        "table_hours": stated.hours(job["stage"], parse(job["stage"], job["config"]), kind),
-        "estimate_hours": asked.get("estimate_hours"), "scale": job.get("scale"), "site": asked.get("site"), "time": time.time(),
+        "table_hours": stated.hours(parse(job["stage"], job["config"]), kind),
+        "estimate_hours": submitted.get("estimate_hours"), "scale": job.get("scale"), "site": submitted.get("site"),
+        "time": time.time(),
     }  # fmt: skip
     with locked(folder.store / ".rates.lock"), open(folder.store / RATES, "a") as file:
         file.write(json.dumps({key: values[key] for key in KEPT}) + "\n")
 
 
 def _seconds(folder: JobFolder) -> float:
-    """Wall time from its beginning, loading Python included; of several attempts what counted in training."""
+    """Wall time from the start of the process, loading Python included; after several attempts, the time spent training."""
     attempts = folder.status.get("attempts", [])
     return float(time.time() - attempts[0]["began"] if len(attempts) == 1 else folder.result["seconds"])
 
@@ -55,11 +62,11 @@ class Measured:
 
     def __init__(self, store: Path, site: str = ""):
         self._path, self._site = store / RATES, site
-        self._near: dict[tuple[str, str, float], tuple[float, str]] = {}  # seeds and many cells cost alike
+        self._near: dict[tuple[str, str, float], tuple[float, str]] = {}  # seeds and many cells cost the same
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
-        """The last line of each job; torn ones are left out."""
+        """The last line of each job, without incomplete ones."""
         if not self._path.exists():
             return []
         found: dict[str, dict[str, Any]] = {}
@@ -72,36 +79,36 @@ class Measured:
         return list(found.values())
 
     def hours(self, job: Job, kind: str) -> tuple[float, str]:
-        """(device-hours, by what): of a `GPU`, or of a whole machine's `CPU`."""
-        key = job.stage, kind, stated.hours(job.stage, job.config, kind)
+        """(hours of one `GPU` or of a whole machine's `CPU`, what the estimate is based on)."""
+        key = job.stage, kind, stated.hours(job.config, kind)
         if key not in self._near:
             self._near[key] = self._hours(*key)
         return self._near[key]
 
     def _hours(self, stage: str, kind: str, table: float) -> tuple[float, str]:
-        alike = [line for line in self.lines if line["stage"] == stage and line["kind"] == kind and line["hours"] > 0]
-        alike = [
-            line for line in alike if line.get("site") == self._site
-        ] or alike  # the same cluster's devices, if any
-        if not alike:
-            return table, "the stated rate"
-        near = sorted(alike, key=lambda line: (abs(math.log(line["table_hours"] / table)), -line["time"]))[:NEAREST]
+        lines = [line for line in self.lines if line["stage"] == stage and line["kind"] == kind and line["hours"] > 0]
+        lines = [
+            line for line in lines if line.get("site") == self._site
+        ] or lines  # the same cluster's devices, if any
+        if not lines:
+            return table, STATED_RATE
+        near = sorted(lines, key=lambda line: (abs(math.log(line["table_hours"] / table)), -line["time"]))[:NEAREST]
         ratio = statistics.median(line["hours"] / line["table_hours"] for line in near)
         devices = ", ".join(sorted({line["device"] for line in near}))
         return table * ratio, f"{len(near)} earlier {stage} job{'s' * (len(near) > 1)} on {devices}"
 
     def note(self, job: Job, request: Request) -> dict[str, Any]:
-        """What a submission keeps of the estimate, to be held against what the job takes."""
+        """The estimate as submission.json keeps it, to be compared with what the job takes."""
         hours, by = self.hours(job, "GPU" if request.gpus_per_task else "CPU")
         return {"estimate_hours": hours, "estimate_by": by}
 
     def grade(self, job_id: str) -> float | None:
-        """What the job took over what was estimated; None where it is not known."""
+        """The job's hours over the estimated ones; None if either is unknown."""
         found = next((line for line in self.lines if line["job"] == job_id and line["estimate_hours"]), None)
         return float(found["hours"] / found["estimate_hours"]) if found else None
 
     def graded(self) -> str:
-        """`12 jobs took 0.93 times what was estimated (median; 0.71 to 1.42)`; "" before there are any."""
+        """`12 jobs took 0.93 times what was estimated (median; 0.71 to 1.42)`; "" without any."""
         ratios = sorted(line["hours"] / line["estimate_hours"] for line in self.lines if line["estimate_hours"])
         if not ratios:
             return ""

@@ -1,4 +1,4 @@
-"""What a plan costs: device-hours asked for and left, wall time on a number of devices, and a budget. No torch."""
+"""What a plan costs: device-hours in all and left to run, wall time on a number of devices, and a budget. No torch."""
 
 from __future__ import annotations
 
@@ -6,67 +6,72 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from orchestrate import clusters
-from orchestrate.cost.measured import Measured
+from orchestrate.clusters import Cluster, Placement
+from orchestrate.cost.measured import STATED_RATE, Measured
 from orchestrate.cost.stated import wall_hours
 from orchestrate.planning.plan import Plan
 
 
 class Cost:
-    """What a plan's jobs are estimated to take, in hours of one GPU (or of a machine's CPU), and what of it is left to run."""
+    """The estimated hours of a plan's jobs, on one GPU or on a machine's CPU, and which of them are left to run."""
 
-    def __init__(self, plan: Plan, store: Path, states: dict[str, str], cluster: clusters.Cluster):
-        self.plan, self.cluster, self.measured = plan, cluster, Measured(store, cluster.path)
-        self.requests = {job.id: cluster.request(job.stage, job.scale) for job in plan.jobs.values()}
-        here = bool(clusters.visible_gpus()) or plan.scale == "paper"
+    def __init__(
+        self, plan: Plan, store: Path, states: dict[str, str], cluster: Cluster, placements: dict[str, Placement]
+    ):
+        self.plan, self.cluster, self.placements = plan, cluster, placements
+        self.measured = Measured(store, cluster.path)
+        gpus_here = bool(clusters.visible_gpus()) or plan.scale == "paper"
         self.kinds = {
-            one: "GPU" if (request.gpus_per_task if cluster.kind == "slurm" else here) else "CPU"
-            for one, request in self.requests.items()
+            job_id: "GPU" if (place.request.gpus_per_task if cluster.kind == "slurm" else gpus_here) else "CPU"
+            for job_id, place in placements.items()
         }
-        self.kind = "GPU" if "GPU" in self.kinds.values() else "CPU"  # what a budget is counted in
+        self.kind = "GPU" if "GPU" in self.kinds.values() else "CPU"  # the unit of a budget
         self.by_job = {job.id: self.measured.hours(job, self.kinds[job.id]) for job in plan.jobs.values()}
         self.hours = {job_id: hours for job_id, (hours, _) in self.by_job.items()}
         self.left = {job_id: hours for job_id, hours in self.hours.items() if states[job_id] != "done"}
 
     def check_budget(self, budget: float | None) -> None:
-        """ConfigError where what is left is more than the budget."""
+        """Raises ConfigError if the jobs left to run are estimated at more than the budget."""
         counted = self.left.keys() & self.plan.jobs.keys()
-        left = sum(self.left[one] for one in counted if self.kinds[one] == self.kind)
+        left = sum(self.left[job_id] for job_id in counted if self.kinds[job_id] == self.kind)
         if budget is not None and left > budget:
             raise ConfigError(
                 f"an estimated {left:.2f} {self.kind}-hours are left to run, the budget is {budget:g}: nothing was submitted "
-                "(--dry-run lists the jobs; fewer --cells, another --scale)"
+                "(--dry-run lists the jobs; choose fewer --cells or another --scale)"
             )
 
+    def ranks(self, job_id: str) -> int:
+        """Devices that the job uses at the same time."""
+        return self.placements[job_id].request.ranks if self.cluster.kind == "slurm" else 1
+
     def wall(self, devices: int) -> float:
-        """Hours until what is left is done on so many devices."""
-        jobs, on_slurm = self.plan.jobs, self.cluster.kind == "slurm"
-        left = self.left.items()
+        """Hours until the jobs left to run are done on this many devices."""
+        jobs = self.plan.jobs
         return wall_hours(
-            {one: (hours, self.requests[one].ranks if on_slurm else 1, jobs[one].upstream) for one, hours in left},
-            devices,
+            {job_id: (hours, self.ranks(job_id), jobs[job_id].upstream) for job_id, hours in self.left.items()}, devices
         )
 
     @property
     def widest(self) -> int:
-        """Devices that one of the jobs left takes at a time, at most."""
-        on_slurm = self.cluster.kind == "slurm"
-        return max((self.requests[one].ranks for one in self.left if on_slurm), default=1)
+        """The most devices that a single job of those left to run uses at the same time."""
+        return max(map(self.ranks, self.left), default=1)
 
     def totals(self) -> list[str]:
-        """`estimated GPU-hours: 3.00 naive, 2.00 unique, 1.00 to run`, and the same of CPUs where some jobs take those."""
-        told = []
+        """`estimated GPU-hours: 3.00 naive, 2.00 unique, 1.00 to run`, and the same in CPU-hours if some jobs run on CPUs."""
+        lines = []
         for kind in sorted(set(self.kinds.values()), reverse=True):
-            of = [job for job in self.plan.jobs.values() if self.kinds[job.id] == kind]
-            naive, unique = sum(self.hours[job.id] * job.asked for job in of), sum(self.hours[job.id] for job in of)
-            left = sum(self.left.get(job.id, 0.0) for job in of)
-            told.append(f"estimated {kind}-hours: {naive:.2f} naive, {unique:.2f} unique, {left:.2f} to run")
-        return told
+            jobs = [job for job in self.plan.jobs.values() if self.kinds[job.id] == kind]
+            naive = sum(self.hours[job.id] * job.demand for job in jobs)
+            unique = sum(self.hours[job.id] for job in jobs)
+            left = sum(self.left.get(job.id, 0.0) for job in jobs)
+            lines.append(f"estimated {kind}-hours: {naive:.2f} naive, {unique:.2f} unique, {left:.2f} to run")
+        return lines
 
     @property
     def source(self) -> str:
-        """Which of the estimates come from the store's own jobs."""
-        measured = sum(by != "the stated rate" for _, by in self.by_job.values())
+        """How many of the estimates come from earlier jobs of the store, and how many from the stated rate."""
+        measured = sum(by != STATED_RATE for _, by in self.by_job.values())
         stated = len(self.by_job) - measured
-        parts = [f"{measured} jobs by the store's earlier ones"] if measured else []
-        parts += [f"{stated} by the stated rate, see orchestrate/estimate.py"] if stated else []
+        parts = [f"{measured} jobs by earlier jobs of the store"] if measured else []
+        parts += [f"{stated} by {STATED_RATE}, see orchestrate/cost/stated.py"] if stated else []
         return "; ".join([", ".join(parts), *filter(None, [self.measured.graded()])])

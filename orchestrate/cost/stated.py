@@ -1,18 +1,19 @@
-"""What a job costs before any like it has run (then rates.py knows better): images through the backbone over a stated rate.
+"""What a job costs before a similar one has run (then see measured.py): images through the backbone, over a stated rate.
 
 GPU: ResNet-50 at 224 px trains 938 images/s on one A100 80 GB in TF32, the published rate of NVIDIA's own recipe (protocols.md §5).
-CPU: 10 images/s are 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 287 images/s of ResNet-18 at 64 px in two jobs at
-once, augmentation included; another such machine made nearly twice as many). Other backbones and sizes by their
-multiply-adds; a forward pass alone is a third of a training step. To start a job takes Python and torch some seconds.
+CPU: 10 images/s on 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 287 images/s of ResNet-18 at 64 px in two jobs at
+once, augmentation included; another such machine reached nearly twice that). Other backbones and sizes scale by their
+multiply-adds; a forward pass alone is a third of a training step. Starting a job (Python, torch) takes some seconds.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from jigclu.config import DetectConfig
+from jigclu.config import DetectConfig, FinetuneConfig, LinearConfig, PretrainConfig
 from jigclu.data.catalog import expected_images
 from jigclu.data.sources import coco
+from orchestrate.planning.resolve import StageConfig
 
 RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
 # Faster R-CNN, images/s of training: R50-FPN at 800 px on one V100, from d2's model zoo: 16 images in 0.210 s on 8 of them, 1.32
@@ -35,7 +36,7 @@ def passes(config: Any) -> float:
 
 
 def _detection_hours(config: DetectConfig, device: str) -> float:
-    """Training by images seen, the test and precise batch norm at a third of a training step an image."""
+    """Training by images seen; the test and precise batch norm cost a third of a training step per image."""
     count = coco.expected_images(config.data, "train")
     seen = config.solver.iterations(count) * config.solver.batch_size
     tested = coco.expected_images(config.data, "val") + config.precise_bn * config.solver.batch_size
@@ -43,9 +44,9 @@ def _detection_hours(config: DetectConfig, device: str) -> float:
     return START_HOURS + (seen + tested / 3) * size / DETECTION[device] / 3600
 
 
-def hours(stage: str, config: Any, device: str) -> float:
+def hours(config: StageConfig, device: str) -> float:
     """Estimated hours of one `GPU` or (a whole machine's) `CPU`."""
-    if stage == "detect":
+    if isinstance(config, DetectConfig):
         return _detection_hours(config, device)
     rate = (
         RESNET50_224[device]
@@ -54,19 +55,19 @@ def hours(stage: str, config: Any, device: str) -> float:
         * (224 / config.image_size) ** 2
     )
     train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
-    if stage == "pretrain":
+    if isinstance(config, PretrainConfig):
         return START_HOURS + train * config.epochs * passes(config) / rate / 3600
-    if stage == "finetune":
+    if isinstance(config, FinetuneConfig):
         validations = -(-config.epochs // config.validate_every)
         return START_HOURS + (train * config.epochs + val * validations / 3) / rate / 3600
-    looks = min(config.views or config.epochs, config.epochs) if stage == "linear" else 1
-    return START_HOURS + (train * looks + val) / (3 * rate) / 3600
+    passes_over_train = min(config.views or config.epochs, config.epochs) if isinstance(config, LinearConfig) else 1
+    return START_HOURS + (train * passes_over_train + val) / (3 * rate) / 3600
 
 
 def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int) -> float:
-    """Hours until all are done on so many devices: each job as soon as what it builds on is done and its devices are free.
+    """Hours until all jobs are done on this many devices: each starts when its upstream jobs are done and its devices are free.
 
-    `jobs`, upstream first: id -> (device-hours, devices that it takes at a time, upstream ids; those that are not here are done).
+    `jobs`, upstream first: id -> (device-hours, devices that it uses at the same time, upstream ids; ids not in `jobs` are done).
     """
     free = [0.0] * devices  # when each device is free
     ends: dict[str, float] = {}
@@ -78,7 +79,7 @@ def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int
             for job_id, (_, _, upstream) in waiting.items()
             if all(up in ends for up in upstream if up in jobs)
         }
-        job_id = min(ready, key=lambda one: max(ready[one], free[min(waiting[one][1], devices) - 1]))
+        job_id = min(ready, key=lambda key: max(ready[key], free[min(waiting[key][1], devices) - 1]))
         device_hours, ranks, _ = waiting.pop(job_id)
         ranks = min(ranks, devices)
         ends[job_id] = max(ready[job_id], free[ranks - 1]) + device_hours / ranks

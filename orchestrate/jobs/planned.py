@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def _write_job(plan: Plan, job: Job, store: Path) -> bool:
     new_uses = [vars(use) for use in job.uses]
     content = {
         "id": job.id, "stage": job.stage, "name": job.name, "config": job.config.model_dump(mode="json"),
-        "upstream": list(job.upstream), "seed": job.seed, "label": job.label, "command": command(plan),
+        "upstream": list(job.upstream), "seed": job.seed, "label": job.label, "command": plan.command,
     }  # fmt: skip
 
     def change(values: dict[str, Any]) -> dict[str, Any]:
@@ -72,20 +71,3 @@ def _release_cells(plan: Plan, store: Path) -> None:
                 return {**values, "uses": [use for use, key in uses if job_of_use.get(key, own_id) == own_id]}
 
             folder.edit_job(without_replaced)
-
-
-def command(plan: Plan) -> str:
-    """The command line that computes the plan's cells again, except those already in the store."""
-    words = [
-        "python",
-        "orchestrate/run.py",
-        *(experiment.name for experiment in plan.experiments),
-        "--scale",
-        plan.scale,
-    ]
-    words += ["--protocol", plan.protocol]
-    words += ["--seeds", str(plan.seeds)] if plan.seeds > 1 else []
-    for setting in plan.settings:
-        words += ["--set", setting]
-    words += ["--cells", *plan.only] if plan.only else []
-    return shlex.join(words)

@@ -1,4 +1,4 @@
-"""The ledger: experiments/*.yaml as typed objects. One file a table or figure of the paper. No torch."""
+"""The ledger: experiments/*.yaml as typed objects, one file per table or figure of the paper. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jigclu.config import STAGES, ConfigError, nearest
 from orchestrate.planning.claims import Claim
-from orchestrate.planning.overlays import ROOT, Overlay, overlays, read_yaml
+from orchestrate.planning.overlays import Overlay, experiment_files, overlays, read_yaml
 
 
 class _Strict(BaseModel):
@@ -18,20 +18,20 @@ class _Strict(BaseModel):
 
 
 class Layout(_Strict):
-    """How the paper lays the table out: the corner's words. `plot: lines` draws a row as a curve over its numeric columns."""
+    """How the table is shown. `plot: lines` draws each row as a curve over its numeric columns."""
 
-    corner: str = ""
+    corner: str = ""  # the text in the top left corner
     plot: Literal["bars", "lines"] = "bars"
-    x: str = ""  # the abscissa's words
+    x: str = ""  # the label of the x axis
 
 
 class Cell(_Strict):
-    """One number that the paper prints, a point of a figure, or (among `references`) one of ours that it does not print.
+    """One number that the paper prints, a point of a figure, or (among `references`) a number that it does not print.
 
-    Just one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the number
-    from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file of experiments/methods; null: random
-    weights. `set`: dotted keys laid over the recipe; `protocols`: the same under one protocol only, or why there is no such cell
-    under it. A value such as 40% is that share of what the scale says.
+    Exactly one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the number
+    from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file in experiments/methods; null: random
+    weights. `set`: dotted keys that override the recipe; `protocols`: the same for one protocol only, or the reason why the cell
+    does not exist under it. A value such as 40% is that share of the scale's value.
     """
 
     key: str
@@ -59,7 +59,7 @@ class Cell(_Strict):
         return (self.report or "").split(".", 1)[1]
 
     def under(self, protocol: str) -> Cell:
-        """The cell as it is under that protocol, `protocols` done with."""
+        """The cell under that protocol, with `protocols` applied."""
         own = self.protocols.get(protocol, {})
         if isinstance(own, str):
             return self.model_copy(update={"protocols": {}, "report": None, "not_applicable": own})
@@ -68,9 +68,9 @@ class Cell(_Strict):
     @model_validator(mode="after")
     def _one_source(self) -> Cell:
         if sum(field is not None for field in (self.report, self.cited, self.not_applicable)) != 1:
-            raise ValueError(f"cell {self.key!r} needs just one of report, cited, not_applicable")
+            raise ValueError(f"cell {self.key!r} needs exactly one of report, cited, not_applicable")
         if self.report is not None and "." not in self.report:
-            raise ValueError(f"cell {self.key!r}: report is written stage.metric, this is {self.report!r}")
+            raise ValueError(f"cell {self.key!r}: report must be stage.metric, not {self.report!r}")
         return self
 
 
@@ -95,7 +95,7 @@ class Experiment(_Strict):
         return self.cells + self.references
 
     def under(self, protocol: str) -> Experiment:
-        """The experiment with every cell as it is under that protocol."""
+        """The experiment with every cell under that protocol."""
         update = {name: tuple(cell.under(protocol) for cell in getattr(self, name)) for name in ("cells", "references")}
         return self.model_copy(update=update)
 
@@ -115,8 +115,8 @@ class Experiment(_Strict):
         references = [cell for row in rows for cell in _row_cells(_less(row, "printed"), ours)]
         references += [
             cell
-            for one in values.pop("references", [])
-            for cell in ([one] if "column" in one else _row_cells(one, [*columns, *ours]))
+            for row in values.pop("references", [])
+            for cell in ([row] if "column" in row else _row_cells(row, [*columns, *ours]))
         ]
         return {**values, "cells": cells, "references": references}
 
@@ -130,7 +130,7 @@ class Experiment(_Strict):
                 raise ValueError(f"unknown stage {stage!r} in recipe; {nearest(stage, list(STAGES))}")
         for cell in self.all_cells:
             if cell.report and cell.stage not in self.recipe:
-                raise ValueError(f"cell {cell.key!r} reports {cell.report!r}, a stage that the recipe lacks")
+                raise ValueError(f"cell {cell.key!r} reports {cell.report!r}, but the recipe has no such stage")
         for cell in self.all_cells:
             for protocol, values in {"": cell.set, **cell.protocols}.items():
                 if protocol and protocol not in overlays("protocols"):
@@ -156,7 +156,7 @@ def _less(values: Overlay, key: str) -> Overlay:
 
 
 def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
-    """A row of the file as cells: row over column, their `set` and `protocols` merged, their keys joined."""
+    """A row of the file as cells: row over column, with `set` and `protocols` merged and the keys joined."""
     row = {"key": row.get("row", ""), **row}
     printed = row.pop("printed", [...] * len(columns))
     if len(printed) != len(columns):
@@ -197,12 +197,11 @@ def _validate(path: Path) -> Experiment:
 
 def load_all() -> dict[str, Experiment]:
     """All experiments by name, in the paper's order."""
-    paths = sorted(ROOT.glob("*.yaml"), key=lambda path: (path.stem.rstrip("0123456789") != "table", path.stem))
-    return {path.stem: _validate(path) for path in paths}
+    return {path.stem: _validate(path) for path in experiment_files()}
 
 
 def find(words: list[str]) -> list[Experiment]:
-    """Experiments by name, by topic, or `all`. ConfigError names the valid words and the nearest."""
+    """Experiments by name, by topic, or `all`. Raises ConfigError that names the valid words and the nearest."""
     ledger = load_all()
     by_word = {**ledger, **{experiment.topic: experiment for experiment in ledger.values()}}
     found: dict[str, Experiment] = {}

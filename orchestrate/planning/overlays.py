@@ -1,4 +1,4 @@
-"""The YAML files under experiments/, strictly read; and the overlays: methods/, scales/, protocols/."""
+"""The YAML files under experiments/, strictly read, and their overlays: methods/, scales/, protocols/."""
 
 from __future__ import annotations
 
@@ -17,36 +17,43 @@ ROOT = Path(__file__).resolve().parents[2] / "experiments"
 Overlay = dict[str, Any]
 
 # A recipe's data as overlays name it: imagenet1k, imagenet1k/10percent.
-DATA_KEYS = [name + part for name in get_args(DatasetName) for part in ("", *(f"/{one}" for one in get_args(Subset)))]
+DATA_KEYS = [
+    name + part for name in get_args(DatasetName) for part in ("", *(f"/{subset}" for subset in get_args(Subset)))
+]
 DATA_KEYS += get_args(DetectionName)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML 1.1's integers less those in base 60: `12:00:00` is a text, not 43200."""
+    """YAML 1.1 without integers in base 60: `12:00:00` is a text, not 43200."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:int"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping. ConfigError (one line, with the place) where it is not one."""
+    """A YAML mapping. Raises ConfigError, one line with file and line number, for anything else."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        position = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{position}: not YAML: {getattr(error, 'problem', error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a mapping is expected, this is a {type(values).__name__}")
+        raise ConfigError(f"{path}: expected a mapping, found a {type(values).__name__}")
     return values
+
+
+def experiment_files() -> list[Path]:
+    """The experiments' files in the paper's order: tables, then figures."""
+    return sorted(ROOT.glob("*.yaml"), key=lambda path: (path.stem.rstrip("0123456789") != "table", path.stem))
 
 
 def overlays(kind: str) -> list[str]:
@@ -56,7 +63,7 @@ def overlays(kind: str) -> list[str]:
 
 @cache
 def overlay(kind: str, name: str) -> Overlay:
-    """The overlay's mapping. ConfigError names the valid ones, and the valid keys where it has another."""
+    """The overlay's mapping. Raises ConfigError, naming the valid choices, for an unknown overlay or an unknown key in it."""
     if name not in overlays(kind):
         raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, overlays(kind))}")
     path = ROOT / kind / f"{name}.yaml"
@@ -67,18 +74,18 @@ def overlay(kind: str, name: str) -> Overlay:
         "datasets": DATA_KEYS,
         "backbones": list(get_args(Backbone)),
     }
-    _known(path, values, [*STAGES, *sections, "gpus"])
+    _check_keys(path, values, [*STAGES, *sections, "gpus"])
     for section, names in sections.items():
-        _known(path, values.get(section, {}), names, section)
+        _check_keys(path, values.get(section, {}), names, section)
     for section in ("for_data", "methods"):
-        for one, stages in values.get(section, {}).items():
-            _known(path, stages, list(STAGES), f"{section}.{one}")
+        for name, stages in values.get(section, {}).items():
+            _check_keys(path, stages, list(STAGES), f"{section}.{name}")
     return values
 
 
-def _known(path: Path, values: Any, names: list[str], where: str = "") -> None:
+def _check_keys(path: Path, values: Any, names: list[str], parent: str = "") -> None:
     for key in values if isinstance(values, dict) else ():
         if key not in names:
             raise ConfigError(
-                f"{path.name}: unknown key {'.'.join(filter(None, (where, str(key))))}; {nearest(str(key), names)}"
+                f"{path.name}: unknown key {'.'.join(filter(None, (parent, str(key))))}; {nearest(str(key), names)}"
             )

@@ -1,9 +1,10 @@
-"""Experiments -> jobs: overlays resolved, jobs named by content, shared ones found, cost estimated. Touches no data, no torch."""
+"""Experiments -> jobs: resolve the overlays, name each job by its content, share equal jobs. Reads no data, imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,16 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jigclu.config import ConfigError, Strict, identity, nearest
+from jigclu.config import ConfigError, PretrainConfig, identity, nearest
 from jigclu.job_folder import JobFolder
 from orchestrate.planning.experiments import Cell, Experiment
 from orchestrate.planning.overlays import Overlay, overlay
-from orchestrate.planning.resolve import ENCODER_STAGE, dataset_name, resolve, undot, variant_of
+from orchestrate.planning.resolve import ENCODER_STAGE, StageConfig, dataset_name, resolve, undot, variant_of
+
+DEFAULT_PROTOCOL = "official"
 
 
 @dataclass(frozen=True)
 class Use:
-    """A cell that a job's result fills directly."""
+    """A cell whose value is this job's result."""
 
     experiment: str
     cell: str
@@ -35,15 +38,15 @@ class Job:
     """One stage with a resolved config, its upstream jobs and a seed."""
 
     stage: str
-    config: Strict
+    config: StageConfig
     upstream: tuple[str, ...]
     seed: int
-    label: str  # which encoder: `m=2`, or `random init`
+    label: str  # the encoder: `m=2`, or `random init`
     scale: str
     protocol: str
     experiments: set[str] = field(default_factory=set)
     uses: set[Use] = field(default_factory=set)
-    asked: int = 0  # how many cells (times seeds) need it: what a suite without sharing would run
+    demand: int = 0  # how many cells (times seeds) need it: a suite without sharing would run it that often
 
     @cached_property
     def id(self) -> str:
@@ -57,10 +60,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        """`pretrain resnet50 imagenet100 m=2 seed 0`: what people read in squeue and MLflow."""
-        config: Any = self.config
+        """`pretrain resnet50 imagenet100 m=2 seed 0`, as shown in squeue and MLflow."""
+        config = self.config
         data = " ".join(filter(None, (config.data.name, getattr(config.data, "subset", None))))
-        head = f" head_lr={config.head_lr:g}" if getattr(config, "head_lr", None) else ""
+        head_lr = getattr(config, "head_lr", None)
+        head = f" head_lr={head_lr:g}" if head_lr else ""
         return f"{self.stage} {config.backbone} {data} {self.label}{head} seed {self.seed}"
 
     def folder(self, store: Path) -> JobFolder:
@@ -69,7 +73,7 @@ class Job:
 
 @dataclass
 class Plan:
-    """Jobs in an order in which upstream comes first."""
+    """Jobs, each after its upstream jobs."""
 
     jobs: dict[str, Job]
     experiments: list[Experiment]
@@ -77,45 +81,68 @@ class Plan:
     protocol: str
     variant: str
     seeds: int
-    settings: tuple[str, ...] = ()  # the --set words, for the command that recomputes
-    only: tuple[str, ...] = ()  # the --cells words
+    settings: tuple[str, ...] = ()  # the values of --set, for the command that recomputes
+    only: tuple[str, ...] = ()  # the values of --cells
 
     @property
     def naive(self) -> int:
-        return sum(job.asked for job in self.jobs.values())
+        return sum(job.demand for job in self.jobs.values())
 
     def downstream(self) -> dict[str, list[Job]]:
-        """For each job what builds on it directly, as the plan stands now."""
-        found: defaultdict[str, list[Job]] = defaultdict(list)  # an upstream may have been left out already
+        """The direct downstream jobs of each job."""
+        found: defaultdict[str, list[Job]] = defaultdict(list)  # an upstream job may have been left out already
         for job in self.jobs.values():
-            for one in job.upstream:
-                found[one].append(job)
+            for upstream_id in job.upstream:
+                found[upstream_id].append(job)
         return found
 
     def leave_out(self, job_ids: Iterable[str]) -> None:
-        """These jobs go, and upstream of them what no other job or cell needs."""
+        """Remove these jobs, and their upstream jobs that no other job or cell needs."""
         for job_id in job_ids:
-            gone = self.jobs.pop(job_id)
+            removed = self.jobs.pop(job_id)
             downstream = self.downstream()
-            self.leave_out([one for one in gone.upstream if not self.jobs[one].uses and not downstream[one]])
+            self.leave_out([up for up in removed.upstream if not self.jobs[up].uses and not downstream[up]])
+
+    @property
+    def command(self) -> str:
+        """The command line that computes the plan's cells (in a store that lacks them)."""
+        names = [experiment.name for experiment in self.experiments]
+        return command_line(names, self.scale, self.protocol, self.seeds, self.settings, self.only)
+
+
+def command_line(
+    experiments: Iterable[str],
+    scale: str,
+    protocol: str,
+    seeds: int = 1,
+    settings: Iterable[str] = (),
+    cells: Iterable[str] = (),
+) -> str:
+    """The `run.py` command line that computes these cells. The default protocol is not written."""
+    words = ["python", "orchestrate/run.py", *experiments, "--scale", scale]
+    words += ["--protocol", protocol] if protocol != DEFAULT_PROTOCOL else []
+    words += ["--seeds", str(seeds)] if seeds > 1 else []
+    words += [word for setting in settings for word in ("--set", setting)]
+    cells = list(cells)
+    return shlex.join([*words, "--cells", *cells] if cells else words)
 
 
 def _check_sets(settings: Overlay, experiments: list[Experiment]) -> None:
-    """A setting must reach a stage, and must not be what tells an experiment's cells apart."""
+    """A setting must belong to a stage of the experiments, and must not be what their cells differ in."""
     stages = sorted({stage for experiment in experiments for stage in experiment.recipe})
     for key in settings:
         stage = key.split(".")[0]
         if stage not in stages:
-            named = ", ".join(experiment.name for experiment in experiments)
-            raise ConfigError(f"--set {key}: no stage {stage!r} in {named}; {nearest(stage, stages)}")
+            names = ", ".join(experiment.name for experiment in experiments)
+            raise ConfigError(f"--set {key}: no stage {stage!r} in {names}; {nearest(stage, stages)}")
         for experiment in experiments:
-            own = {name for cell in experiment.all_cells for name in _told(cell)}
+            own = {name for cell in experiment.all_cells for name in _own_keys(cell)}
             if any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in own):
-                raise ConfigError(f"--set {key}: this is what the cells of {experiment.name} differ in")
+                raise ConfigError(f"--set {key}: the cells of {experiment.name} differ in this value")
 
 
-def _told(cell: Cell) -> Iterator[str]:
-    """The keys that the cell sets itself; a share of what lies below leaves that open."""
+def _own_keys(cell: Cell) -> Iterator[str]:
+    """The keys that the cell sets itself. A share (40%) is left out: it scales a value that --set may still change."""
     for values in (cell.set, *cell.protocols.values()):
         yield from (
             key for key, value in (values.items() if isinstance(values, dict) else ()) if not str(value).endswith("%")
@@ -130,20 +157,22 @@ def make_plan(
     settings: Overlay | None = None,
     only: Iterable[str] = (),
 ) -> Plan:
-    """All jobs of the experiments' cells (of those whose keys are in `only`, where it names any), each once.
+    """All jobs of the experiments' cells, each once; with `only`, of the cells with these keys.
 
-    ConfigError on anything that does not fit the schemas, and on a cell that none of the experiments has.
+    Raises ConfigError for values that do not fit the schemas, and for a cell key that no experiment has.
     """
     settings, only = settings or {}, tuple(only)
     _check_sets(settings, experiments)
     keys = [cell.key for experiment in experiments for cell in experiment.all_cells]
     for key in only:
         if key not in keys:
-            raise ConfigError(f"no cell {key!r} in {', '.join(one.name for one in experiments)}; {nearest(key, keys)}")
+            raise ConfigError(
+                f"no cell {key!r} in {', '.join(item.name for item in experiments)}; {nearest(key, keys)}"
+            )
     layers = overlay("scales", scale), overlay("protocols", protocol), settings
     experiments = [experiment.under(protocol) for experiment in experiments]
-    words = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))
-    plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, words, only)
+    set_values = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))
+    plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, set_values, only)
     label = Labels(*layers)
     for experiment in experiments:
         for cell in experiment.all_cells:
@@ -156,15 +185,15 @@ def make_plan(
 
 
 class Labels:
-    """An encoder in a few words: the method, and where its pretraining differs from what scale and protocol make of that method
-    on that data."""
+    """A short label of an encoder: its method, and the values in which its pretraining differs from the usual ones of that
+    method and data set at this scale and protocol."""
 
     def __init__(self, scale: Overlay, protocol: Overlay, settings: Overlay):
         self.layers = scale, protocol, settings
         self.usual: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def __call__(self, encoder: Any, experiment: Experiment, cell: Cell) -> str:
-        if encoder is None or cell.method is None:
+    def __call__(self, encoder: StageConfig | None, experiment: Experiment, cell: Cell) -> str:
+        if not isinstance(encoder, PretrainConfig) or cell.method is None:
             return "random init"
         name = undot(cell.set).get(ENCODER_STAGE, {}).get("data", {}).get("name")
         usual = self._usual(cell.method, name or dataset_name(experiment.recipe[ENCODER_STAGE]))
@@ -193,22 +222,23 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _add_chain(
-    plan: Plan, experiment: Experiment, cell: Cell, stages: dict[str, Strict | None], seed: int, label: str
+    plan: Plan, experiment: Experiment, cell: Cell, stages: dict[str, StageConfig | None], seed: int, label: str
 ) -> None:
-    """The cell's jobs for one seed: the pretraining, if any, and the stage that the cell reports."""
+    """Add the cell's jobs for one seed: the pretraining, if any, and the stage that the cell reports."""
     upstream: tuple[str, ...] = ()
-    encoder: Any = stages.get(ENCODER_STAGE)
+    encoder = stages.get(ENCODER_STAGE)
     for stage in dict.fromkeys((ENCODER_STAGE, cell.stage)):
-        config: Any = stages.get(stage)
+        config = stages.get(stage)
         if config is None:
             continue
         if encoder and config.backbone != encoder.backbone:
             raise ConfigError(
-                f"{experiment.name} {cell.key}: {stage} evaluates a {config.backbone}, but {encoder.backbone} is pretrained"
+                f"{experiment.name} {cell.key}: {stage} evaluates a {config.backbone}, "
+                f"but the pretraining trains a {encoder.backbone}"
             )
         job = Job(stage, config, upstream, seed, label, plan.scale, plan.protocol)
         job = plan.jobs.setdefault(job.id, job)
-        job.asked += 1
+        job.demand += 1
         job.experiments.add(experiment.name)
         upstream = (job.id,)
     job.uses.add(Use(experiment.name, cell.key, cell.metric, plan.scale, plan.protocol, plan.variant))

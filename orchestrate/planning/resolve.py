@@ -1,24 +1,35 @@
-"""Overlays -> configs: the layers of one cell merged in order, each stage parsed by its schema."""
+"""Overlays -> configs: merge the layers of one cell in order, parse each stage by its schema."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 
 import yaml
 
-from jigclu.config import STAGES, ConfigError, Strict, nearest, parse
+from jigclu.config import (
+    STAGES,
+    ConfigError,
+    DetectConfig,
+    FinetuneConfig,
+    KnnConfig,
+    LinearConfig,
+    PretrainConfig,
+    nearest,
+    parse,
+)
 from orchestrate.planning.experiments import Cell, Experiment
 from orchestrate.planning.overlays import Overlay, overlay
 
-# The stage whose encoder the others look at, where the recipe has it.
+StageConfig = PretrainConfig | LinearConfig | FinetuneConfig | KnnConfig | DetectConfig
+# The stage that trains the encoder of the others, if the recipe has it.
 ENCODER_STAGE = "pretrain"
 
 
 def merge(base: Overlay, over: Overlay) -> Overlay:
-    """`over` laid on `base`: mappings merge, everything else replaces. Neither is changed."""
+    """`over` merged into a copy of `base`: mappings merge, everything else replaces. Neither argument is changed."""
     merged = deepcopy(base)
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -41,7 +52,7 @@ def undot(settings: Overlay) -> Overlay:
 
 
 def parse_sets(words: Iterable[str]) -> Overlay:
-    """`--set pretrain.epochs=5` words as dotted settings, values read as YAML. ConfigError on a malformed one."""
+    """`--set pretrain.epochs=5` as dotted settings, values read as YAML. Raises ConfigError for a malformed one."""
     settings: Overlay = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -53,10 +64,10 @@ def parse_sets(words: Iterable[str]) -> Overlay:
             )
         try:
             settings[key] = yaml.safe_load(value)
-            json.dumps(settings[key])  # YAML has dates, configs have none
+            json.dumps(settings[key])  # YAML knows dates, configs do not
         except TypeError:
             raise ConfigError(
-                f"--set {word!r}: {value!r} is a {type(settings[key]).__name__}, no number, text or list"
+                f"--set {word!r}: {value!r} is a {type(settings[key]).__name__}; write a number, a text or a list"
             ) from None
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {word!r}: not a YAML value: {getattr(error, 'problem', error)}") from None
@@ -64,98 +75,120 @@ def parse_sets(words: Iterable[str]) -> Overlay:
 
 
 def variant_of(settings: Overlay) -> str:
-    """The overrides that change results, as one line; "" where there are none. Runtime settings change none."""
+    """The overrides that change results, as one line; "" without any. Runtime settings change no result."""
     return " ".join(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()) if ".runtime." not in key)
 
 
 def resolve(
     experiment: Experiment, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay
-) -> dict[str, Strict | None]:
-    """The stages of one cell's recipe with their schemas filled; None for the pretraining of a cell without a method.
+) -> dict[str, StageConfig | None]:
+    """The configs of one cell's stages; None for the pretraining of a cell without a method.
 
-    Schema defaults <- recipe <- method <- scale <- protocol <- --set <- cell. A scale may also say which data set and backbone
-    stand in for the recipe's (`datasets`, `backbones`). Method, scale and protocol may say what they change `for_data` one of the
-    recipe's data sets, scale and protocol also what for one method (`methods`); each over the rest of its own layer. An evaluation
-    looks at the data and backbone of the pretraining, as resolved, unless its own layers say otherwise.
+    Schema defaults <- recipe <- method <- scale <- protocol <- --set <- cell. A scale may also replace the recipe's data set and
+    backbone (`datasets`, `backbones`). Method, scale and protocol may hold values `for_data` one of the recipe's data sets, scale
+    and protocol also values for one method (`methods`); each goes over the rest of its own layer. An evaluation uses the data and
+    backbone of the pretraining, as resolved, unless its own layers name others.
+
+    Raises ConfigError, with experiment and cell, for values that do not fit a stage's schema.
     """
+
+    def values_of(stage: str) -> Overlay:
+        return apply_layers(stage, experiment, cell, scale, protocol, settings)
+
+    encoder = values_of(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
+    stages = {ENCODER_STAGE: encoder if cell.method else {}}
+    if cell.stage != ENCODER_STAGE:
+        stages[cell.stage] = inherit_encoder(values_of(cell.stage), encoder)
+    try:
+        return {stage: parse(stage, values) if values else None for stage, values in stages.items()}
+    except ConfigError as error:
+        which = f" ({experiment.name} {cell.key}, {cell.method or 'random weights'})" if experiment.name else ""
+        raise ConfigError(f"{error}{which}") from None
+
+
+def apply_layers(
+    stage: str, experiment: Experiment, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay
+) -> Overlay:
+    """The values of one stage: the recipe's, the layers' over them, the cell's own last."""
+    recipe, own = _split_cell(stage, experiment, cell)
+    values = _stand_in(recipe, scale)
+    for layer in layers_for(stage, _data_key(stage, experiment, cell), cell, scale, protocol, settings):
+        values = merge(values, layer)
+    return _apply_cell(values, own, stage)
+
+
+def layers_for(
+    stage: str, data: str, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay
+) -> Iterator[Overlay]:
+    """What goes over the recipe of a stage, weakest first. Method, scale and protocol are each followed by their own values
+    for the data set (`data`: as `for_data` names it) and for the method."""
     method = overlay("methods", cell.method) if cell.method else {}
     kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", cell.method)
-    own = undot(cell.set)
+    for layer in (method, scale, protocol):
+        for part in (layer, layer.get("for_data", {}).get(data, {}), layer.get("methods", {}).get(kind, {})):
+            yield part.get(stage) or {}
+    yield undot(settings).get(stage) or {}
 
-    def recipe_of(stage: str) -> tuple[Overlay, Overlay]:
-        # What a cell says of data set and backbone is the recipe's word: a scale's stand-ins hold for it as well.
-        told, rest = _take(own.get(stage) or {}, ("data", "name"), ("backbone",))
-        return merge(experiment.recipe.get(stage, {}), told), rest
 
-    def data_of(stage: str) -> str:
-        """As `for_data` names it: imagenet1k, or imagenet1k/10percent."""
-        data: Overlay = {}
-        for one in dict.fromkeys((ENCODER_STAGE, stage)):
-            recipe, rest = recipe_of(one)
-            data = merge(data, merge(recipe.get("data") or {}, rest.get("data") or {}))
-        return "/".join(filter(None, (data.get("name"), data.get("subset"))))
+def inherit_encoder(values: Overlay, encoder: Overlay) -> Overlay:
+    """An evaluation's values, over the data and backbone of the pretraining. If it names another data set, none of the
+    pretraining's data settings apply."""
+    inherited: Overlay = {key: encoder[key] for key in ("data", "backbone") if key in encoder}
+    if dataset_name(values) not in ("", dataset_name(encoder)):
+        inherited.pop("data", None)
+    return merge(inherited, values)
 
-    def laid(stage: str) -> Overlay:
-        recipe, rest = recipe_of(stage)
-        values = _stand_in(recipe, scale)
-        for layer in (method, scale, protocol):
-            for part in (
-                layer,
-                layer.get("for_data", {}).get(data_of(stage), {}),
-                layer.get("methods", {}).get(kind, {}),
-            ):
-                values = merge(values, part.get(stage) or {})
-        return _lay_cell(merge(values, undot(settings).get(stage) or {}), rest, stage)
 
-    encoder = laid(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
-    shared: Overlay = {key: encoder[key] for key in ("data", "backbone") if key in encoder}
-    stages: dict[str, Strict | None] = {}
-    for stage in dict.fromkeys((ENCODER_STAGE, cell.stage)):
-        values = encoder if stage == ENCODER_STAGE else merge(shared, laid(stage))
-        if stage != ENCODER_STAGE and dataset_name(laid(stage)) not in ("", dataset_name(encoder)):
-            values["data"] = laid(stage)["data"]  # another data set: nothing of the pretraining's holds for it
-        try:
-            stages[stage] = parse(stage, values) if values and (stage != ENCODER_STAGE or cell.method) else None
-        except ConfigError as error:
-            which = f" ({experiment.name} {cell.key}, {cell.method or 'random weights'})" if experiment.name else ""
-            raise ConfigError(f"{error}{which}") from None
-    return stages
+def _split_cell(stage: str, experiment: Experiment, cell: Cell) -> tuple[Overlay, Overlay]:
+    """(the recipe's values of the stage, the cell's own). A cell's data set and backbone count as the recipe's, so that a
+    scale can replace them as well."""
+    named, own = _take(undot(cell.set).get(stage) or {}, ("data", "name"), ("backbone",))
+    return merge(experiment.recipe.get(stage, {}), named), own
+
+
+def _data_key(stage: str, experiment: Experiment, cell: Cell) -> str:
+    """The stage's data as `for_data` names it: imagenet1k, or imagenet1k/10percent."""
+    data: Overlay = {}
+    for name in dict.fromkeys((ENCODER_STAGE, stage)):
+        recipe, own = _split_cell(name, experiment, cell)
+        data = merge(data, merge(recipe.get("data") or {}, own.get("data") or {}))
+    return "/".join(filter(None, (data.get("name"), data.get("subset"))))
 
 
 def dataset_name(values: Overlay) -> str:
-    """The data set that a stage's values name, "" where they name none."""
+    """The name of the data set in a stage's values, or ""."""
     data = values.get("data")
     return str(data.get("name", "")) if isinstance(data, dict) else ""
 
 
 def _take(values: Overlay, *paths: tuple[str, ...]) -> tuple[Overlay, Overlay]:
-    """(what stands at the paths, the rest)."""
+    """(the values at the paths, the rest)."""
     taken, rest = Overlay(), deepcopy(values)
     for *parents, last in paths:
-        here = rest
+        node = rest
         for parent in parents:
-            here = here.get(parent) or {}
-        if last in here:
-            taken = merge(taken, undot({".".join((*parents, last)): here.pop(last)}))
+            node = node.get(parent) or {}
+        if last in node:
+            taken = merge(taken, undot({".".join((*parents, last)): node.pop(last)}))
     return taken, rest
 
 
-def _lay_cell(values: Overlay, own: Overlay, path: str) -> Overlay:
-    """merge(), where `40%` is that share of the value below, rounded, at least 1."""
-    laid = merge(values, own)
+def _apply_cell(values: Overlay, own: Overlay, path: str) -> Overlay:
+    """merge(), except that `40%` is that share of the value underneath, rounded, at least 1."""
+    merged = merge(values, own)
     for key, value in own.items():
         if isinstance(value, dict):
-            laid[key] = _lay_cell(values.get(key) or {}, value, f"{path}.{key}")
+            merged[key] = _apply_cell(values.get(key) or {}, value, f"{path}.{key}")
         elif isinstance(value, str) and re.fullmatch(r"\d+%", value):
             whole = values.get(key, STAGES[path].model_fields[key].default if path in STAGES else None)
             if not isinstance(whole, int):
-                raise ConfigError(f"{path}.{key}: {value} of {whole!r}: a share is of a whole number")
-            laid[key] = max(1, round(whole * int(value[:-1]) / 100))
-    return laid
+                raise ConfigError(f"{path}.{key}: {value} of {whole!r}: only a whole number has shares")
+            merged[key] = max(1, round(whole * int(value[:-1]) / 100))
+    return merged
 
 
 def _stand_in(recipe: Overlay, scale: Overlay) -> Overlay:
-    """The recipe with the scale's data set and backbone in place of its own."""
+    """The recipe with the scale's data set and backbone instead of its own."""
     data = scale.get("datasets", {}).get(recipe.get("data", {}).get("name"))
     backbone = scale.get("backbones", {}).get(recipe.get("backbone"))
     return merge(recipe, {**({"data": data} if data else {}), **({"backbone": backbone} if backbone else {})})

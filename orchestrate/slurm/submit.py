@@ -18,7 +18,7 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import locked
-from orchestrate.clusters import Cluster, Request
+from orchestrate.clusters import Cluster, Placement, Request
 from orchestrate.console import print_line
 from orchestrate.cost import measured
 from orchestrate.jobs.slurm_queue import SlurmUnavailable, queue, slurm_command
@@ -71,7 +71,7 @@ class Throttle:
         self.lanes.append(slurm_id)
 
 
-def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
+def submit(plan: Plan, store: Path, cluster: Cluster, placements: dict[str, Placement]) -> dict[str, str]:
     """Submit the plan's jobs that are neither done nor active; returns SLURM ids by job id.
 
     ConfigError has sbatch's own message; if sbatch refuses one kind of job, nothing at all is submitted.
@@ -79,7 +79,7 @@ def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
     with locked(store / ".submit.lock", inherited=True):
         tree = freeze(store)  # under the lock, because `clean` takes the same one
         _recover_ids(plan, store)
-        states = look(job.folder(store) for job in plan.jobs.values())
+        states = look(placements[job_id].folder for job_id in plan.jobs)
         if error := next((state.no_answer for state in states.values() if state.no_answer), ""):
             raise ConfigError(f"SLURM does not answer, so nothing is submitted: {error}")
         ids: dict[str, str] = {}
@@ -97,7 +97,7 @@ def submit(plan: Plan, store: Path, cluster: Cluster) -> dict[str, str]:
                 count["left out: upstream runs here, without SLURM"] += 1
             else:
                 wanted.append(job)
-        submitter = Submitter(store, cluster, tree, ids, wanted)
+        submitter = Submitter(store, cluster, tree, ids, [placements[job.id] for job in wanted])
         submitter.refuse_early()
         for level in _levels(wanted):
             submitter.submit(level)
@@ -120,9 +120,10 @@ def _levels(jobs: list[Job]) -> Iterator[list[Job]]:
 class Submitter:
     """The groups of one command; `ids` (SLURM ids by job id) grows as they are submitted."""
 
-    def __init__(self, store: Path, cluster: Cluster, tree: Path, ids: dict[str, str], jobs: list[Job]):
+    def __init__(self, store: Path, cluster: Cluster, tree: Path, ids: dict[str, str], placements: list[Placement]):
+        jobs = [placement.job for placement in placements]
         self.store, self.cluster, self.tree, self.ids, self.jobs = store, cluster, tree, ids, jobs
-        self.requests = {job.id: cluster.request(job.stage, job.scale) for job in jobs}
+        self.requests = {placement.job.id: placement.request for placement in placements}
         self.largest_array = _largest_array()
         self.throttle = self._throttle()
         self.measured = measured.Measured(store, cluster.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrate.cost.measured import device_kind
 from reports.records import Job, Table, unique_jobs
 
 
@@ -25,7 +26,7 @@ class Line:
 
 def kind_of(job: Job) -> str:
     """`CPU` or `GPU`, by the name of its device."""
-    return "CPU" if job.device.endswith("threads") else "GPU"
+    return device_kind(job.device)
 
 
 def lines(shown: Iterable[Table]) -> list[Line]:

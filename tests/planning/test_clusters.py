@@ -182,17 +182,18 @@ def test_a_stage_has_limits_and_names_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tools")
 def test_what_does_not_come_out_even_is_refused_before_submission(tmp_path: Path) -> None:
     cluster = clusters.load(str(cluster_file(tmp_path, nodes=3)))
-    with pytest.raises(ConfigError, match="pretrain at scale paper takes 4 GPUs, which do not divide by 3 nodes"):
+    with pytest.raises(ConfigError, match="pretrain at scale paper uses 4 GPUs, which do not divide by 3 nodes"):
         cluster.request("pretrain", "paper")
     cluster = clusters.load(str(cluster_file(tmp_path, stages={"linear": {"nodes": 1, "tasks_per_node": 2}})))
     with pytest.raises(
-        ConfigError, match="stage linear runs in one task, not in 2; several: detect, finetune, pretrain"
+        ConfigError, match="stage linear runs in one task, not in 2; stages with several: detect, finetune, pretrain"
     ):
         cluster.request("linear", "paper")
     cluster = clusters.load(str(cluster_file(tmp_path, nodes=1, tasks_per_node=3)))
-    jobs = list(make_plan(find(["table8"]), "smoke", "official").jobs.values())
+    jobs = make_plan(find(["table8"]), "smoke", "official").jobs.values()
+    placements = clusters.place_jobs(jobs, tmp_path / "runs", cluster)
     with pytest.raises(ConfigError, match=r"a batch of 50 does not divide by 3 tasks \(1 nodes of 3\)"):
-        preflight(jobs, tmp_path / "runs", cluster)
+        preflight(list(placements.values()), tmp_path / "runs", cluster)
     assert not (tmp_path / "runs").exists()
 
 
@@ -222,8 +223,8 @@ def test_slurms_own_notation_of_time_is_no_number_of_minutes(tmp_path: Path) -> 
         ({"kind": "pbs"}, "kind: .*'local' or 'slurm'"),
         ({"minutes": "60"}, "minutes: Input should be a valid integer"),
         ({"options": {"ntasks-per-node": 3}}, "options: ntasks-per-node has a field of its own here: tasks_per_node"),
-        ({"options": {"clusters": "other"}}, "options: clusters belongs to the suite"),
-        ({"options": {"array": "0-3"}}, "options: array belongs to the suite"),
+        ({"options": {"clusters": "other"}}, "options: clusters is reserved"),
+        ({"options": {"array": "0-3"}}, "options: array is reserved"),
         ({"gpus_per_task": 2}, "gpus_per_task: .*less than or equal to 1"),
         ({"stages": {"pretran": {}}}, "unknown stage 'pretran'; .*did you mean pretrain"),
         ({"stages": {"linear": {"minuts": 5}}}, "unknown key stages.linear.minuts; .*did you mean minutes"),
@@ -249,7 +250,7 @@ def test_the_dry_run_tells_what_would_stop_the_run(tmp_path: Path) -> None:
         tmp_path / "runs",
         ["table8", "--scale", "smoke", "--dry-run", "--cluster", str(path), "--budget", "0.001", "--gpus", "2"],
     )
-    assert "at once, the least that one of its jobs takes; 2 are too few: " in done.stdout, done.stdout
+    assert "at once, the least that one of its jobs needs; 2 are too few: " in done.stdout, done.stdout
     assert "pretrain: 1 node x 3 GPU, 1 CPUs a task, 1440 min at a time (gpu)" in done.stdout
     assert (
         "would stop: an estimated " in done.stdout

@@ -1,4 +1,4 @@
-"""What jobs cost: estimates that learn from the store's own jobs, graded afterwards; wall time on so many GPUs; a budget."""
+"""Costs: estimates that learn from the store's own jobs and are graded afterwards; wall time on several GPUs; a budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from orchestrate.clusters import Request
 from orchestrate.cost import measured, stated
 from orchestrate.cost.stated import wall_hours
 from orchestrate.jobs.submissions import submission
-from orchestrate.planning.experiments import find
+from orchestrate.planning.experiments import Experiment, find, load_all
+from orchestrate.planning.overlays import experiment_files
 from orchestrate.planning.plan import Job, make_plan
 
 GPU = "NVIDIA Something"
@@ -40,19 +41,33 @@ def earlier(store: Path, hours: float, table: float, name: str, **more: object) 
         )
 
 
-def test_before_there_are_any_jobs_the_stated_table_speaks(tmp_path: Path) -> None:
+def cost_line(experiment: Experiment) -> str:
+    """The second line of the experiment's file: the command, and the stated hours of its jobs at scale paper."""
+    jobs = make_plan([experiment], "paper", "official").jobs.values()
+    hours = sum(stated.hours(job.config, "GPU") for job in jobs)
+    device = "A100; detection V100" if "detect" in experiment.recipe else "A100"
+    command = f"python orchestrate/run.py {experiment.name}"
+    return f"# run: {command}   cost at scale paper: {hours:,.0f} GPU-hours (estimated, {device})"
+
+
+def test_the_cost_in_an_experiments_file_is_that_of_its_plan() -> None:
+    for path in experiment_files():
+        assert path.read_text().splitlines()[1] == cost_line(load_all()[path.stem]), path
+
+
+def test_without_earlier_jobs_an_estimate_is_the_stated_rate(tmp_path: Path) -> None:
     job = job_of()
     assert measured.Measured(tmp_path).hours(job, "GPU") == (
-        stated.hours("pretrain", job.config, "GPU"),
+        stated.hours(job.config, "GPU"),
         "the stated rate",
     )
     assert measured.Measured(tmp_path).graded() == ""
 
 
-def test_an_estimate_is_the_tables_times_what_jobs_like_it_took(tmp_path: Path) -> None:
-    """Of its stage and kind of device; the five nearest in size, by their median; each job's last line."""
+def test_an_estimate_is_the_stated_hours_times_the_median_ratio_of_similar_jobs(tmp_path: Path) -> None:
+    """Similar: of its stage and kind of device, the five nearest in size. Each job's last line counts."""
     job = job_of()
-    table = stated.hours("pretrain", job.config, "GPU")
+    table = stated.hours(job.config, "GPU")
     for index, ratio in enumerate((2.0, 2.2, 2.4, 2.6, 100.0)):
         earlier(tmp_path, ratio * table, table, f"near{index}")
     for index in range(9):
@@ -67,7 +82,7 @@ def test_an_estimate_is_the_tables_times_what_jobs_like_it_took(tmp_path: Path) 
     assert hours == pytest.approx(2.4 * table) and by == f"5 earlier pretrain jobs on {GPU}"
 
 
-def test_a_finished_job_is_kept_and_its_estimate_graded(template: Path) -> None:
+def test_a_finished_job_is_recorded_and_its_estimate_graded(template: Path) -> None:
     store, done = whole_table(template)
     assert done.returncode == 0
     lines = {values["job"]: values for values in map(json.loads, (store / measured.RATES).read_text().splitlines())}
@@ -78,27 +93,27 @@ def test_a_finished_job_is_kept_and_its_estimate_graded(template: Path) -> None:
     assert line["hours"] * 3600 >= job.result["seconds"] and line["hours"] * 3600 < job.result["seconds"] + 60
     assert line["estimate_hours"] == submission(job)["estimate_hours"] > 0
     assert measured.Measured(store).graded().startswith("7 jobs took ")
-    told = run(store, [*table8(pretrain__epochs=40), "--dry-run"]).stdout
-    assert "(rates: 7 jobs by the store's earlier ones; 7 jobs took " in told, told
+    output = run(store, [*table8(pretrain__epochs=40), "--dry-run"]).stdout
+    assert "(rates: 7 jobs by earlier jobs of the store; 7 jobs took " in output, output
 
 
 def test_a_later_job_is_estimated_by_the_earlier_ones(tmp_path: Path, template: Path) -> None:
-    """From the same store, the next training of ten times the length is estimated at about ten times what the last one took."""
+    """A training of ten times the length is estimated at about ten times what the last one in the store took."""
     store, _ = whole_table(template)
-    (longer,) = [one for one in make_plan_of(40) if one.name == PRETRAIN]
+    (longer,) = [job for job in jobs_with_epochs(40) if job.name == PRETRAIN]
     line = next(
         values
         for values in map(json.loads, (store / measured.RATES).read_text().splitlines())
         if values["job"] == named(store, PRETRAIN).id
     )
     hours, by = measured.Measured(store).hours(longer, "CPU")
-    table = stated.hours("pretrain", longer.config, "CPU")
+    table = stated.hours(longer.config, "CPU")
     assert by.startswith("3 earlier pretrain jobs on ") and hours / table == pytest.approx(
         line["hours"] / line["table_hours"], rel=0.7
     )
 
 
-def make_plan_of(epochs: int) -> list[Job]:
+def jobs_with_epochs(epochs: int) -> list[Job]:
     return list(make_plan(find(["table8"]), "smoke", "official", 1, TINY | {"pretrain.epochs": epochs}).jobs.values())
 
 
@@ -107,7 +122,7 @@ def make_plan_of(epochs: int) -> list[Job]:
     [
         ({}, 4, 0.0),
         ({"a": (4.0, 4, ())}, 4, 1.0),
-        ({"a": (4.0, 4, ())}, 2, 2.0),  # as many as there are
+        ({"a": (4.0, 4, ())}, 2, 2.0),  # no more devices than there are
         ({"a": (4.0, 4, ()), "b": (1.0, 1, ("a",)), "c": (1.0, 1, ("a",))}, 4, 2.0),
         ({"a": (1.0, 1, ()), "b": (1.0, 1, ()), "c": (1.0, 1, ())}, 2, 2.0),
         ({"a": (1.0, 1, ()), "b": (1.0, 1, ("a",)), "c": (2.0, 1, ())}, 2, 2.0),
@@ -120,13 +135,12 @@ def test_wall_time_follows_the_graph(
     assert wall_hours(jobs, devices) == pytest.approx(wanted)
 
 
-def test_the_dry_run_tells_wall_time_on_so_many_gpus(tmp_path: Path) -> None:
+def test_the_dry_run_prints_the_wall_time_on_a_number_of_gpus(tmp_path: Path) -> None:
     def wall(gpus: int) -> str:
-        told = run(
-            tmp_path / "runs", ["table8", "--dry-run", "--cluster", "local", "--gpus", str(gpus)]
-        ).stdout.splitlines()[-1]
-        assert told.startswith(f"estimated wall time on {gpus} GPU")
-        return told.split("at once: ")[1].split()[0]
+        words = ["table8", "--dry-run", "--cluster", "local", "--gpus", str(gpus)]
+        line = run(tmp_path / "runs", words).stdout.splitlines()[-1]
+        assert line.startswith(f"estimated wall time on {gpus} GPU")
+        return line.split("at once: ")[1].split()[0]
 
     def hours(clock: str) -> float:
         return sum(float(part) / 60**index for index, part in enumerate(clock.split(":")))
@@ -135,17 +149,17 @@ def test_the_dry_run_tells_wall_time_on_so_many_gpus(tmp_path: Path) -> None:
     assert one / 8 < eight < one / 2.5
 
 
-def test_a_budget_is_kept(tmp_path: Path, template: Path) -> None:
+def test_a_run_over_budget_submits_nothing(tmp_path: Path, template: Path) -> None:
     store = prepared_store(tmp_path / "runs", template)
     before = sorted(store.iterdir())
     refused(store, [*table8(), "--budget", "0.001"], "are left to run, the budget is 0.001: nothing was submitted")
     assert sorted(store.iterdir()) == before
     refused(store, [*table8(), "--gpus", "0"], "--gpus 0: at least 1")
-    told = run(store, [*table8(), "--budget", "0.001", "--dry-run"])
-    assert told.returncode == 0 and "7 to run" in told.stdout
+    planned = run(store, [*table8(), "--budget", "0.001", "--dry-run"])
+    assert planned.returncode == 0 and "7 to run" in planned.stdout
 
 
-def test_an_estimate_goes_with_the_submission(tmp_path: Path) -> None:
+def test_a_submission_records_its_estimate(tmp_path: Path) -> None:
     job = job_of()
     note = measured.Measured(tmp_path).note(job, Request(gpus_per_task=1))
-    assert note == {"estimate_hours": stated.hours("pretrain", job.config, "GPU"), "estimate_by": "the stated rate"}
+    assert note == {"estimate_hours": stated.hours(job.config, "GPU"), "estimate_by": "the stated rate"}

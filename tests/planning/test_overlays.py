@@ -1,4 +1,4 @@
-"""Experiment files and overlays: a slip in one is one line that names the file and the valid choices."""
+"""Experiment files and overlays: a mistake in one is one line that names the file and the valid choices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrate.planning import experiments, overlays
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "expected"),
     [
         ("scales", "on: {cifar10: {linear: {image_size: 32}}}", ["unknown key True", "for_data"]),
         ("scales", "pretrian: {epochs: 3}", ["unknown key pretrian", "did you mean pretrain?"]),
@@ -21,14 +21,14 @@ from orchestrate.planning import experiments, overlays
     ],
 )
 def test_an_overlay_with_an_unknown_key_is_refused(
-    kind: str, text: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, text: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / kind).mkdir()
     (tmp_path / kind / "odd.yaml").write_text(text)
     monkeypatch.setattr(overlays, "ROOT", tmp_path)
     with pytest.raises(ConfigError) as error:
         overlays.overlay(kind, "odd")
-    assert str(error.value).startswith("odd.yaml: ") and all(word in str(error.value) for word in told), error.value
+    assert str(error.value).startswith("odd.yaml: ") and all(word in str(error.value) for word in expected), error.value
 
 
 HEAD = "title: t\nsource: s\ntopic: p\nunit: u\nrecipe: {pretrain: {}}\n"
@@ -36,7 +36,7 @@ COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (COLUMN + "rows: [{row: r, printed: [1, 2]}]", ["prints 2 values for 1 columns"]),
         (COLUMN + "rows: [{row: r, printed: 3.0}]", ["rows or columns"]),
@@ -51,7 +51,7 @@ COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
             ["unknown protocol 'oficial'", "did you mean official?"],
         ),
         (COLUMN + "rows: [{row: r}]", ["no printed value"]),
-        (COLUMN + "rows: [{row: r, printed: [1], cited: x, not_applicable: y}]", ["just one of"]),
+        (COLUMN + "rows: [{row: r, printed: [1], cited: x, not_applicable: y}]", ["exactly one of"]),
         (
             COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s, best: [r a, r b]}]",
             ["'r b'", "did you mean r a?"],
@@ -60,7 +60,7 @@ COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
     ],
 )
 def test_a_mistake_in_an_experiment_file_is_one_line(
-    text: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "protocols").mkdir()
     for name in ("official", "paper"):
@@ -70,4 +70,4 @@ def test_a_mistake_in_an_experiment_file_is_one_line(
     with pytest.raises(ConfigError) as error:
         experiments.load_all()
     assert str(error.value).startswith("table1.yaml: ") and "\n" not in str(error.value)
-    assert all(word in str(error.value) for word in told), error.value
+    assert all(word in str(error.value) for word in expected), error.value

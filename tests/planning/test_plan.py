@@ -1,4 +1,4 @@
-"""Planning: what a job is called, which overlays it is made of, and how a user's mistake is told."""
+"""Planning: job ids and names, the layers of a config, and error messages for users' mistakes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ except SystemExit as end:
 """
 
 
-def plan(*sets: str, scale: str = "paper", protocol: str = "official", seeds: int = 1) -> Plan:
+def planned(*sets: str, scale: str = "paper", protocol: str = "official", seeds: int = 1) -> Plan:
     return make_plan(experiments.find(["table8"]), scale, protocol, seeds, parse_sets(sets))
 
 
-def job_of(made: Plan, stage: str, label: str) -> Job:
-    (found,) = [job for job in made.jobs.values() if (job.stage, job.label, job.seed) == (stage, label, 0)]
+def job_of(plan: Plan, stage: str, label: str) -> Job:
+    (found,) = [job for job in plan.jobs.values() if (job.stage, job.label, job.seed) == (stage, label, 0)]
     return found
 
 
@@ -45,7 +45,7 @@ def leaves(config: Strict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 
 
 def changed(config: Any, path: tuple[str, ...]) -> Any:
-    """The config with another value there."""
+    """The config with another value at that path."""
     name, *rest = path
     value = getattr(config, name)
     if rest:
@@ -59,18 +59,18 @@ def changed(config: Any, path: tuple[str, ...]) -> Any:
     return config.model_copy(update={name: other})
 
 
-# -- what a job is called ---------------------------------------------------------------------------------------------
+# -- ids and names ---------------------------------------------------------------------------------------------
 def test_ids_are_the_same_in_every_process() -> None:
     code = "import json; from orchestrate.planning import experiments as e, plan as p; "
     code += "print(json.dumps(list(p.make_plan(e.find(['table8']), 'paper', 'official').jobs)))"
-    told = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=environment(ROOT, PYTHONHASHSEED=seed), capture_output=True
         ).stdout
         for seed in ("1", "2")
     ]
-    ids = list(plan().jobs)
-    assert [json.loads(text) for text in told] == [ids, ids]
+    ids = list(planned().jobs)
+    assert [json.loads(text) for text in outputs] == [ids, ids]
     assert all(len(name) == 12 and set(name) <= set("0123456789abcdef") for name in ids)
 
 
@@ -85,48 +85,61 @@ def test_every_field_but_runtime_is_in_the_id(stage: str) -> None:
     assert len(set(ids.values())) == len(ids) - len(transient) + 1
 
 
-def test_seed_upstream_and_stage_are_in_the_id_and_names_are_not() -> None:
-    job = job_of(plan(), "linear", "m=2")
+def test_seed_upstream_and_stage_are_in_the_id_but_names_are_not() -> None:
+    job = job_of(planned(), "linear", "m=2")
     others: list[dict[str, Any]] = [{"seed": 1}, {"upstream": ()}, {"upstream": ("0123456789ab",)}, {"stage": "knn"}]
     assert len({job.id} | {dataclasses.replace(job, **other).id for other in others}) == 5
     assert dataclasses.replace(job, label="x", scale="y", protocol="z", experiments={"table9"}).id == job.id
 
 
-def test_however_a_config_is_come_by_its_id_is_the_same() -> None:
-    ids = set(plan().jobs)
-    assert set(plan("linear.lr=1", "pretrain.runtime.workers=3").jobs) == ids
-    undone = plan("pretrain.method.extend=0.3", "pretrain.method.loss_scale=official", protocol="paper")
+TABLE8_IDS = {
+    "paper": "00459620df33 1cae3930acc2 3448a31eaf4a 41d6b9571e7c b0e64eabc242 d528ea1242e3 d76a53c901c9",
+    "mini": "009b5c6e968c 16ab78c1fc76 3de350757d98 6bc8772c374b 710d81e9f25e ca94d3439368 dd3ffc5c0f80",
+    "smoke": "2dc4bb72b128 4883f50e5842 49112d795a1e 6ba0beb79461 a94da581e0e8 d3a3f3033949 f6e29111bfcb",
+}
+
+
+@pytest.mark.parametrize("scale", TABLE8_IDS)
+def test_a_change_of_the_code_does_not_change_the_ids_of_finished_jobs(scale: str) -> None:
+    """Else every result in every store would have to be computed again. (Table 8, protocol official, seed 0.)"""
+    assert sorted(planned(scale=scale).jobs) == TABLE8_IDS[scale].split()
+
+
+def test_equal_configs_have_equal_ids_whatever_layers_they_come_from() -> None:
+    ids = set(planned().jobs)
+    assert set(planned("linear.lr=1", "pretrain.runtime.workers=3").jobs) == ids
+    undone = planned("pretrain.method.extend=0.3", "pretrain.method.loss_scale=official", protocol="paper")
     assert set(undone.jobs) == ids
     renamed = [found.model_copy(update={"name": "table99"}) for found in experiments.find(["table8"])]
     assert set(make_plan(renamed, "paper", "official").jobs) == ids
 
 
-# -- which jobs there are ---------------------------------------------------------------------------------------------
-def test_a_shared_job_appears_once_and_counts_as_often_as_it_is_asked_for() -> None:
+# -- which jobs are planned ---------------------------------------------------------------------------------------------
+def test_a_shared_job_is_planned_once_and_counts_every_cell_that_needs_it() -> None:
     (found,) = experiments.find(["table8"])
-    made = make_plan([found, found.model_copy(update={"name": "table99"})], "paper", "official")
-    assert made.jobs.keys() == plan().jobs.keys()
-    assert [job.asked for job in made.jobs.values()] == [2] * 7 and made.naive == 14
-    assert {frozenset(job.experiments) for job in made.jobs.values()} == {frozenset({"table8", "table99"})}
-    uses = {(use.experiment, use.cell) for use in job_of(made, "linear", "m=3").uses}
+    plan = make_plan([found, found.model_copy(update={"name": "table99"})], "paper", "official")
+    assert plan.jobs.keys() == planned().jobs.keys()
+    assert [job.demand for job in plan.jobs.values()] == [2] * 7 and plan.naive == 14
+    assert {frozenset(job.experiments) for job in plan.jobs.values()} == {frozenset({"table8", "table99"})}
+    uses = {(use.experiment, use.cell) for use in job_of(plan, "linear", "m=3").uses}
     assert uses == {("table8", "m=3"), ("table99", "m=3")}
-    assert [one.name for one in experiments.find(["table8", "m", "table8"])] == [
+    assert [found.name for found in experiments.find(["table8", "m", "table8"])] == [
         "table8"
     ]  # one experiment by three words is one
 
 
 def test_upstream_comes_first_and_the_random_cell_has_none() -> None:
-    made = plan()
-    order = list(made.jobs)
-    assert all(order.index(up) < order.index(job.id) for job in made.jobs.values() for up in job.upstream)
+    plan = planned()
+    order = list(plan.jobs)
+    assert all(order.index(up) < order.index(job.id) for job in plan.jobs.values() for up in job.upstream)
     for m in (2, 3, 4):
-        assert job_of(made, "linear", f"m={m}").upstream == (job_of(made, "pretrain", f"m={m}").id,)
-    assert job_of(made, "linear", "random init").upstream == ()
+        assert job_of(plan, "linear", f"m={m}").upstream == (job_of(plan, "pretrain", f"m={m}").id,)
+    assert job_of(plan, "linear", "random init").upstream == ()
     assert len(order) == 7
 
 
 def test_seeds_repeat_every_cell_and_keep_the_first() -> None:
-    one, three = plan(), plan(seeds=3)
+    one, three = planned(), planned(seeds=3)
     assert len(three.jobs) == 3 * len(one.jobs) and set(one.jobs) < set(three.jobs)
     for job in three.jobs.values():
         assert all(three.jobs[up].seed == job.seed for up in job.upstream)
@@ -134,13 +147,13 @@ def test_seeds_repeat_every_cell_and_keep_the_first() -> None:
 
 
 def test_overrides_that_change_results_are_the_variant_of_their_cells() -> None:
-    made = plan("pretrain.epochs=5", "linear.runtime.workers=2", "linear.lr=3")
-    assert made.variant == "linear.lr=3 pretrain.epochs=5"
-    assert {use.variant for job in made.jobs.values() for use in job.uses} == {made.variant}
-    assert plan("linear.runtime.workers=2").variant == plan().variant == ""
+    plan = planned("pretrain.epochs=5", "linear.runtime.workers=2", "linear.lr=3")
+    assert plan.variant == "linear.lr=3 pretrain.epochs=5"
+    assert {use.variant for job in plan.jobs.values() for use in job.uses} == {plan.variant}
+    assert planned("linear.runtime.workers=2").variant == planned().variant == ""
 
 
-# -- what a config is made of -----------------------------------------------------------------------------------------
+# -- the layers of a config -----------------------------------------------------------------------------------------
 def test_a_later_layer_wins_and_leaves_the_rest() -> None:
     """Schema <- recipe <- scale <- protocol <- --set <- cell; layer n sets the fields n and later ones."""
     fields = ("batch_size", "epochs", "image_size", "optimizer.lr", "method.dim")
@@ -167,11 +180,11 @@ def test_a_later_layer_wins_and_leaves_the_rest() -> None:
 
 
 def resolved(cell: Cell, recipe: dict[str, Any], *layers: Any) -> dict[str, Strict | None]:
-    made = Experiment(name="x", title="x", source="x", topic="x", unit="x", recipe=recipe, cells=(cell,))
-    return resolve(made, cell, *layers)
+    experiment = Experiment(name="x", title="x", source="x", topic="x", unit="x", recipe=recipe, cells=(cell,))
+    return resolve(experiment, cell, *layers)
 
 
-def test_a_share_is_of_what_the_layers_below_say_and_at_least_one() -> None:
+def test_a_share_applies_to_the_value_of_the_layers_below_and_is_at_least_one() -> None:
     for below, share, epochs in ((200, "20%", 40), (6, "20%", 1), (2, "20%", 1), (7, "60%", 4)):
         cell = Cell(key="a", row="r", column="c", report="linear.top1", set={"pretrain.epochs": share})
         stages: Any = resolved(cell, {"pretrain": {}, "linear": {}}, {"pretrain": {"epochs": below}}, {}, {})
@@ -195,15 +208,15 @@ def test_scale_and_protocol_reach_one_method_or_one_data_set_alone() -> None:
         stages: Any = resolved(cell, recipe, scale, protocol, {})
         pretrain, probe = stages["pretrain"], stages["linear"]
         assert getattr(pretrain.method, "queue", 99) == 99 and getattr(pretrain.method, "extend", 0.1) == 0.1
-        # Another data set takes nothing of the pretraining's: not its canvas, not its version.
+        # Another data set inherits nothing from the pretraining: neither canvas nor version.
         assert (probe.data.name, probe.data.canvas, probe.data.version, probe.image_size) == ("scenes", 16, "1", 32)
         cell = Cell(key="a", row="r", column="c", report="finetune.top1", method=method)
         tuned: Any = resolved(cell, recipe, scale, protocol, {})["finetune"]
         assert (tuned.data, tuned.image_size) == (pretrain.data, 224)
 
 
-def test_the_scales_own_words_reach_cifar_and_the_label_lists() -> None:
-    """In the real files: CIFAR is seen at its own size, and a batch fits the smallest list."""
+def test_the_scales_values_for_one_data_set_reach_cifar_and_the_label_lists() -> None:
+    """In the real files: CIFAR keeps its own image size, and a batch fits the smallest list."""
     for scale in overlays.overlays("scales"):
         for job in make_plan(experiments.find(["table5", "table3"]), scale, "official").jobs.values():
             config: Any = job.config
@@ -213,18 +226,18 @@ def test_the_scales_own_words_reach_cifar_and_the_label_lists() -> None:
                 assert expected_images(config.data, "train") >= config.batch_size, (scale, job.name)
 
 
-def test_figure_4_has_a_training_of_its_own_for_every_point() -> None:
+def test_every_point_of_figure_4_has_its_own_pretraining() -> None:
     for scale in overlays.overlays("scales"):
-        made = make_plan(experiments.find(["figure4"]), scale, "official")
-        assert len([job for job in made.jobs.values() if job.stage == "pretrain"]) == 15, scale
+        plan = make_plan(experiments.find(["figure4"]), scale, "official")
+        assert len([job for job in plan.jobs.values() if job.stage == "pretrain"]) == 15, scale
 
 
-def test_the_methods_rates_are_the_protocols() -> None:
-    """protocols.md §1.7, §2.1, §3.3: 0.03, on ImageNet-100 0.06 for the contrastive ones; the probe's rates by data set."""
-    made = make_plan(experiments.find(["table1", "table2", "table5"]), "paper", "official")
+def test_the_methods_learning_rates_are_those_of_protocols_md() -> None:
+    """protocols.md §1.7, §2.1, §3.3: 0.03, on ImageNet-100 0.06 for the contrastive methods; the probe's rates by data set."""
+    plan = make_plan(experiments.find(["table1", "table2", "table5"]), "paper", "official")
     rates = {
         (job.label, job.config.data.name): job.config.optimizer.lr
-        for job in made.jobs.values()
+        for job in plan.jobs.values()
         if job.stage == "pretrain"
     }  # type: ignore[attr-defined]
     assert {rates[name, "imagenet1k"] for name in ("m=2", "simclr", "moco", "moco v2")} == {0.03}
@@ -235,7 +248,7 @@ def test_the_methods_rates_are_the_protocols() -> None:
     )
     probes = {
         (job.label, job.config.data.name, job.config.data.subset): job.config.lr
-        for job in made.jobs.values()
+        for job in plan.jobs.values()
         if job.stage == "linear"
     }  # type: ignore[attr-defined]
     assert (probes["m=2", "imagenet1k", None], probes["moco v2", "imagenet1k", None]) == (10.0, 30.0)
@@ -245,39 +258,41 @@ def test_the_methods_rates_are_the_protocols() -> None:
 def test_a_cell_may_mean_something_else_under_each_protocol() -> None:
     """Figure 7's x: how far a patch reaches (official), the overlap of two (paper); protocols.md D1."""
     for protocol, share in (("official", 1.0), ("paper", 0.5)):
-        made = make_plan(experiments.find(["figure7"]), "paper", protocol)
+        plan = make_plan(experiments.find(["figure7"]), "paper", protocol)
         found = {}
-        for job in made.jobs.values():
-            config: Any = made.jobs[job.upstream[0]].config if job.upstream else None
+        for job in plan.jobs.values():
+            config: Any = plan.jobs[job.upstream[0]].config if job.upstream else None
             found |= {float(use.cell.removeprefix("x=")): config.method.extend for use in job.uses}
         assert found == pytest.approx({x: x * share for x in found})
-        assert len(found) == (6 if protocol == "official" else 7)  # a patch that reaches past the image is none
+        assert len(found) == (
+            6 if protocol == "official" else 7
+        )  # official: at x = 0.6 a patch would reach past the image
 
 
-def test_only_the_cells_that_are_asked_for_are_planned(tmp_path: Path) -> None:
-    made = make_plan(experiments.find(["table8"]), "smoke", "official", only=["m=3"])
-    assert {use.cell for job in made.jobs.values() for use in job.uses} == {"m=3"} and len(made.jobs) == 2
-    assert set(made.jobs) < set(plan(scale="smoke").jobs)
+def test_only_the_requested_cells_are_planned(tmp_path: Path) -> None:
+    plan = make_plan(experiments.find(["table8"]), "smoke", "official", only=["m=3"])
+    assert {use.cell for job in plan.jobs.values() for use in job.uses} == {"m=3"} and len(plan.jobs) == 2
+    assert set(plan.jobs) < set(planned(scale="smoke").jobs)
     refused(tmp_path / "runs", ["table8", "--cells", "m=5"], "no cell 'm=5'", "m=2, m=3, m=4", "did you mean m=")
 
 
-def test_names_tell_jobs_of_the_paper_apart() -> None:
+def test_no_two_jobs_of_the_paper_have_the_same_name() -> None:
     for scale in ("paper", "mini"):
         names = [job.name for job in make_plan(experiments.find(["all"]), scale, "official").jobs.values()]
         assert len(names) > 80 and len(set(names)) == len(names), sorted(n for n in set(names) if names.count(n) > 1)
 
 
-def test_a_scale_lets_another_data_set_and_backbone_stand_in() -> None:
-    for job in plan(scale="mini").jobs.values():
+def test_a_scale_can_replace_data_set_and_backbone() -> None:
+    for job in planned(scale="mini").jobs.values():
         config: Any = job.config
         assert (config.data.name, config.data.canvas, config.backbone) == ("imagenette", 128, "resnet18")
         assert config.data.version == "v2-128px"
 
 
 def test_protocol_paper_changes_overlap_and_loss_scale_only() -> None:
-    official, paper = plan(), plan(protocol="paper")
+    official, paper = planned(), planned(protocol="paper")
     for m in (2, 3, 4):
-        before, after = (identity(job_of(made, "pretrain", f"m={m}").config) for made in (official, paper))
+        before, after = (identity(job_of(plan, "pretrain", f"m={m}").config) for plan in (official, paper))
         assert (before["method"].pop("extend"), after["method"].pop("extend")) == (0.3, 0.15)
         assert (before["method"].pop("loss_scale"), after["method"].pop("loss_scale")) == ("official", "paper")
         assert before == after
@@ -285,11 +300,11 @@ def test_protocol_paper_changes_overlap_and_loss_scale_only() -> None:
     assert job_of(official, "linear", "random init").id == job_of(paper, "linear", "random init").id
 
 
-def test_table8_at_scale_paper_is_the_protocols_run() -> None:
+def test_table8_at_scale_paper_has_the_values_of_protocols_md() -> None:
     """protocols.md §1.7 (optimiser, schedule, batch), §1.2 (montage of 224), §2.1 and §2.2 (the probe)."""
-    made = plan()
+    plan = planned()
     for m in (2, 3, 4):
-        config = identity(job_of(made, "pretrain", f"m={m}").config)
+        config = identity(job_of(plan, "pretrain", f"m={m}").config)
         assert config["optimizer"] == {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
         assert (config["batch_size"], config["epochs"], config["image_size"]) == (256, 200, 224)
         assert (config["backbone"], config["data"]["name"], config["precision"]) == (
@@ -301,7 +316,7 @@ def test_table8_at_scale_paper_is_the_protocols_run() -> None:
         assert method == {"m": m, "extend": 0.3, "temperature": 0.3, "dim": 128, "loss_scale": "official"}
         assert (config["method"]["clustering_weight"], config["method"]["location_weight"]) == (1, 1)
     for label in ("m=2", "m=3", "m=4", "random init"):
-        probe = identity(job_of(made, "linear", label).config)
+        probe = identity(job_of(plan, "linear", label).config)
         assert (probe["lr"], probe["momentum"], probe["weight_decay"], probe["batch_size"]) == (1.0, 0.9, 0.0, 256)
         assert (probe["epochs"], probe["milestones"], probe["gamma"]) == (100, [0.6, 0.8], 0.1)
         assert (probe["image_size"], probe["resize"], probe["crop_scale"], probe["views"]) == (
@@ -313,7 +328,7 @@ def test_table8_at_scale_paper_is_the_protocols_run() -> None:
         assert (probe["backbone"], probe["data"]["name"]) == ("resnet50", "imagenet100")
 
 
-# -- how it answers ---------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("words", [["--list"], ["table8", "--scale", "paper", "--dry-run"]], ids=["list", "dry run"])
 def test_list_and_dry_run_import_no_torch_and_write_nothing(words: list[str], tmp_path: Path) -> None:
     store, before = tmp_path / "runs", cpu_seconds()
@@ -326,10 +341,10 @@ def test_list_and_dry_run_import_no_torch_and_write_nothing(words: list[str], tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_tells_the_graph_and_the_cost(tmp_path: Path) -> None:
+def test_dry_run_prints_the_graph_and_the_cost(tmp_path: Path) -> None:
     done = run(tmp_path / "runs", ["table8", "--scale", "mini", "--cluster", "local", "--dry-run"])
-    made = plan(scale="mini")
-    assert all(f"{job.id}  new" in done.stdout and job.name in done.stdout for job in made.jobs.values())
+    plan = planned(scale="mini")
+    assert all(f"{job.id}  new" in done.stdout and job.name in done.stdout for job in plan.jobs.values())
     assert "jobs: 7 naive, 7 unique, 0 cached, 7 to run on local" in done.stdout
     assert "estimated CPU-hours: " in done.stdout.splitlines()[-2]
     assert "estimated wall time on 1 CPU at once: " in done.stdout.splitlines()[-1]
@@ -356,33 +371,33 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "another method's": (["table2", "--set", "pretrain.method.queue=9"], ["pretrain.method.queue", "valid: ", "table2 SimCLR"]),
     "choice": (["m", "--set", "linear.backbone=vgg"], ["linear.backbone", "'resnet18'", "'resnet152'", "'vgg'"]),
     "what the cells are": (["m", "--set", "pretrain.method.m=2"], ["pretrain.method.m", "cells of table8 differ"]),
-    "two backbones": (["m", "--set", "linear.backbone=resnet34"], ["linear", "resnet34", "resnet50", "pretrained"]),
+    "two backbones": (["m", "--set", "linear.backbone=resnet34"], ["linear", "resnet34", "resnet50", "pretraining trains"]),
     "range": (["m", "--set", "pretrain.method.extend=2"], ["pretrain.method.extend", "0.5", "got 2"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_that_names_the_valid_choices(mistake: str, tmp_path: Path) -> None:
-    words, told = MISTAKES[mistake]
-    refused(tmp_path / "runs", words, *told)
+    words, expected = MISTAKES[mistake]
+    refused(tmp_path / "runs", words, *expected)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("kind: slurm\npartitoin: gpu\n", ["unknown key partitoin", "account", "did you mean partition?"]),
         ("kind: pbs\n", ["kind", "'local'", "'slurm'"]),
         ("partition: gpu\n", ["kind"]),
         ("kind: local\nminutes: long\n", ["minutes", "integer"]),
         ("kind: [local\n", ["cluster.yaml:2", "not YAML"]),
-        ("- local\n", ["a mapping is expected"]),
+        ("- local\n", ["expected a mapping"]),
     ],
 )
-def test_a_bad_cluster_file_is_one_line_too(text: str, told: list[str], tmp_path: Path) -> None:
+def test_a_mistake_in_a_cluster_file_is_one_line_too(text: str, expected: list[str], tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text(text)
-    refused(tmp_path / "runs", ["table8", "--cluster", "cluster.yaml"], "cluster.yaml", *told)
+    refused(tmp_path / "runs", ["table8", "--cluster", "cluster.yaml"], "cluster.yaml", *expected)
 
 
-def test_slurm_where_there_is_none_names_the_way_out(tmp_path: Path) -> None:
+def test_choosing_slurm_without_sbatch_suggests_local(tmp_path: Path) -> None:
     refused(tmp_path / "runs", ["table8", "--cluster", "slurm"], "no sbatch", "--cluster local", PATH=str(tmp_path))
