@@ -20,11 +20,12 @@ from jigclu.config.base import (
     Range,
     Share,
     Strict,
+    error_line,
     nearest,
 )
 from jigclu.config.datasets import DataConfig
 from jigclu.config.detection import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
-from jigclu.config.methods import METHODS, JigCluConfig, MethodConfig
+from jigclu.config.methods import JigCluConfig, MethodConfig
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Precision = Literal["float32", "bfloat16"]
@@ -178,36 +179,11 @@ STAGES: dict[str, type[Strict]] = {
 def parse(stage: str, values: dict[str, Any]) -> Any:
     """The stage's schema from plain values. Raises ConfigError (one line) on an unknown stage, key or type."""
     if stage not in STAGES:
-        raise ConfigError(f"unknown stage {stage!r}; {nearest(stage, list(STAGES))}")
+        raise ConfigError(f"unknown stage {stage!r}; {nearest(stage, STAGES)}")
     try:
         return STAGES[stage].model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(stage, error)) from None
-
-
-def _one_line(stage: str, error: ValidationError) -> str:
-    first = error.errors()[0]
-    # Of the method's union pydantic names the member too: method.jigclu.m is what the user wrote as method.m.
-    path = [
-        str(part)
-        for place, part in enumerate(first["loc"])
-        if not (place == 1 and first["loc"][0] == "method" and part in METHODS)
-    ]
-    where = ".".join((stage, *path))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where}; {nearest(path[-1], _fields(stage, [str(part) for part in first['loc'][:-1]]))}"
-    if first["type"] == "union_tag_invalid":
-        given = str(first["input"].get("name"))
-        return f"{where}.name: unknown method {given!r}; {nearest(given, list(METHODS))}"
-    shown = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
-    return f"{where}: {first['msg']}{shown}"
-
-
-def _fields(stage: str, path: list[str]) -> list[str]:
-    model: Any = STAGES[stage]
-    for part in path:
-        model = METHODS[part] if part in METHODS else model.model_fields[part].annotation if part != "method" else None
-    return list(model.model_fields)
+        raise ConfigError(error_line(error, STAGES[stage], stage)) from None
 
 
 def identity(config: Strict) -> dict[str, Any]:

@@ -24,7 +24,7 @@ KINDS = (
     "banded half-disc",
     "dotted hexagon",
 )
-VERSION = 1  # config.DATASET_VERSIONS["scenes"]: raise both when a scene changes
+VERSION = 1  # the version of `scenes` and `coco_scenes` in the config: raise all three when a scene changes
 _SPLITS = {"train": 0, "val": 1}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 Array = np.ndarray
