@@ -57,12 +57,15 @@ def error_line(error: ValidationError, model: type[BaseModel], prefix: str = "",
     `prefix` is put before the key (`pretrain` gives `pretrain.epochs`). `hidden`: fields that a user does not write, left
     out of the valid keys. An unknown key, choice or union member names the valid ones and the nearest.
     """
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next(
+        (one for one in errors if one["type"] == "extra_forbidden"), errors[0]
+    )  # a typo also leaves a key missing
     kind, given, context = first["type"], first["input"], first.get("ctx", {})
     parts, parents = _walk(model, first["loc"])
     wrong_key = bool(parts) and parts[-1] == "[key]"
     if wrong_key:
-        parts = parts[:-1]
+        parts, parents = parts[:-1], parents[:-1]
     annotation = parents[-1]
     if kind in ("missing", "too_long", "tuple_type") and (numbers := _numbers(annotation, parents)):
         kind, parts = "tuple", [part for part in parts if not part.isdigit()]
