@@ -21,7 +21,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` completely or not at all: temp file in the same folder, fsync, rename, fsync of the folder."""
+    """Write `data` to `path` completely or not at all: temp file beside it, fsync, rename, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -51,8 +51,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def locked(path: Path, wait: bool = True, patience: float = 0.0, inherited: bool = False) -> Iterator[bool]:
     """Hold an exclusive lock on `path`, which is created if absent; yields whether the lock was acquired.
 
-    With `wait` off, yields False if another process still holds it after `patience` seconds. `inherited`: programs started
-    while it is held (with close_fds off) hold it too, so it is only released when they have ended.
+    With `wait` off, yields False if another process still holds it after `patience` seconds. `inherited`: programs
+    started while it is held (with close_fds off) hold it too, so it is released only when they have ended.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + patience

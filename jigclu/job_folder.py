@@ -20,8 +20,8 @@ from typing import Any
 
 from jigclu.files import locked, read_json, write_atomic, write_json
 
-# pending: waits for upstream jobs or a slot; running; interrupted: stopped at a step boundary, resumes there; done; failed.
-# The orchestrator writes what a job cannot write itself: cancelled, lost (SLURM has no such job, and there is no result).
+# pending: waits for upstream jobs or a slot; running; interrupted: stopped at a step boundary, resumes there; done;
+# failed. The orchestrator writes what a job cannot: cancelled, lost (SLURM has no such job, and there is no result).
 STATES = ("pending", "running", "interrupted", "done", "failed", "cancelled", "lost")
 
 
@@ -90,7 +90,7 @@ class JobFolder:
         self.edit_job(lambda job: {**job, **fields})
 
     def upstream_encoder(self) -> Path | None:
-        """encoder.pt of the upstream pretraining; None: the backbone starts from random weights. Raises FileNotFoundError."""
+        """encoder.pt of the upstream pretraining; None: start from random weights. Raises FileNotFoundError."""
         for job_id in self.job.get("upstream", []):
             path: Path = self.store / "pretrain" / job_id / "encoder.pt"
             if not path.exists():
@@ -129,7 +129,7 @@ class JobFolder:
         return self.path / "metrics.jsonl"
 
     def log(self, step: int, epoch: float, **metrics: float) -> None:
-        """Append one line. `step` counts optimiser steps (epochs, in stages without an optimiser); `epoch` is fractional."""
+        """Append one line. `step` counts optimiser steps (epochs in stages without any); `epoch` is fractional."""
         line = json.dumps({"step": step, "epoch": epoch, "time": time.time(), **metrics})
         with open(self.metrics_path, "a") as file:
             file.write(line + "\n")
@@ -166,7 +166,7 @@ class JobFolder:
         return read_json(self.path / "result.json")
 
     def write_result(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
-        """Write result.json, then status done. `metrics`: the flat numbers that cells refer to, accuracies in percent."""
+        """Write result.json, then status done. `metrics`: flat numbers that cells refer to, accuracies in percent."""
         result = {"metrics": metrics, "finished": time.time(), **details}
         write_json(self.path / "result.json", result)
         self.set_status("done", message="")

@@ -1,6 +1,6 @@
-"""Strict schemas of every stage's config. Defaults are the paper's run (scale `paper`, protocol `official`). No torch in here.
+"""Strict schemas of every stage's config. Defaults are the paper's run (scale `paper`, protocol `official`). No torch.
 
-`base` is the ground, then `datasets`, `methods` and `detection`, then `stages`.
+Import order: `base`, then `datasets`, `methods` and `detection`, then `stages`.
 """
 
 from jigclu.config.base import ConfigError, Strict, error_line, nearest

@@ -51,35 +51,38 @@ EXPECTED = {  # pydantic's error types -> what the field takes; fixed-length tup
 }
 
 
-def error_line(error: ValidationError, model: type[BaseModel], prefix: str = "", hidden: Collection[str] = ()) -> str:
+def error_line(
+    error: ValidationError,
+    model: type[BaseModel],
+    prefix: str = "",
+    hidden: Collection[str] = (),
+    extra: Collection[str] = (),
+) -> str:
     """The first mistake in `error` as one line, `model` being the schema that raised it.
 
-    `prefix` is put before the key (`pretrain` gives `pretrain.epochs`). `hidden`: fields that a user does not write, left
-    out of the valid keys. An unknown key, choice or union member names the valid ones and the nearest.
+    `prefix` is put before the key (`pretrain` gives `pretrain.epochs`). `hidden`: fields of `model` that users do not write;
+    `extra`: keys that they write instead. An unknown key, choice or union member names the valid ones and the nearest.
     """
     errors = error.errors()
-    first = next(
-        (one for one in errors if one["type"] == "extra_forbidden"), errors[0]
-    )  # a typo also leaves a key missing
+    unknown_keys = [entry for entry in errors if entry["type"] == "extra_forbidden"]
+    first = (unknown_keys or errors)[0]  # a misspelled key is also missing under its right name: say the former
     kind, given, context = first["type"], first["input"], first.get("ctx", {})
-    parts, parents = _walk(model, first["loc"])
-    wrong_key = bool(parts) and parts[-1] == "[key]"
+    parts, annotations = _walk(model, first["loc"])
+    wrong_key = parts[-1:] == ["[key]"]
     if wrong_key:
-        parts, parents = parts[:-1], parents[:-1]
-    annotation = parents[-1]
-    if kind in ("missing", "too_long", "tuple_type") and (numbers := _numbers(annotation, parents)):
-        kind, parts = "tuple", [part for part in parts if not part.isdigit()]
-    key = ".".join(filter(None, (prefix, *parts)))
-    if kind == "tuple":
-        return f"{key}: {numbers}{_got(given)}"
+        parts, annotations = parts[:-1], annotations[:-1]
+    if kind in ("missing", "too_long", "tuple_type") and (numbers := _numbers(annotations[-2:])):
+        parts = parts[:-1] if parts[-1].isdigit() else parts
+        return f"{_key(prefix, parts)}: {numbers}{_got(given)}"
+    key = _key(prefix, parts)
     if kind == "extra_forbidden" or wrong_key:
-        choices = _keys(parents[-2] if len(parents) > 1 else model)
-        valid = [name for name in choices if name not in hidden]
+        valid = _keys(annotations[-2])
+        if annotations[-2] is model:
+            valid = [name for name in (*valid, *extra) if name not in hidden]
         return f"unknown key {key}" + (f"; {nearest(parts[-1], valid)}" if valid else "")
     if kind == "union_tag_invalid":
-        name = context["discriminator"].strip("'")
-        choice = f"{key.rpartition('.')[2]} {context['tag']!r}"
-        return f"{key}.{name}: unknown {choice}; {nearest(context['tag'], _quoted(context['expected_tags']))}"
+        name, tag = context["discriminator"].strip("'"), context["tag"]
+        return f"{key}.{name}: unknown {parts[-1]} {tag!r}; {nearest(tag, _quoted(context['expected_tags']))}"
     if kind == "literal_error" and (choices := _quoted(context["expected"])):
         return f"{key}: {given!r} is not a valid choice; {nearest(str(given), choices)}"
     if kind == "missing":
@@ -87,6 +90,10 @@ def error_line(error: ValidationError, model: type[BaseModel], prefix: str = "",
     if kind == "value_error":
         return ": ".join(filter(None, (key, str(context["error"]))))
     return f"{key}: {EXPECTED.get(kind) or first['msg'].replace('Input should be', 'must be')}{_got(given)}"
+
+
+def _key(prefix: str, parts: list[str]) -> str:
+    return ".".join(filter(None, (prefix, *parts)))
 
 
 def _got(given: Any) -> str:
@@ -101,67 +108,71 @@ def _quoted(text: str) -> list[str]:
 def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], list[Any]]:
     """The location as the user wrote it, and the annotation at each step, `model` first.
 
-    Pydantic also names the chosen member of a union (method.jigclu.m); the user wrote method.m.
+    Pydantic's location also names the chosen member of a union (method.jigclu.m); the user wrote method.m.
     """
     shown: list[str] = []
     annotations: list[Any] = [model]
     for part in loc:
-        here = annotations[-1]
-        if get_origin(here) in (Union, types.UnionType):
-            chosen = [one for one in get_args(here) if part in (_tag(one), getattr(one, "__name__", None))]
-            if chosen:
-                annotations[-1] = chosen[0]
-                continue
-        shown.append(str(part))
-        annotations.append(_below(here, part))
+        current = annotations[-1]
+        members = get_args(current) if get_origin(current) in (Union, types.UnionType) else ()
+        chosen = [member for member in members if part in (_tag(member), getattr(member, "__name__", None))]
+        if chosen:
+            annotations[-1] = chosen[0]
+        else:
+            shown.append(str(part))
+            annotations.append(_below(current, part))
     return shown, annotations
 
 
-def _below(annotation: Any, part: int | str) -> Any:
-    """The annotation of the field, item or value `part`; None where there is none."""
-    for one in _members(annotation):
-        if isinstance(one, type) and issubclass(one, BaseModel) and part in one.model_fields:
-            return one.model_fields[str(part)].annotation
-        arguments = get_args(one)
-        if get_origin(one) is dict:
-            return arguments[1]
-        if get_origin(one) in (tuple, list) and isinstance(part, int):
-            return arguments[min(part, len(arguments) - 1) if ... not in arguments else 0]
-    return None
-
-
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, unwrapped from Annotated; a single annotation is its own member."""
+    """The members of a union, without Annotated; any other annotation is its own only member."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(member for one in get_args(annotation) for member in _members(one))
+        return tuple(inner for member in get_args(annotation) for inner in _members(member))
     return (annotation,)
 
 
 def _tag(member: Any) -> Any:
-    """What names a member of a union that is told by its `name`."""
+    """The value of `name` by which pydantic chooses this member of a union; None if it has no such field."""
     fields = getattr(member, "model_fields", {})
     return fields["name"].default if "name" in fields else None
 
 
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _below(annotation: Any, part: int | str) -> Any:
+    """The annotation of the field, value or item `part`; None if there is none."""
+    for member in _members(annotation):
+        origin, arguments = get_origin(member), get_args(member)
+        if _is_model(member) and part in member.model_fields:
+            return member.model_fields[part].annotation
+        if origin is dict:
+            return arguments[1]
+        if origin in (tuple, list) and isinstance(part, int):
+            return arguments[0] if ... in arguments else arguments[min(part, len(arguments) - 1)]
+    return None
+
+
 def _keys(annotation: Any) -> list[str]:
-    """The keys that a mapping of this annotation takes, where they are a closed list."""
+    """The keys that a mapping of this annotation takes; [] if any key is valid."""
     keys: list[str] = []
-    for one in _members(annotation):
-        if isinstance(one, type) and issubclass(one, BaseModel):
-            keys += one.model_fields
-        elif get_origin(one) is dict and get_origin(get_args(one)[0]) is Literal:
-            keys += get_args(get_args(one)[0])
+    for member in _members(annotation):
+        if _is_model(member):
+            keys += member.model_fields
+        elif get_origin(member) is dict and get_origin(get_args(member)[0]) is Literal:
+            keys += get_args(get_args(member)[0])
     return keys
 
 
-def _numbers(annotation: Any, parents: list[Any]) -> str:
-    """`two numbers are expected, as in [0.1, 2.0]` where the mistake is in a tuple of fixed length, else ""."""
+def _numbers(annotations: list[Any]) -> str:
+    """`two numbers are expected, as in [0.1, 2.0]` if one of the annotations is a tuple of fixed length, else ""."""
     words = {2: "two", 3: "three", 4: "four", 5: "five"}
-    for one in (member for above in (annotation, *parents[-2:-1]) for member in _members(above)):
-        arguments = get_args(one)
-        if get_origin(one) is tuple and ... not in arguments and len(arguments) in words:
+    for member in (member for annotation in annotations for member in _members(annotation)):
+        arguments = get_args(member)
+        if get_origin(member) is tuple and ... not in arguments and len(arguments) in words:
             example = ", as in [0.1, 2.0]" if arguments == (float, float) else ""
             return f"{words[len(arguments)]} numbers are expected{example}"
     return ""

@@ -1,7 +1,7 @@
 """The data sets that a config can name: one record each. Pure data: no numpy, no torch, no network.
 
-A data set is added by one entry of DATASETS. Planning (names, versions, numbers of images), reading, `check`, `get`, `pack`
-and every hint are derived from it; only a new kind of layout or download needs code (data/catalog.py, data/download.py).
+To add a data set, add one record here. Planning (names, versions, numbers of images), reading, `check`, `get`, `pack`
+and every hint are derived from it; only a new layout or a new download needs code (data/catalog.py, data/download.py).
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class CifarFiles:
 class DatasetSpec:
     """Everything the suite knows about a data set.
 
-    `version` is part of the job id: raise it when the bytes behind the name change on purpose. `images`: of each whole
-    split (of scenes: the number drawn unless the config says another). `layout`: how the files are laid out, and so which
-    collection reads them. `folder`: below the data root. `how_to_get`: the end of every error about missing files.
-    `fetcher`: the download in data/download.py; "": there is none. `subsets`: label lists; a subset without a list is drawn
-    by rule, an even share of every class (protocols.md §2.3, §2.4). `class_list`: only the class folders named there.
-    `per_class`: (fewest train images, val images) of every class, checked in place of the totals.
+    `version` is part of the job id: raise it when the bytes behind the name change on purpose. `layout`: how the files are
+    laid out, which decides what reads them. `images`: in each complete split (scenes: how many are drawn by default).
+    `how_to_get`: the end of every error about missing files. `folder`: below the data root. `fetcher`: the download in
+    data/download.py, "" if there is none. `subsets`: label lists; a subset without a list is drawn by rule, an even share
+    of every class (protocols.md §2.3, §2.4). `class_list`: the class folders to use, all if None. `per_class`: the least
+    number of train images and the number of val images of every class, checked instead of the totals.
     """
 
     name: str
@@ -91,8 +91,8 @@ _SPECS = (
         layout="folders",
         images={"train": 9_469, "val": 3_925},
         classes=10,
-        how_to_get="get it with `python -m jigclu.data get imagenette`, or Imagenette v2 (github.com/fastai/imagenette) as "
-        f"imagenette/{{train,val}}/<wnid>/*.JPEG, {_LISTS}, {_ROOT}",
+        how_to_get="get it with `python -m jigclu.data get imagenette`, or Imagenette v2 (github.com/fastai/imagenette) "
+        f"as imagenette/{{train,val}}/<wnid>/*.JPEG, {_LISTS}, {_ROOT}",
         folder="imagenette",
         fetcher="imagenette",
         subsets={  # the lines of SimCLR's lists whose file is one of Imagenette's train images, in their order
@@ -202,7 +202,7 @@ def _registered(name: str) -> str:
     return dataset_spec(name).name
 
 
-# A name of DATASETS. The JSON schema lists the names that are registered when it is made.
+# A name in DATASETS. The JSON schema lists the names that are registered when it is generated.
 DatasetName = Annotated[
     str, AfterValidator(_registered), Field(json_schema_extra=lambda schema: schema.update(enum=[*DATASETS]))
 ]
@@ -211,12 +211,12 @@ DatasetName = Annotated[
 class DataConfig(Strict):
     """A data set by name and declared version.
 
-    `canvas`: side in pixels of the square uint8 canvas that an image is decoded to. A larger image is scaled down to fit,
-    its aspect kept; the released code crops from the original (protocols.md §1.1), and ImageNet's usual 500 pixels stay
-    as they are. `quality`: None: the images as they are; else re-encoded as JPEG at this quality after they are scaled to the
-    canvas, read from a pack (`python -m jigclu.data pack`). `subset`: of the train split only SimCLR's 1 % or 10 % label list
-    (drawn by rule, class-balanced, if a data set has no list; protocols.md §2.3, §2.4). `train_images`/`val_images`: use only
-    this many, class-balanced; for `scenes` how many are drawn.
+    `canvas`: side in pixels of the square uint8 canvas that an image is decoded to. A larger image is scaled down to fit
+    with its aspect kept; the released code crops from the original (protocols.md §1.1), and ImageNet's usual 500 pixels
+    are not scaled. `quality`: None: the images as they are; else scaled to the canvas and re-encoded as JPEG of this
+    quality, read from a pack (`python -m jigclu.data pack`). `subset`: only SimCLR's 1 % or 10 % label list of the train
+    split (drawn by rule, class-balanced, if a data set has no list; protocols.md §2.3, §2.4). `train_images` and
+    `val_images`: use only this many, class-balanced; for `scenes` how many are drawn.
     """
 
     name: DatasetName = "imagenet100"

@@ -1,6 +1,6 @@
-"""Schema of the stage `detect`: Faster R-CNN with an FPN, trained and scored on COCO (paper §4.3, Table 4; protocols.md §2.6).
+"""Schema of the stage `detect`: Faster R-CNN with an FPN on COCO (paper §4.3, Table 4; protocols.md §2.6).
 
-Defaults are the paper's run, by the released configs over Detectron2's own. No torch, no detectron2.
+Defaults are the paper's run: the released configs over Detectron2's own. No torch, no detectron2.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from jigclu.config.datasets import check_version, declare_version
 class DetectionSpec:
     """Everything the suite knows about a data set in COCO's format.
 
-    `version` is part of the job id. `images`: of each whole split (`drawn`: unless the config says another number). `drawn`:
-    procedural scenes, no files. `sealed`: the annotations are checked against the SHA256SUMS beside its folders.
+    `version` is part of the job id. `images`: in each complete split (if `drawn`: the default number). `how_to_get`: the
+    end of every error about missing files. `drawn`: procedural scenes, no files. `sealed`: the annotations are verified
+    against the SHA256SUMS beside its folders.
     """
 
     name: str
@@ -52,7 +53,7 @@ _SPECS = (
     ),
 )
 DETECTION_DATASETS: dict[str, DetectionSpec] = {spec.name: spec for spec in _SPECS}
-# Detectron2's `1x` on COCO: 90,000 iterations of 16 images = 1,440,000 images, 12.17 passes over the 118,287 of train2017.
+# Detectron2's `1x` on COCO: 90,000 iterations of 16 images = 1,440,000 images, 12.17 passes over train2017's 118,287.
 COCO_IMAGES, IMAGES_1X = DETECTION_DATASETS["coco"].images["train"], 1_440_000
 
 
@@ -97,9 +98,9 @@ class DetectionDataConfig(Strict):
 
 
 class Solver(Strict):
-    """How long, how fast (protocols.md §2.6 "solver"). `schedule` counts in `1x`, whatever the data set's size and the batch.
+    """Length and learning rate (protocols.md §2.6 "solver"). `schedule` counts in `1x`, for any data set size and batch.
 
-    iterations = schedule * 1,440,000 / 118,287 * images / batch:  1 * 12.17 * 118,287 / 8 = 180,000, the released config's.
+    iterations = schedule * 1,440,000 / 118,287 * images / batch:  1 * 12.17 * 118,287 / 8 = 180,000, as released.
     lr         = `lr` * batch / 8, the linear rule:                                0.01 for 8, d2's 0.02 for 16.
     steps      = 2/3 and 8/9 of the iterations:                        120,000 and 160,000 of 180,000.
     warm-up    = 1,000 iterations, or a tenth of all if there are fewer than 10,000.
@@ -121,8 +122,8 @@ class Solver(Strict):
         return self.lr * self.batch_size / 8
 
     def steps(self, images: int) -> tuple[int, int]:
-        whole = self.iterations(images)
-        return round(whole * 2 / 3), round(whole * 8 / 9)
+        iterations = self.iterations(images)
+        return round(iterations * 2 / 3), round(iterations * 8 / 9)
 
     def warmup_iterations(self, images: int) -> int:
         return min(self.warmup, self.iterations(images) // 10)
@@ -141,7 +142,7 @@ class DetectorConfig(Strict):
 
 
 class SizesConfig(Strict):
-    """The shorter side: drawn from `train` in training, `test` in the test. The longer is at most `longest` (protocols.md §2.6)."""
+    """Shorter side in pixels: drawn from `train`, or `test`; `longest`: limit of the longer side (protocols.md §2.6)."""
 
     train: tuple[Positive, ...] = (640, 672, 704, 736, 768, 800)
     test: Positive = 800

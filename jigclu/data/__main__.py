@@ -126,7 +126,7 @@ def _describe(data: DataConfig, root: Path) -> int:
 
 
 def _opened(data: DataConfig, packs: list[DataConfig], root: Path) -> tuple[list[Source], str]:
-    """Both splits, and what they were checked against. They are read from the files, or without those from the first pack."""
+    """Both splits, from the files or (without files) the first pack, and what they were checked against."""
     images = collection(data.name)
     if not isinstance(images, FolderCollection):
         return [images.open(data, split, root) for split in SPLITS], images.verified(data, root)
@@ -153,7 +153,7 @@ def _check_pack(data: DataConfig, root: Path) -> int:
 
 
 def _describe_boxes(data: DetectionDataConfig, root: Path) -> int:
-    """Every number of a data set in COCO's format, opened as the stage does it; scenes are drawn into a temporary folder."""
+    """The same for a data set in COCO's format, opened as the stage does it; scenes are drawn in a temporary folder."""
     try:
         with tempfile.TemporaryDirectory() as drawn:
             splits = [coco.open_split(data, split, root, Path(drawn)) for split in SPLITS]
@@ -164,12 +164,12 @@ def _describe_boxes(data: DetectionDataConfig, root: Path) -> int:
         annotations = split.annotations["annotations"]
         boxes = [box for box in annotations if not box.get("iscrowd", 0)]
         crowds = len(annotations) - len(boxes)
-        aside = f" ({crowds} crowds not counted)" if crowds else ""
+        extra = f" ({crowds} crowds not counted)" if crowds else ""
         person = {category["id"] for category in split.annotations["categories"] if category["name"] == "person"}
         people = f", {sum(box['category_id'] in person for box in boxes)} of person" if person else ""
         print(
-            f"{name:5}  {len(split.annotations['images'])} images, {len(boxes)} boxes{aside} of {len(split.categories)} "
-            f"categories{people}, fingerprint {split.fingerprint}"
+            f"{name:5}  {len(split.annotations['images'])} images, {len(boxes)} boxes{extra} of "
+            f"{len(split.categories)} categories{people}, fingerprint {split.fingerprint}"
         )
     return 0
 

@@ -29,15 +29,15 @@ class Sample(NamedTuple):
 
 
 def open_dataset(data: DataConfig, split: Split, root: Path | None = None) -> CanvasDataset:
-    """One split of the data set below `root` (default: JIGCLU_DATA, else data/). Raises ConfigError if it is incomplete."""
+    """One split of the data set below `root` (default: JIGCLU_DATA, else data/). Raises ConfigError if incomplete."""
     return CanvasDataset(catalogue(data, split, root), data.canvas)
 
 
 class CanvasDataset(Dataset[Sample]):
     """A source's images on canvases of `canvas` pixels. `paths` (n,) are relative names, `labels` (n,) int64.
 
-    `extents`: (n, 2) int64 [height, width], (0, 0) for an unreadable image, if the source stores canvases of that side, which
-    are then only copied; None: images are decoded.
+    `extents`: (n, 2) int64 [height, width], (0, 0) for an unreadable image, if the source stores canvases of that side,
+    which are then only copied; None: images are decoded.
     """
 
     def __init__(self, source: Source, canvas: int):
@@ -75,8 +75,8 @@ class CanvasDataset(Dataset[Sample]):
     def resident(self, device: torch.device, limit: int | None = None) -> torch.Tensor | None:
         """All canvases (n, 3, S, S) on the device, uploaded on first use and kept; None if there are no `extents`.
 
-        Also None if they exceed `limit` bytes. The default limit is a quarter of a GPU's free memory, shared by all data sets,
-        and 0 on other devices, where the source's own memory serves as well. The first answer per device is final.
+        Also None if they exceed `limit` bytes. The default limit is a quarter of a GPU's free memory, shared by all data
+        sets, and 0 on other devices, where the source's own memory serves as well. The first answer per device is final.
         """
         if device not in self._resident:
             self._resident[device] = self._upload(device, limit)

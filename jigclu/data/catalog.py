@@ -1,7 +1,7 @@
-"""Every data set by name: what it holds and whether it is complete. No torch: planning and preflight call these functions.
+"""Every data set by name: what it contains and whether it is complete. No torch: planning and preflight call this.
 
-The records are in config/datasets.py; here a record's layout becomes the collection that reads it. All data sets are below
-one root, JIGCLU_DATA.
+The records are in config/datasets.py; here a record's layout selects the collection that reads it. All data sets are
+below one root, JIGCLU_DATA.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LAYOUTS: dict[Layout, Callable[[DatasetSpec], Collection]] = {
 
 
 def collection(name: str) -> Collection:
-    """What reads the data set. Raises ConfigError (one line) on an unknown name."""
+    """The collection that reads the data set. Raises ConfigError (one line) on an unknown name."""
     spec = dataset_spec(name)
     return LAYOUTS[spec.layout](spec)
 
@@ -41,7 +41,7 @@ def check(data: DataConfig, root: Path | None = None) -> None:
 
 
 def check_whole(data: DataConfig, root: Path | None = None) -> None:
-    """Raises ConfigError if the config takes all images of a set of which only a part, with its own digests, is here."""
+    """Raises ConfigError if the config takes all images of a set that is only a part here, with its own digests."""
     spec = dataset_spec(data.name)
     if spec.layout != "cifar" or None not in (data.train_images, data.val_images):
         return

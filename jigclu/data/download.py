@@ -85,8 +85,8 @@ FETCHERS: dict[str, Callable[[DatasetSpec, Path], None]] = {"imagenette": _image
 def write_subset_lists(data: DataConfig, root: Path) -> str:
     """Write the label lists that belong inside the data set's folder, from SimCLR's own lists in <root>/lists.
 
-    They are the lines of SimCLR's lists that are in the train split (imagenette/splits/simclr_*.txt). Returns the lines to
-    print.
+    They are the lines of SimCLR's lists that are in the train split (imagenette/splits/simclr_*.txt). Returns the lines
+    to print.
     """
     messages, spec = [], dataset_spec(data.name)
     own = {subset: part for subset, part in spec.subsets.items() if part.path.startswith(f"{spec.folder}/")}

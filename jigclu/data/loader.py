@@ -74,8 +74,8 @@ def batches(
     """One Batch per group of indices, in order, decoded by `workers` processes (0: in this one).
 
     `substitute` on (training): an unreadable image is replaced by the next readable index, so the batch keeps its size
-    whatever the worker count. Off (evaluation): it is left out and the batch is shorter. `device`: if all canvases of the
-    data set are there (`CanvasDataset.resident`), the batches' canvases are taken from it. Raises DataError.
+    for any worker count. Off (evaluation): it is left out and the batch is shorter. `device`: if all canvases of the data
+    set are there (`CanvasDataset.resident`), the batches' canvases are taken from it. Raises DataError.
     """
     stream = (
         loaded(_Attempts(dataset, substitute), groups, workers, _collate)
@@ -198,7 +198,7 @@ def _close_streams() -> None:
 def loader_workers(runtime: RuntimeConfig, device: torch.device) -> int:
     """Number of decoding processes: as configured; else one per CPU thread in a GPU job, and none in a CPU job.
 
-    In a CPU job they would compete for the cores with its own threads, which wait for each other (benchmarks/README.md).
+    In a CPU job they would compete with its own threads, which wait for each other (benchmarks/README.md).
     """
     if runtime.workers is not None:
         return runtime.workers

@@ -62,10 +62,10 @@ def collection_of(data: DataConfig) -> FolderCollection:
 def pack(
     data: DataConfig, root: Path, workers: int, force: bool = False, on_progress: Callable[[str], None] = print
 ) -> str:
-    """Pack both splits of the data set for the config's canvas and quality, or verify the existing pack; returns one line.
+    """Pack both splits for the config's canvas and quality, or verify the existing pack; returns one line to print.
 
     `workers` processes decode (0: this one). `force`: replace the existing pack. `on_progress` gets a line every
-    PROGRESS_SECONDS. Raises ConfigError if the folders are incomplete, PackError if packing fails; both leave everything as it was.
+    PROGRESS_SECONDS. Raises ConfigError if the folders are incomplete and PackError if packing fails; nothing is changed then.
     """
     images = collection_of(data)
     folder = folder_of(data, root)
@@ -146,8 +146,8 @@ def _replace(
     written = sum(file.bytes for split in facts.splits.values() for file in split.files.values())
     unreadable = sum(split.unreadable for split in facts.splits.values())
     return (
-        f"{data.name}: {images} images{f' ({unreadable} of them unreadable)' if unreadable else ''}, {written / 1e9:.2f} GB, at "
-        f"{images / seconds:.0f} images/s in {folder}; {usage(data)}"
+        f"{data.name}: {images} images{f' ({unreadable} of them unreadable)' if unreadable else ''}, "
+        f"{written / 1e9:.2f} GB, at {images / seconds:.0f} images/s in {folder}; {usage(data)}"
     )
 
 
@@ -349,7 +349,7 @@ def _write_data(path: Path, parts: Iterator[Part], add: Callable[[Part], None], 
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a .npy file of uint8, format 1.0: 128 bytes for every shape used here, so it can be rewritten last."""
+    """The header of a uint8 .npy file, format 1.0. It is 128 bytes for every shape used here, so it can be written last."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()

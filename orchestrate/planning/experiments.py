@@ -190,7 +190,8 @@ def _validate(path: Path) -> Experiment:
     except (KeyError, TypeError, AttributeError) as error:  # rows or columns of another shape
         raise ConfigError(f"{path.name}: rows or columns are not as in the other files: {error!r}") from None
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {error_line(error, Experiment, hidden=('name',))}") from None
+        line = error_line(error, Experiment, hidden=("name",), extra=("columns", "rows"))
+        raise ConfigError(f"{path.name}: {line}") from None
 
 
 def load_all() -> dict[str, Experiment]:

@@ -64,7 +64,7 @@ def resize(monkeypatch: pytest.MonkeyPatch, name: str, images: dict[str, int]) -
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with a complete COCO of 6 and 3 photographs: each has a box of three categories, the first also a crowd."""
+    """A root with a complete COCO of 6 and 3 photographs: each has a box of three categories, one also a crowd."""
     for name in ("coco", "coco_mini"):
         resize(monkeypatch, name, FAKE)
     folder = tmp_path / "root" / "coco"

@@ -72,7 +72,7 @@ def test_simclrs_lists_have_the_classes_of_the_protocol(lists: Path, subset: str
 
 @pytest.fixture
 def imagenet(lists: Path, tmp_path: Path) -> Iterator[tuple[FolderCollection, Path]]:
-    """ImageNet's train folders with the images listed for 1 % and one more per class, and a record with these numbers."""
+    """ImageNet's train folders with the images listed for 1 % and one more per class, and a matching record."""
     (tmp_path / "lists").symlink_to(lists)
     train = tmp_path / "imagenet1k" / "train"
     for line in (lists / "1percent.txt").read_text().split():

@@ -37,14 +37,14 @@ class Source(ABC):
         """(3, h, w) uint8 RGB, max(h, w) <= longest. A broken image raises whatever its decoder raises."""
 
     def extents(self, canvas: int) -> np.ndarray | None:
-        """(n, 2) int64 [height, width] of every image, (0, 0) if unreadable, if all are stored as canvases of that side.
+        """(n, 2) int64 [height, width] of every image, (0, 0) if unreadable, when all are stored as canvases of that side.
 
         They are then read by `copy_into`. None: they are not stored so, and `pixels` decodes them.
         """
         return None
 
     def copy_into(self, out: np.ndarray, indices: np.ndarray) -> None:
-        """Copy the canvases at the (k,) int64 `indices` to `out` (k, 3, S, S) uint8; only if `extents(S)` is not None."""
+        """Copy the canvases at the (k,) int64 `indices` to `out` (k, 3, S, S) uint8. Needs `extents(S)`."""
         raise TypeError(f"{type(self).__name__} stores no canvases: extents() is None")
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Source(ABC):
         return replace(self, paths=self.paths[chosen], labels=self.labels[chosen])
 
     def ranked(self, members: np.ndarray) -> np.ndarray:
-        """The indices `members` in the order a smaller part takes them: by the hash of the names, independent of file order."""
+        """The indices `members` in the order in which smaller parts take them: by the hash of the names."""
         names = [str(path).rpartition("/")[2].encode() for path in self.paths[members]]
         return members[sorted(range(len(members)), key=lambda i: hashlib.sha256(names[i]).digest())]
 

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 in the python pickle layout, read by torchvision; the val split is the official test set.
 
 <root>/cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}    <root>/cifar-100-python/{train,test,meta}
-A pickle is code, so none is opened before its digest is verified: against SHA256SUMS if the folder has one (a part of CIFAR
-states its own digests there), else against the official md5s. No torch until images are read.
+A pickle is code, so none is opened before its digest is verified: against SHA256SUMS if the folder has one (a part of
+CIFAR states its own digests there), else against the official md5s. No torch until images are read.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ S = TypeVar("S", bound=FolderSource | PackedSource)
 
 @dataclass(frozen=True)
 class FolderCollection:
-    """The collection of the data sets of layout `folders`: one folder per split, in it one per class, named by its wnid."""
+    """The collection of data sets of layout `folders`: one folder per split, in it one per class, named by its wnid."""
 
     spec: DatasetSpec
 
@@ -127,5 +127,5 @@ class FolderCollection:
 
 
 def with_wnid(line: str) -> str:
-    """SimCLR's lists name only files; their wnid is what precedes the underscore: n0123_4.JPEG -> n0123/n0123_4.JPEG."""
+    """SimCLR's lists name only files; the wnid precedes the underscore: n0123_4.JPEG -> n0123/n0123_4.JPEG."""
     return line if "/" in line else f"{line.partition('_')[0]}/{line}"

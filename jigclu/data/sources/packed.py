@@ -1,12 +1,12 @@
-"""Reading packs: folders of images as a few large files, memory-mapped. A pack's contents and its verification. No torch.
+"""Reading packs: folders of images as a few large memory-mapped files; their format and verification. No torch.
 
 <root>/packed/<name>-<version>-<canvas>px/         the pixels as they are: canvases, (n, 3, canvas, canvas) uint8
-<root>/packed/<name>-<version>-<canvas>px-q<n>/    the images scaled to the canvas, re-encoded as JPEG, one after the other
+<root>/packed/<name>-<version>-<canvas>px-q<n>/    the images scaled to the canvas, re-encoded as consecutive JPEGs
     pack.json    {train,val}.index.npz    {train,val}.npy
 
-The first holds exactly what decoding the folders gives, so it is used whenever it exists and is not part of a job's id. The
-second holds different pixels: a config asks for it by `quality`. pack.json is written last. It and the index are verified
-whenever a pack is opened, the digest of the large file once for every state of that file.
+The first contains exactly what decoding the folders gives, so it is used whenever it exists and is not part of a job's
+id. The second contains different pixels: a config asks for it by `quality`. pack.json is written last. It and the index
+are verified whenever a pack is opened, the digest of the large file once for every state of that file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FileFacts(Strict):
 
 
 class SplitFacts(Strict):
-    """`unreadable`: how many images could not be read when packed; each keeps its index. `fingerprint`: of the folders."""
+    """`unreadable`: number of images that could not be read; each keeps its index. `fingerprint`: of the folders."""
 
     images: int
     unreadable: int
@@ -115,8 +115,8 @@ def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None
         if data.quality is None:
             return None
         raise ConfigError(
-            f"data set {data.name}: quality {data.quality} is read from a pack, and {folder} does not exist; make it with "
-            f"`{pack_command(data, root)}`"
+            f"data set {data.name}: quality {data.quality} is read from a pack, and {folder} does not exist; "
+            f"make it with `{pack_command(data, root)}`"
         )
     facts, indices, states = _verified(data, root, (split,), thorough=True)
     log.info("%s %s is read from the pack %s", data.name, split, folder)
@@ -195,7 +195,7 @@ def _read_facts(folder: Path, data: DataConfig) -> PackFacts:
 
 
 def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
-    """paths (n,) str; labels, heights, widths, sizes (n,) int64; for JPEGs offsets (n + 1,) int64, from the first byte."""
+    """paths (n,) str; labels, heights, widths, sizes (n,) int64; for JPEGs also offsets (n + 1,) int64 in bytes."""
     name = index_name(split)
     content = (folder / name).read_bytes()
     expected = facts.splits[split].files[name]
@@ -265,7 +265,7 @@ class Mapped:
         return self._array
 
     def let_go(self) -> None:
-        """Release its pages from this process's memory (peak_memory_mb counts them); they stay in the system's cache."""
+        """Release its pages from this process (peak_memory_mb counts them); they stay in the system's cache."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -320,7 +320,7 @@ class RawSource(PackedSource):
 
 @dataclass(frozen=True)
 class JpegSource(PackedSource):
-    """JPEGs one after the other; `starts` are byte offsets. `sha256`: of the whole file; its pixels differ from the folders'."""
+    """Consecutive JPEGs; `starts` are byte offsets. `sha256`: of the file, as its pixels differ from the folders'."""
 
     stops: np.ndarray = field(repr=False)  # (n,) int64
     sha256: str

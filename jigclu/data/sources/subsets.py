@@ -1,4 +1,4 @@
-"""Parts of a data set: SimCLR's label lists, the same shares drawn by rule, and class-balanced samples of a given size."""
+"""Parts of a data set: SimCLR's label lists, the same shares drawn by rule, class-balanced samples of a given size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_list(path: Path, sha256: str) -> list[str]:
 
 
 def listed(source: S, paths: list[str], folder: Path) -> S:
-    """Exactly the listed images, in the source's order. Raises IncompleteDatasetError about `folder` if one is missing."""
+    """Exactly the listed images, in the source's order. Raises IncompleteDatasetError (of `folder`) if any is missing."""
     positions = {path: position for position, path in enumerate(source.paths.tolist())}
     if missing := [path for path in paths if path not in positions]:
         raise IncompleteDatasetError(
@@ -52,7 +52,7 @@ def listed(source: S, paths: list[str], folder: Path) -> S:
 
 
 def by_rule(source: S, subset: str) -> S:
-    """The subset's share of every class, rounded, at least one image: for data sets without a list (protocols.md §2.3)."""
+    """The subset's share of every class, rounded, at least one image; for sets without a list (protocols.md §2.3)."""
     classes = source.by_class()
     return _first(source, classes, [max(1, round(SHARES[subset] * len(members))) for members in classes])
 
@@ -79,7 +79,7 @@ def balanced(source: S, data: DataConfig, split: Split) -> S:
 
 
 def _first(source: S, classes: list[np.ndarray], counts: list[int]) -> S:
-    """The first `counts` of every class's ranking, in the source's order; so a larger part contains every smaller one."""
+    """The first `counts` of each class's ranking, in the source's order: a larger part contains every smaller one."""
     chosen = [
         members if count >= len(members) else source.ranked(members)[:count]
         for members, count in zip(classes, counts, strict=True)
