@@ -21,7 +21,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """All of `data` at `path`, or what was there before: temp file in the same folder, fsync, rename, fsync folder."""
+    """Write `data` to `path` completely or not at all: temp file beside it, fsync, rename, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -40,7 +40,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The file's object; {} where there is no file."""
+    """The JSON object in the file; {} if there is no file."""
     try:
         return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
@@ -49,10 +49,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True, patience: float = 0.0, inherited: bool = False) -> Iterator[bool]:
-    """Hold an exclusive lock on `path` (made if absent).
+    """Hold an exclusive lock on `path`, which is created if absent; yields whether the lock was acquired.
 
-    With `wait` off, yields False where another still holds it after `patience` seconds. `inherited`: programs that are started
-    meanwhile (with close_fds off) hold it too, so it outlives us until they end.
+    With `wait` off, yields False if another process still holds it after `patience` seconds. `inherited`: programs
+    started while it is held (with close_fds off) hold it too, so it is released only when they have ended.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + patience

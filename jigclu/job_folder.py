@@ -1,8 +1,8 @@
 """The job folder: the contract between orchestrate, the stages and reports. Plain files, no torch.
 
 <store>/<stage>/<job id>/
-  job.json       what the job is              status.json   how it goes (atomic)
-  metrics.jsonl  one line a logged step       result.json   atomic, written last: its presence means done
+  job.json       what the job is              status.json   its state and progress (atomic)
+  metrics.jsonl  one line per logged step     result.json   atomic, written last: its presence means done
   checkpoint/    encoder.pt   figures/   logs/   source -> the frozen tree it ran from
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 
 from jigclu.files import locked, read_json, write_atomic, write_json
 
-# pending: waits for upstream or a slot; running; interrupted: stopped at a step boundary, goes on where it was; done; failed.
-# What a job cannot say itself, its orchestrator writes: cancelled, lost (SLURM knows of no such job, and there is no result).
+# pending: waits for upstream jobs or a slot; running; interrupted: stopped at a step boundary, resumes there; done;
+# failed. The orchestrator writes what a job cannot: cancelled, lost (SLURM has no such job, and there is no result).
 STATES = ("pending", "running", "interrupted", "done", "failed", "cancelled", "lost")
 
 
@@ -33,7 +33,10 @@ def clock(seconds: float) -> str:
 
 
 def slurm_job_id() -> str | None:
-    """`123`, `123_4` in an array, None outside SLURM. The last task of an array has the number of the whole array as its own."""
+    """`123`, `123_4` in an array, None outside SLURM.
+
+    SLURM_JOB_ID alone is ambiguous: the last task of an array has the array's own id.
+    """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
@@ -53,7 +56,7 @@ class JobFolder:
             (self.path / name).mkdir(exist_ok=True, mode=0o700)
         return self
 
-    # -- what the job is ------------------------------------------------------------------------------------------
+    # -- job.json -------------------------------------------------------------------------------------------------
     @property
     def id(self) -> str:
         return self.path.name
@@ -71,9 +74,9 @@ class JobFolder:
         return int(self.job.get("seed", 0))
 
     def edit_job(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
-        """Replace job.json by `change` of it, read and written under one lock; whether that changed anything.
+        """Replace job.json by `change(job.json)` under a lock; returns whether that changed anything.
 
-        The orchestrator adds experiments while the stage adds its fingerprint.
+        The lock is needed because the orchestrator adds experiments while the stage adds its fingerprint.
         """
         with locked(self.path / ".job.lock"):
             before = self.job
@@ -87,7 +90,7 @@ class JobFolder:
         self.edit_job(lambda job: {**job, **fields})
 
     def upstream_encoder(self) -> Path | None:
-        """encoder.pt of the pretraining that this job builds on; None: the backbone starts from random weights."""
+        """encoder.pt of the upstream pretraining; None: start from random weights. Raises FileNotFoundError."""
         for job_id in self.job.get("upstream", []):
             path: Path = self.store / "pretrain" / job_id / "encoder.pt"
             if not path.exists():
@@ -95,13 +98,13 @@ class JobFolder:
             return path
         return None
 
-    # -- how it goes ----------------------------------------------------------------------------------------------
+    # -- status.json ----------------------------------------------------------------------------------------------
     @property
     def status(self) -> dict[str, Any]:
         return read_json(self.path / "status.json")
 
     def set_status(self, state: str, *, force: bool = True, **fields: Any) -> None:
-        """Merge into status.json. With force off, at most one write in 2 s (the heartbeat of a running job)."""
+        """Merge into status.json. With `force` off, at most one write every 2 s (the heartbeat of a running job)."""
         if state not in STATES:
             raise ValueError(f"unknown state {state!r}; valid: {', '.join(STATES)}")
         now = time.time()
@@ -120,25 +123,25 @@ class JobFolder:
         write_json(self.path / "status.json", self._last_status)
         self._last_write = now
 
-    # -- what it measured -----------------------------------------------------------------------------------------
+    # -- metrics.jsonl --------------------------------------------------------------------------------------------
     @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
 
     def log(self, step: int, epoch: float, **metrics: float) -> None:
-        """Append one line. `step` counts optimiser steps (or epochs, for stages without any), `epoch` is fractional."""
+        """Append one line. `step` counts optimiser steps (epochs in stages without any); `epoch` is fractional."""
         line = json.dumps({"step": step, "epoch": epoch, "time": time.time(), **metrics})
         with open(self.metrics_path, "a") as file:
             file.write(line + "\n")
 
     def sync_metrics(self) -> None:
-        """What was logged is on the disk."""
+        """Flush everything logged to the disk."""
         if self.metrics_path.exists():
             with open(self.metrics_path, "a") as file:
                 os.fsync(file.fileno())
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """Every whole line; a torn last line (a kill in mid-write) is left out."""
+        """Every complete line; a truncated last line (killed during a write) is skipped."""
         if not self.metrics_path.exists():
             return
         with open(self.metrics_path) as file:
@@ -148,12 +151,12 @@ class JobFolder:
                         yield json.loads(line)
 
     def cut_metrics(self, step: int) -> None:
-        """Drop what was logged past `step`: a resumed job logs it again."""
+        """Drop the lines after `step`: a resumed job logs them again."""
         if self.metrics_path.exists():
             kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
             write_atomic(self.metrics_path, "".join(kept).encode())
 
-    # -- what came out --------------------------------------------------------------------------------------------
+    # -- result.json ----------------------------------------------------------------------------------------------
     @property
     def done(self) -> bool:
         return (self.path / "result.json").exists()
@@ -163,7 +166,7 @@ class JobFolder:
         return read_json(self.path / "result.json")
 
     def write_result(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
-        """result.json, then status done. `metrics`: the flat numbers that cells name, accuracies in percent."""
+        """Write result.json, then status done. `metrics`: flat numbers that cells refer to, accuracies in percent."""
         result = {"metrics": metrics, "finished": time.time(), **details}
         write_json(self.path / "result.json", result)
         self.set_status("done", message="")

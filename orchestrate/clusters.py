@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jigclu.config import ConfigError, nearest
+from jigclu.config import ConfigError, error_line, nearest
 from jigclu.job_folder import JobFolder
 from orchestrate.planning.overlays import overlay, read_yaml
 from orchestrate.planning.plan import Job
@@ -140,7 +140,7 @@ def load(word: str | None) -> Cluster:
     try:
         cluster = Cluster.model_validate({"name": path.stem, "path": where, **read_yaml(path)})
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_told(error)}") from None
+        raise ConfigError(f"{path}: {error_line(error, Cluster, hidden=('name', 'path'))}") from None
     return cluster
 
 
@@ -150,18 +150,6 @@ def require_sbatch(cluster: Cluster) -> None:
         raise ConfigError(
             f"cluster {cluster.name!r} needs SLURM, and there is no sbatch on the PATH; --cluster local runs here"
         )
-
-
-def _told(error: ValidationError) -> str:
-    """The first mistake in one line; of an unknown key, the nearest valid one."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["loc"][:1] == ("stages",) and first["type"] == "literal_error":
-        return f"stages: unknown stage {first['input']!r}; {nearest(str(first['input']), list(get_args(StageName)))}"
-    if first["type"] == "extra_forbidden":
-        fields = Request.model_fields if len(first["loc"]) > 1 else Cluster.model_fields
-        return f"unknown key {key}; {nearest(str(first['loc'][-1]), [name for name in fields if name not in ('name', 'path')])}"
-    return ": ".join(filter(None, (key, first["msg"].removeprefix("Value error, "))))
 
 
 def visible_gpus() -> list[int]:

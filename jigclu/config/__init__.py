@@ -1,10 +1,10 @@
-"""Strict schemas of every stage's config. Defaults are the paper's run (scale `paper`, protocol `official`). No torch in here.
+"""Strict schemas of every stage's config. Defaults are the paper's run (scale `paper`, protocol `official`). No torch.
 
-`base` is the ground, then `datasets`, `methods` and `detection`, then `stages`.
+Import order: `base`, then `datasets`, `methods` and `detection`, then `stages`.
 """
 
-from jigclu.config.base import ConfigError, Strict, nearest
-from jigclu.config.datasets import DATASET_VERSIONS, PACKABLE, DataConfig, DatasetName, Subset
+from jigclu.config.base import ConfigError, Strict, error_line, nearest
+from jigclu.config.datasets import DATASETS, DataConfig, DatasetName, DatasetSpec, Subset, dataset_spec, packable_names
 from jigclu.config.stages import (
     STAGES,
     AugmentConfig,
@@ -24,8 +24,7 @@ from jigclu.config.stages import (
 )
 
 __all__ = [
-    "DATASET_VERSIONS",
-    "PACKABLE",
+    "DATASETS",
     "STAGES",
     "AugmentConfig",
     "Backbone",
@@ -33,6 +32,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DatasetName",
+    "DatasetSpec",
     "DetectConfig",
     "EvaluationConfig",
     "FinetuneConfig",
@@ -44,7 +44,10 @@ __all__ = [
     "RuntimeConfig",
     "Strict",
     "Subset",
+    "dataset_spec",
+    "error_line",
     "identity",
     "nearest",
+    "packable_names",
     "parse",
 ]

@@ -1,27 +1,83 @@
-"""Schema of the stage `detect`: Faster R-CNN with an FPN, trained and scored on COCO (paper §4.3, Table 4; protocols.md §2.6).
+"""Schema of the stage `detect`: Faster R-CNN with an FPN on COCO (paper §4.3, Table 4; protocols.md §2.6).
 
-Defaults are the paper's run, by the released configs over Detectron2's own. No torch, no detectron2.
+Defaults are the paper's run: the released configs over Detectron2's own. No torch, no detectron2.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from jigclu.config.base import Momentum, NotNegative, Positive, PositiveFloat, Strict
+from jigclu.config.base import ConfigError, Momentum, NotNegative, Positive, PositiveFloat, Strict, nearest
+from jigclu.config.datasets import check_version, declare_version
 
-DetectionName = Literal["coco", "coco_mini", "coco_scenes"]
-DETECTION_VERSIONS: dict[str, str] = {"coco": "2017", "coco_mini": "1", "coco_scenes": "1"}
-# Detectron2's `1x` on COCO: 90,000 iterations of 16 images = 1,440,000 images, 12.17 passes over the 118,287 of train2017.
-COCO_IMAGES, IMAGES_1X = 118_287, 1_440_000
+
+@dataclass(frozen=True)
+class DetectionSpec:
+    """Everything the suite knows about a data set in COCO's format.
+
+    `version` is part of the job id. `images`: in each complete split (if `drawn`: the default number). `how_to_get`: the
+    end of every error about missing files. `drawn`: procedural scenes, no files. `sealed`: the annotations are verified
+    against the SHA256SUMS beside its folders.
+    """
+
+    name: str
+    version: str
+    images: dict[str, int]
+    how_to_get: str
+    drawn: bool = False
+    sealed: bool = False
+
+
+_COCO = (
+    "get COCO 2017 (train, val, annotations) from cocodataset.org as coco/{train2017,val2017}/*.jpg and "
+    "coco/annotations/instances_{train,val}2017.json, and set JIGCLU_DATA to the folder around coco/"
+)
+_SPECS = (
+    DetectionSpec(name="coco", version="2017", images={"train": 118_287, "val": 5_000}, how_to_get=_COCO),
+    DetectionSpec(
+        name="coco_mini",  # the subset that the tests and scale `mini` read, under COCO's own folder names
+        version="1",
+        images={"train": 343, "val": 206},
+        how_to_get=f"this part of COCO is published nowhere: use --scale smoke; for all of COCO (coco) {_COCO}",
+        sealed=True,
+    ),
+    DetectionSpec(
+        name="coco_scenes",
+        version="1",  # scenes.VERSION
+        images={"train": 400, "val": 200},
+        how_to_get="scenes are drawn when they are needed; there is nothing to get",
+        drawn=True,
+    ),
+)
+DETECTION_DATASETS: dict[str, DetectionSpec] = {spec.name: spec for spec in _SPECS}
+# Detectron2's `1x` on COCO: 90,000 iterations of 16 images = 1,440,000 images, 12.17 passes over train2017's 118,287.
+COCO_IMAGES, IMAGES_1X = DETECTION_DATASETS["coco"].images["train"], 1_440_000
+
+
+def detection_spec(name: str) -> DetectionSpec:
+    """The data set's record. Raises ConfigError, naming the valid names and the nearest."""
+    if name not in DETECTION_DATASETS:
+        raise ConfigError(f"unknown detection data set {name!r}; {nearest(name, DETECTION_DATASETS)}")
+    return DETECTION_DATASETS[name]
+
+
+def _registered(name: str) -> str:
+    return detection_spec(name).name
+
+
+DetectionName = Annotated[
+    str, AfterValidator(_registered), Field(json_schema_extra=lambda schema: schema.update(enum=[*DETECTION_DATASETS]))
+]
 
 
 class DetectionDataConfig(Strict):
     """A data set in COCO's format, by name and declared version.
 
-    `train_images`/`val_images`: only so many, by the hash of their names; of `coco_scenes` how many are drawn. `size`: side of
-    such a scene in pixels.
+    `train_images`/`val_images`: only this many, chosen by the hash of their names; of `coco_scenes` how many are drawn.
+    `size`: side of such a scene in pixels.
     """
 
     name: DetectionName = "coco"
@@ -33,27 +89,21 @@ class DetectionDataConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _declare_version(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("version"):
-            values = {**values, "version": DETECTION_VERSIONS.get(str(values.get("name", "coco")), "")}
-        return values
+        return declare_version(values, DETECTION_DATASETS, "coco")
 
     @model_validator(mode="after")
     def _known_version(self) -> DetectionDataConfig:
-        declared = DETECTION_VERSIONS[self.name]
-        if self.version != declared:
-            raise ValueError(
-                f"data set {self.name} is declared at version {declared!r}, the config says {self.version!r}"
-            )
+        check_version(self.name, self.version, detection_spec(self.name).version)
         return self
 
 
 class Solver(Strict):
-    """How long, how fast (protocols.md §2.6 "solver"). `schedule` counts in `1x`, whatever the data set's size and the batch.
+    """Length and learning rate (protocols.md §2.6 "solver"). `schedule` counts in `1x`, for any data set size and batch.
 
-    iterations = schedule * 1,440,000 / 118,287 * images / batch:  1 * 12.17 * 118,287 / 8 = 180,000, the released config's.
+    iterations = schedule * 1,440,000 / 118,287 * images / batch:  1 * 12.17 * 118,287 / 8 = 180,000, as released.
     lr         = `lr` * batch / 8, the linear rule:                                0.01 for 8, d2's 0.02 for 16.
     steps      = 2/3 and 8/9 of the iterations:                        120,000 and 160,000 of 180,000.
-    warm-up    = 1,000 iterations, a tenth of them all where those are fewer than 10,000.
+    warm-up    = 1,000 iterations, or a tenth of all if there are fewer than 10,000.
     """
 
     schedule: PositiveFloat = 1.0
@@ -72,8 +122,8 @@ class Solver(Strict):
         return self.lr * self.batch_size / 8
 
     def steps(self, images: int) -> tuple[int, int]:
-        whole = self.iterations(images)
-        return round(whole * 2 / 3), round(whole * 8 / 9)
+        iterations = self.iterations(images)
+        return round(iterations * 2 / 3), round(iterations * 8 / 9)
 
     def warmup_iterations(self, images: int) -> int:
         return min(self.warmup, self.iterations(images) // 10)
@@ -84,15 +134,15 @@ class DetectorConfig(Strict):
 
     channels: Positive = 256  # of the FPN, the RPN's and the box head's convolutions
     fc_dim: Positive = 1024
-    anchors: tuple[Positive, Positive, Positive, Positive, Positive] = (32, 64, 128, 256, 512)  # pixels, one a level
-    rois: Positive = 512  # sampled from an image
-    proposals_train: Positive = 2000  # a level, before NMS
+    anchors: tuple[Positive, Positive, Positive, Positive, Positive] = (32, 64, 128, 256, 512)  # pixels, one per level
+    rois: Positive = 512  # sampled per image
+    proposals_train: Positive = 2000  # per level, before NMS
     proposals_test: Positive = 6000
-    proposals: Positive = 1000  # an image, after NMS
+    proposals: Positive = 1000  # per image, after NMS
 
 
 class SizesConfig(Strict):
-    """The shorter side is drawn from `train`, or is `test`; the longer is at most `longest` (protocols.md §2.6 "sizes")."""
+    """Shorter side in pixels: drawn from `train`, or `test`; `longest`: limit of the longer side (protocols.md §2.6)."""
 
     train: tuple[Positive, ...] = (640, 672, 704, 736, 768, 800)
     test: Positive = 800

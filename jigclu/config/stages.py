@@ -1,7 +1,7 @@
 """Strict schemas of every stage's config. Defaults are the paper's run (scale `paper`, protocol `official`).
 
-An unknown key or a wrong type is an error. Everything under `runtime` is transient: it changes how a job runs,
-never its result, so it is not part of the job id. No torch in here.
+An unknown key or a wrong type is an error. Everything under `runtime` is transient: it changes how a job runs but never
+its result, so it is not part of the job id. No torch.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from jigclu.config.base import (
     Range,
     Share,
     Strict,
+    error_line,
     nearest,
 )
 from jigclu.config.datasets import DataConfig
 from jigclu.config.detection import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
-from jigclu.config.methods import METHODS, JigCluConfig, MethodConfig
+from jigclu.config.methods import JigCluConfig, MethodConfig
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Precision = Literal["float32", "bfloat16"]
 
 
 class AugmentConfig(Strict):
-    """MoCo v2's list, drawn for every patch on its own (paper §5.2; protocols.md §1.2)."""
+    """MoCo v2's augmentations, drawn for every patch separately (paper §5.2; protocols.md §1.2)."""
 
     crop_scale: Range = (0.2, 1.0)
     crop_ratio: Range = (3 / 4, 4 / 3)
@@ -47,7 +48,7 @@ class AugmentConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """SGD; cosine per epoch, no warm-up (paper §4; protocols.md §1.7)."""
+    """SGD; cosine schedule per epoch, no warm-up (paper §4; protocols.md §1.7)."""
 
     lr: PositiveFloat = 0.03
     momentum: Momentum = 0.9
@@ -66,7 +67,7 @@ class RuntimeConfig(Strict):
 
 
 class PretrainConfig(Strict):
-    """Pretraining by any of the methods (paper §4 "Unsupervised Training"; protocols.md §1.7)."""
+    """Pretraining with any of the methods (paper §4 "Unsupervised Training"; protocols.md §1.7)."""
 
     data: DataConfig = DataConfig()
     backbone: Backbone = "resnet50"
@@ -81,7 +82,7 @@ class PretrainConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """What every evaluation of a frozen encoder shares: data, backbone and the test transform (protocols.md §2.1)."""
+    """Shared by all evaluations of an encoder: data, backbone and the test transform (protocols.md §2.1)."""
 
     data: DataConfig = DataConfig()
     backbone: Backbone = "resnet50"
@@ -93,10 +94,10 @@ class EvaluationConfig(Strict):
 
 
 class ClassifierConfig(EvaluationConfig):
-    """What the stages share that train a classifier on labels: the train transform (protocols.md §2.1, §2.5).
+    """Shared by the stages that train a classifier on labels: the train transform (protocols.md §2.1, §2.5).
 
-    `crop: resized` is RandomResizedCrop, `padded` a RandomCrop of the image with `padding` black pixels round it (CIFAR).
-    `milestones`: where the rate is multiplied by gamma, as shares of the epochs, so that they hold at every scale.
+    `crop: resized` is RandomResizedCrop, `padded` a RandomCrop of the image with `padding` black pixels around it (CIFAR).
+    `milestones`: when the rate is multiplied by gamma, as shares of the epochs, so that they hold at every scale.
     """
 
     crop: Literal["resized", "padded"] = "resized"
@@ -116,10 +117,10 @@ class ClassifierConfig(EvaluationConfig):
 
 
 class LinearConfig(ClassifierConfig):
-    """Linear probe (protocols.md §2.1, §2.2). `lr` is the reported one; `other_lrs` ride on the same forward pass.
+    """Linear probe (protocols.md §2.1, §2.2). `lr` is the reported rate; `other_lrs` share its forward pass.
 
-    `views`: None draws fresh crops every epoch, as the protocol does; a number caches the features of so many augmented
-    epochs and goes round them, which is what makes a probe affordable on a CPU.
+    `views`: None draws new crops every epoch, as the protocol does; a number caches the features of that many augmented
+    epochs and cycles through them, which makes a probe affordable on a CPU.
     """
 
     milestones: tuple[Share, ...] = (0.6, 0.8)
@@ -129,11 +130,11 @@ class LinearConfig(ClassifierConfig):
 
 
 class FinetuneConfig(ClassifierConfig):
-    """Backbone and a fresh classifier trained together (protocols.md §2.4, §2.5).
+    """Backbone and a new classifier trained together (protocols.md §2.4, §2.5).
 
-    `lr` is the backbone's; `head_lr` the classifier's, None: the same, which is what the released code does whatever it is
-    asked for (protocols.md §0.6). `schedule`: `steps` multiplies by gamma at the milestones, `cosine` is per epoch. A batch that
-    is not full is dropped. The best of the validated epochs is reported, every `validate_every`-th and the last.
+    `lr` is the backbone's rate, `head_lr` the classifier's; None: the same, which the released code always uses whatever
+    its arguments say (protocols.md §0.6). `schedule`: `steps` multiplies by gamma at the milestones, `cosine` is per epoch.
+    An incomplete batch is dropped. Every `validate_every`-th epoch and the last are validated, and the best is reported.
     """
 
     schedule: Literal["steps", "cosine"] = "steps"
@@ -144,7 +145,7 @@ class FinetuneConfig(ClassifierConfig):
 
 
 class KnnConfig(EvaluationConfig):
-    """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018): the cheap monitor."""
+    """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018): an inexpensive monitor."""
 
     k: Positive = 20
     temperature: PositiveFloat = 0.07
@@ -178,40 +179,15 @@ STAGES: dict[str, type[Strict]] = {
 def parse(stage: str, values: dict[str, Any]) -> Any:
     """The stage's schema from plain values. Raises ConfigError (one line) on an unknown stage, key or type."""
     if stage not in STAGES:
-        raise ConfigError(f"unknown stage {stage!r}; {nearest(stage, list(STAGES))}")
+        raise ConfigError(f"unknown stage {stage!r}; {nearest(stage, STAGES)}")
     try:
         return STAGES[stage].model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(stage, error)) from None
-
-
-def _one_line(stage: str, error: ValidationError) -> str:
-    first = error.errors()[0]
-    # Of the method's union pydantic names the member too: method.jigclu.m is what the user wrote as method.m.
-    path = [
-        str(part)
-        for place, part in enumerate(first["loc"])
-        if not (place == 1 and first["loc"][0] == "method" and part in METHODS)
-    ]
-    where = ".".join((stage, *path))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where}; {nearest(path[-1], _fields(stage, [str(part) for part in first['loc'][:-1]]))}"
-    if first["type"] == "union_tag_invalid":
-        given = str(first["input"].get("name"))
-        return f"{where}.name: unknown method {given!r}; {nearest(given, list(METHODS))}"
-    shown = f" (got {first['input']!r})" if not isinstance(first["input"], dict) else ""
-    return f"{where}: {first['msg']}{shown}"
-
-
-def _fields(stage: str, path: list[str]) -> list[str]:
-    model: Any = STAGES[stage]
-    for part in path:
-        model = METHODS[part] if part in METHODS else model.model_fields[part].annotation if part != "method" else None
-    return list(model.model_fields)
+        raise ConfigError(error_line(error, STAGES[stage], stage)) from None
 
 
 def identity(config: Strict) -> dict[str, Any]:
-    """The config as plain JSON values less its transient part: what goes into the job id."""
+    """The config as plain JSON values without its transient part: the input of the job id."""
     values = config.model_dump(mode="json")
     values.pop("runtime", None)
     return values

@@ -1,96 +1,72 @@
-"""Every data set by name: what it holds and whether it is whole. No torch: planning and the preflight ask here.
+"""Every data set by name: what it contains and whether it is complete. No torch: planning and preflight call this.
 
-Folders of images are in folders.py, CIFAR in cifar.py, the procedural scenes in drawn.py; all below one root, JIGCLU_DATA.
+The records are in config/datasets.py; here a record's layout selects the collection that reads it. All data sets are
+below one root, JIGCLU_DATA.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from jigclu.config import ConfigError, DataConfig
+from jigclu.config import ConfigError, DataConfig, DatasetSpec, dataset_spec
+from jigclu.config.datasets import Layout
 from jigclu.data.sources import cifar, folders, scene_source
 from jigclu.data.sources.base import SPLITS, Collection, Source, Split, data_root
 from jigclu.data.sources.subsets import SHARES, wanted
 
 __all__ = ["SPLITS", "Source", "Split", "data_root"]
 
-# What a whole set holds; ImageNet-100's is the number in common use (protocols.md §2.2).
-IMAGES: dict[str, dict[str, int]] = {
-    "scenes": scene_source.IMAGES,
-    "imagenette": {"train": 9_469, "val": 3_925},
-    "imagenet100": {"train": 126_689, "val": 5_000},
-    "imagenet1k": {"train": 1_281_167, "val": 50_000},
-    "cifar10": cifar.OFFICIAL,
-    "cifar100": cifar.OFFICIAL,
+LAYOUTS: dict[Layout, Callable[[DatasetSpec], Collection]] = {
+    "folders": folders.FolderCollection,
+    "cifar": cifar.CifarCollection,
+    "scenes": scene_source.SceneCollection,
 }
-# Lines of the label lists (protocols.md §2.4; shared/data/README.md).
-LISTED = {
-    "imagenette": {"1percent": 93, "10percent": 909},
-    "imagenet1k": {"1percent": 12_811, "10percent": 128_116},
-}
-BY_RULE = {"scenes": 10, "imagenet100": 100, "cifar10": 10, "cifar100": 100}  # classes of the sets that no list is of
-COLLECTIONS: dict[str, Collection] = {
-    "scenes": scene_source.SceneCollection(),
-    "imagenette": folders.FolderCollection(
-        folder="imagenette",
-        classes=10,
-        images=IMAGES["imagenette"],
-        subset_lists="imagenette/splits/simclr_{}.txt",
-        subset_sha256=folders.IMAGENETTE_SHA256,
-    ),
-    "imagenet100": folders.FolderCollection(
-        folder="imagenet1k",
-        classes=100,
-        class_list="lists/imagenet100.txt",
-        list_sha256=folders.IMAGENET100_SHA256,
-    ),
-    "imagenet1k": folders.FolderCollection(
-        folder="imagenet1k",
-        classes=1000,
-        subset_lists="lists/{}.txt",
-        subset_sha256=folders.SIMCLR_SHA256,
-    ),
-    "cifar10": cifar.CIFAR10,
-    "cifar100": cifar.CIFAR100,
-}
+
+
+def collection(name: str) -> Collection:
+    """The collection that reads the data set. Raises ConfigError (one line) on an unknown name."""
+    spec = dataset_spec(name)
+    return LAYOUTS[spec.layout](spec)
 
 
 def catalogue(data: DataConfig, split: Split, root: Path | None = None) -> Source:
-    """The images that the config takes of one split. Raises ConfigError where the data set is not whole."""
-    return COLLECTIONS[data.name].open(data, split, data_root(root))
+    """The images of one split that the config selects. Raises ConfigError if the data set is incomplete."""
+    return collection(data.name).open(data, split, data_root(root))
 
 
 def check(data: DataConfig, root: Path | None = None) -> None:
-    """Raises ConfigError (one line: which folder was looked in, how to get it) unless both splits are whole."""
-    COLLECTIONS[data.name].check(data, data_root(root))
+    """Raises ConfigError (one line: which folder was searched, how to get the data) unless both splits are complete."""
+    collection(data.name).check(data, data_root(root))
 
 
 def check_whole(data: DataConfig, root: Path | None = None) -> None:
-    """Raises ConfigError where the config wants every image of a set of which a part lies here, with digests of its own."""
-    collection = COLLECTIONS[data.name]
-    if not isinstance(collection, cifar.CifarCollection) or None not in (data.train_images, data.val_images):
+    """Raises ConfigError if the config takes all images of a set that is only a part here, with its own digests."""
+    spec = dataset_spec(data.name)
+    if spec.layout != "cifar" or None not in (data.train_images, data.val_images):
         return
-    sums = data_root(root) / collection.folder / cifar.SUMS
+    sums = data_root(root) / spec.folder / cifar.SUMS
     if sums.exists():
         raise ConfigError(
-            f"data set {data.name}: {sums.absolute()} says that this is not the official set; "
-            "get that, or set data.train_images and data.val_images to how many of these are to be used"
+            f"data set {data.name}: this is not the official set, because {sums.absolute()} gives it its own digests; "
+            "get the official one, or set data.train_images and data.val_images to how many images to use"
         )
 
 
 def expected_images(data: DataConfig, split: Split) -> int:
-    """How many images the config takes of a whole data set, by the numbers stated here: planning touches no data."""
-    count = wanted(data, split)
-    whole = IMAGES[data.name][split]
-    if data.name == "scenes":  # the number asked for is the whole set
+    """How many images the config takes of a complete data set, from its record: planning reads no data."""
+    spec, count = dataset_spec(data.name), wanted(data, split)
+    whole = spec.images[split]
+    if spec.layout == "scenes":  # the number in the config is the whole set
         whole, count = count or whole, None
     if data.subset and split == "train":
-        whole = LISTED.get(data.name, {}).get(data.subset) or _by_rule(whole, BY_RULE[data.name], SHARES[data.subset])
+        listed = spec.subsets.get(data.subset)
+        whole = listed.lines if listed else _by_rule(whole, spec.classes, SHARES[data.subset])
     return min(count or whole, whole)
 
 
 def _by_rule(whole: int, classes: int, share: float) -> int:
-    """What parts.by_rule takes of classes as even as can be."""
+    """How many images subsets.by_rule takes if the classes are as even as possible."""
     each, rest = divmod(whole, classes)
-    sizes = [each + (place < rest) for place in range(classes)]
+    sizes = [each + (index < rest) for index in range(classes)]
     return sum(min(size, max(1, round(share * size))) for size in sizes)

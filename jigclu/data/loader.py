@@ -1,6 +1,6 @@
-"""Groups of indices in, batches of canvases out, in order, with unreadable files counted and stepped over.
+"""Turns groups of indices into batches of canvases, in order; unreadable files are counted and skipped.
 
-Images that must be decoded are so by worker processes; canvases that only need copying are copied here.
+Images are decoded by worker processes; stored canvases, which only need copying, are copied in this process.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class Batch(NamedTuple):
     canvas: torch.Tensor  # (n, 3, S, S) uint8
     sizes: torch.Tensor  # (n, 2) int64, [height, width] of the image in the top-left corner
     labels: torch.Tensor  # (n,) int64
-    indices: torch.Tensor  # (n,) int64, into the data set; the substitute's own where there is one
+    indices: torch.Tensor  # (n,) int64, into the data set; of the substitute if there is one
 
 
 class Groups(Protocol):
-    """Groups of keys, one a batch."""
+    """Groups of keys, one per batch."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[list[Any]]: ...
 
 
 class DataError(RuntimeError):
-    """The data is too broken to go on: one line with the numbers."""
+    """Too much of the data is unreadable to continue: one line with the numbers."""
 
 
 class Unreadable:
-    """Distinct unreadable files of one data set, each logged once. Raises DataError past 0.1 % of the data set."""
+    """The distinct unreadable files of one data set, each logged once. Raises DataError above 0.1 % of the data set."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -54,11 +54,11 @@ class Unreadable:
         return len(self.paths)
 
     def report(self, path: str, total: int) -> None:
-        """`total`: how many images the data set has."""
+        """Count an unreadable file. `total`: how many images the data set has."""
         if path in self.paths:
             return
         self.paths.append(path)
-        log.warning("unreadable image, left out: %s", path)
+        log.warning("unreadable image, skipped: %s", path)
         if len(self) > MOST_UNREADABLE * total:
             raise DataError(f"{len(self)} of {total} images are unreadable (over 0.1 %), the first is {self.paths[0]}")
 
@@ -71,11 +71,11 @@ def batches(
     substitute: bool,
     device: torch.device | None = None,
 ) -> Iterator[Batch]:
-    """One Batch for each group of indices, in order, decoded by `workers` processes (0: here).
+    """One Batch per group of indices, in order, decoded by `workers` processes (0: in this one).
 
-    `substitute` on (training): an unreadable image's place goes to the next readable index, so the batch keeps its
-    size whatever the worker count. Off (evaluation): it is left out, the batch is shorter. `device`: where the data set's
-    canvases are all there (`CanvasDataset.resident`), the batches' canvases are taken there, too. Raises DataError.
+    `substitute` on (training): an unreadable image is replaced by the next readable index, so the batch keeps its size
+    for any worker count. Off (evaluation): it is left out and the batch is shorter. `device`: if all canvases of the data
+    set are there (`CanvasDataset.resident`), the batches' canvases are taken from it. Raises DataError.
     """
     stream = (
         loaded(_Attempts(dataset, substitute), groups, workers, _collate)
@@ -101,23 +101,23 @@ def _copied(
     substitute: bool,
     device: torch.device | None,
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """What `_collate` makes of a DataLoader's samples, without one."""
+    """The same as `_collate` of a DataLoader's samples, without a DataLoader."""
     readable, pin = extents[:, 0] > 0, torch.cuda.is_available()
     resident = None if device is None else dataset.resident(device)
     for group in groups:
         tried = [_tried(index, readable, substitute) for index in group]
-        places = np.array([one[-1] for one in tried if readable[one[-1]]], dtype=np.int64)
-        rows = (torch.from_numpy(values) for values in (extents[places], dataset.labels[places], places))
+        chosen = np.array([attempts[-1] for attempts in tried if readable[attempts[-1]]], dtype=np.int64)
+        rows = (torch.from_numpy(values) for values in (extents[chosen], dataset.labels[chosen], chosen))
         sizes, labels, indices = (row.pin_memory() if pin else row for row in rows)
         if resident is None:
-            canvas = dataset.canvases(places, pin)
+            canvas = dataset.canvases(chosen, pin)
         else:
             canvas = resident.index_select(0, indices.to(resident.device, non_blocking=True))
-        yield Batch(canvas, sizes, labels, indices), [i for one in tried for i in one if not readable[i]]
+        yield Batch(canvas, sizes, labels, indices), [i for attempts in tried for i in attempts if not readable[i]]
 
 
 def _tried(index: int, readable: np.ndarray, substitute: bool) -> list[int]:
-    """As _Attempts, of images that are known to be readable or not."""
+    """As _Attempts, for images that are known to be readable or not."""
     tried = [index]
     while substitute and not readable[tried[-1]] and len(tried) <= MOST_UNREADABLE * len(readable):
         tried.append((tried[-1] + 1) % len(readable))
@@ -125,9 +125,9 @@ def _tried(index: int, readable: np.ndarray, substitute: bool) -> list[int]:
 
 
 def loaded(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[Any]], T]) -> Generator[T, None, None]:
-    """`collate` of the samples of each group of keys, in order, read by `workers` processes (0: here).
+    """`collate` of the samples of each group of keys, in order, read by `workers` processes (0: in this one).
 
-    Whoever may stop before the end must close it: left to the garbage collector it can fail to end the workers.
+    A caller that may stop before the end must close it: the garbage collector can fail to end the workers.
     """
     stream = _stream(dataset, groups, workers, collate)
     _open_streams.add(stream)
@@ -142,17 +142,17 @@ def _stream(dataset: Any, groups: Groups, workers: int, collate: Callable[[list[
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # its own, so that making an iterator draws nothing from the global one
+        generator=torch.Generator(),  # its own, so that creating an iterator draws nothing from the global one
     )
     reading = iter(loader)
     try:
         yield from reading
-    finally:  # an error out of a worker is kept with its frames, and they keep `reading`: the workers would never be told to end
+    finally:  # the frames of a worker's error keep `reading` alive, so the workers would never be asked to end
         getattr(reading, "_shutdown_workers", lambda: None)()
 
 
 class _Attempts(Dataset[list[Sample]]):
-    """Every sample that was tried for an index: one, or (substitute) as many as it takes to find a readable one."""
+    """Every sample tried for an index: one, or (substitute) as many as it takes to find a readable one."""
 
     def __init__(self, dataset: CanvasDataset, substitute: bool):
         self.dataset = dataset
@@ -160,7 +160,7 @@ class _Attempts(Dataset[list[Sample]]):
 
     def __getitem__(self, index: int) -> list[Sample]:
         tried = [self.dataset[index]]
-        # Past the limit there is no point in looking on: Unreadable stops the run as soon as it hears of these.
+        # Above the limit there is no point in trying more: Unreadable stops the run as soon as it counts these.
         while self.substitute and not tried[-1].readable and len(tried) <= MOST_UNREADABLE * len(self.dataset):
             tried.append(self.dataset[(tried[-1].index + 1) % len(self.dataset)])
         return tried
@@ -179,13 +179,13 @@ def _collate(group: list[list[Sample]]) -> tuple[Batch, list[int]]:
 
 
 def _ignore_signals(_worker: int) -> None:
-    """SLURM signals every process of a step; only the main one may act on it. (torch sets 1 thread a worker itself.)"""
+    """SLURM signals every process of a step; only the main one may react. (torch itself sets one thread per worker.)"""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
-# An uncaught error keeps its frames, and so a half-read stream, until the interpreter exits; there multiprocessing
-# SIGTERMs the workers, which ignore it, and waits for ever. Closing the streams first ends the workers in order.
+# An uncaught error keeps its frames, and so a half-read stream, until the interpreter exits; multiprocessing then sends
+# SIGTERM to the workers, which ignore it, and waits forever. Closing the streams first ends the workers properly.
 _open_streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 
@@ -196,8 +196,10 @@ def _close_streams() -> None:
 
 
 def loader_workers(runtime: RuntimeConfig, device: torch.device) -> int:
-    """Decoding processes: as configured, else as many as a GPU job has CPU threads, else none: beside a CPU job they would take
-    the cores that its own threads wait for each other on (benchmarks/README.md)."""
+    """Number of decoding processes: as configured; else one per CPU thread in a GPU job, and none in a CPU job.
+
+    In a CPU job they would compete with its own threads, which wait for each other (benchmarks/README.md).
+    """
     if runtime.workers is not None:
         return runtime.workers
     return torch.get_num_threads() if device.type == "cuda" else 0

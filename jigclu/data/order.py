@@ -1,4 +1,4 @@
-"""The order in which an epoch visits its images: counted, not drawn, so it knows nothing of ranks, workers or resumes."""
+"""The order of the images in an epoch: counter-based, so it does not depend on ranks, workers or resumes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from jigclu.config import ConfigError
 def epoch_groups(
     seed: int, epoch: int, length: int, batch: int, *, rank: int = 0, world: int = 1, drop_last: bool = True
 ) -> list[list[int]]:
-    """Index groups of one rank, one a step: the rank's contiguous part of every global batch of the epoch's permutation.
+    """One rank's index groups, one per step: its contiguous part of every global batch of the epoch's permutation.
 
-    Raises ConfigError where the batch does not divide by the ranks or the data set is smaller than a batch.
+    Raises ConfigError if the batch does not divide by the number of ranks or the data set is smaller than a batch.
     """
     if batch % world:
         raise ConfigError(f"a global batch of {batch} does not divide by {world} ranks")

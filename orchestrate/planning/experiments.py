@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jigclu.config import STAGES, ConfigError, nearest
+from jigclu.config import STAGES, ConfigError, error_line, nearest
 from orchestrate.planning.claims import Claim
 from orchestrate.planning.overlays import Overlay, experiment_files, overlays, read_yaml
 
@@ -190,9 +190,8 @@ def _validate(path: Path) -> Experiment:
     except (KeyError, TypeError, AttributeError) as error:  # rows or columns of another shape
         raise ConfigError(f"{path.name}: rows or columns are not as in the other files: {error!r}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ": ".join(filter(None, (path.name, ".".join(map(str, first["loc"])))))
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        line = error_line(error, Experiment, hidden=("name",), extra=("columns", "rows"))
+        raise ConfigError(f"{path.name}: {line}") from None
 
 
 def load_all() -> dict[str, Experiment]:

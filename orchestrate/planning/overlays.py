@@ -9,18 +9,18 @@ from typing import Any, get_args
 
 import yaml
 
-from jigclu.config import STAGES, Backbone, ConfigError, DatasetName, Subset, nearest
-from jigclu.config.detection import DetectionName
+from jigclu.config import DATASETS, STAGES, Backbone, ConfigError, Subset, nearest
+from jigclu.config.detection import DETECTION_DATASETS
 from jigclu.config.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 Overlay = dict[str, Any]
 
-# A recipe's data as overlays name it: imagenet1k, imagenet1k/10percent.
-DATA_KEYS = [
-    name + part for name in get_args(DatasetName) for part in ("", *(f"/{subset}" for subset in get_args(Subset)))
-]
-DATA_KEYS += get_args(DetectionName)
+
+def data_keys() -> list[str]:
+    """A recipe's data as overlays name it: imagenet1k, imagenet1k/10percent."""
+    subsets = ("", *(f"/{subset}" for subset in get_args(Subset)))
+    return [*(name + subset for name in DATASETS for subset in subsets), *DETECTION_DATASETS]
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -69,9 +69,9 @@ def overlay(kind: str, name: str) -> Overlay:
     path = ROOT / kind / f"{name}.yaml"
     values = read_yaml(path)
     sections = {
-        "for_data": DATA_KEYS,
+        "for_data": data_keys(),
         "methods": list(METHODS),
-        "datasets": DATA_KEYS,
+        "datasets": data_keys(),
         "backbones": list(get_args(Backbone)),
     }
     _check_keys(path, values, [*STAGES, *sections, "gpus"])

@@ -1,4 +1,4 @@
-"""Data sets in COCO's format: the photographs, parts of them, drawn scenes, the checks, and the solver's arithmetic."""
+"""Data sets in COCO's format: photographs and parts of them, drawn scenes, checks, and the solver's arithmetic."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from jigclu.config import ConfigError
-from jigclu.config.detection import COCO_IMAGES, DETECTION_VERSIONS, DetectionDataConfig, Solver
+from jigclu.config.detection import COCO_IMAGES, DETECTION_DATASETS, DetectionDataConfig, Solver
 from jigclu.data.__main__ import main
 from jigclu.data.sources import coco, scenes
 from jigclu.data.sources.base import Split
@@ -31,15 +32,15 @@ FAKE = {"train": 6, "val": 3}
 
 
 def opened(data: DetectionDataConfig, split: Split, root: Path) -> DetectionSplit:
-    return open_split(data, split, root, root / "nothing is drawn")
+    return open_split(data, split, root, root / "unused")
 
 
 def names(split: DetectionSplit) -> list[str]:
-    return [one["file_name"] for one in split.annotations["images"]]
+    return [image["file_name"] for image in split.annotations["images"]]
 
 
 def refusal(root: Path, data: DetectionDataConfig = MINI) -> str:
-    """The one line that opening it ends with."""
+    """The one line that opening it raises."""
     with pytest.raises(ConfigError) as error:
         opened(data, "train", root)
     assert "\n" not in str(error.value)
@@ -56,11 +57,16 @@ def seal(folder: Path) -> None:
     (folder / coco.SUMS).write_text("".join(lines))
 
 
+def resize(monkeypatch: pytest.MonkeyPatch, name: str, images: dict[str, int]) -> None:
+    """Register the data set with other numbers of images."""
+    monkeypatch.setitem(DETECTION_DATASETS, name, replace(DETECTION_DATASETS[name], images=images))
+
+
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with a whole COCO of 6 and 3 photographs: a box of each of three categories on each, in the first a crowd, too."""
+    """A root with a complete COCO of 6 and 3 photographs: each has a box of three categories, one also a crowd."""
     for name in ("coco", "coco_mini"):
-        monkeypatch.setitem(coco.IMAGES, name, FAKE)
+        resize(monkeypatch, name, FAKE)
     folder = tmp_path / "root" / "coco"
     (folder / "annotations").mkdir(parents=True)
     for split, count in FAKE.items():
@@ -95,7 +101,7 @@ def test_coco_mini_has_its_photographs_boxes_and_categories(data_root: Path) -> 
         found = opened(MINI, split, data_root)  # type: ignore[arg-type]
         assert len(found.annotations["images"]) == images == len(set(names(found)))
         assert len(found.annotations["annotations"]) == boxes
-        assert sum(one["iscrowd"] for one in found.annotations["annotations"]) == crowds
+        assert sum(box["iscrowd"] for box in found.annotations["annotations"]) == crowds
         assert len(found.categories) == 80 and found.categories[::79] == ["person", "toothbrush"]
         assert all((found.folder / name).is_file() for name in names(found))
 
@@ -104,7 +110,7 @@ def test_categories_stand_in_the_order_of_their_ids(fake: Path) -> None:
     assert opened(MINI, "train", fake).categories == ["person", "cup", "zebra"]
 
 
-def test_a_part_does_not_depend_on_the_order_of_files_and_lies_in_a_larger_one(
+def test_a_part_does_not_depend_on_file_order_and_is_in_every_larger_one(
     data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, more = (MINI.model_copy(update={"train_images": count}) for count in (50, 120))
@@ -125,17 +131,17 @@ def test_a_part_does_not_depend_on_the_order_of_files_and_lies_in_a_larger_one(
     assert len(once.categories) == 80 and once.categories == larger.categories
 
 
-def test_a_part_holds_exactly_what_is_annotated_on_its_images(data_root: Path) -> None:
+def test_a_part_has_exactly_the_annotations_of_its_images(data_root: Path) -> None:
     whole = opened(MINI, "val", data_root).annotations
     few = opened(MINI.model_copy(update={"val_images": 40}), "val", data_root).annotations
-    ids = [one["id"] for one in few["images"]]
+    ids = [image["id"] for image in few["images"]]
     assert ids == sorted(ids)
-    expected = [one for one in whole["annotations"] if one["image_id"] in set(ids)]
+    expected = [box for box in whole["annotations"] if box["image_id"] in set(ids)]
     assert few["annotations"] == expected and 0 < len(expected) < len(whole["annotations"])
 
 
 def test_the_order_in_which_a_file_lists_its_images_does_not_matter(fake: Path) -> None:
-    assert [one["id"] for one in opened(MINI, "train", fake).annotations["images"]] == [10, 11, 12, 13, 14, 15]
+    assert [image["id"] for image in opened(MINI, "train", fake).annotations["images"]] == [10, 11, 12, 13, 14, 15]
 
 
 def test_the_fingerprint_changes_with_a_photographs_size_and_with_the_annotations(fake: Path) -> None:
@@ -157,19 +163,19 @@ def test_the_fingerprint_changes_with_a_photographs_size_and_with_the_annotation
     assert moved[0] == larger[0] and moved[1] != larger[1]
 
 
-# -- is it whole ------------------------------------------------------------------------------------------------------
+# -- is it complete ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("data", [FULL, MINI], ids=lambda data: data.name)
 def test_a_missing_folder_says_where_it_looked_and_how_to_get_it(data: DetectionDataConfig, tmp_path: Path) -> None:
-    said = refusal(tmp_path, data)
-    assert f"data set {data.name}: looked in {tmp_path}/coco/train2017: there is no such folder" in said
-    assert "cocodataset.org" in said and "JIGCLU_DATA" in said
-    assert ("--scale smoke" in said) == (data is MINI)
+    error = refusal(tmp_path, data)
+    assert f"data set {data.name}: looked in {tmp_path}/coco/train2017: there is no such folder" in error
+    assert "cocodataset.org" in error and "JIGCLU_DATA" in error
+    assert ("--scale smoke" in error) == (data is MINI)
 
 
-def test_a_wrong_number_of_photographs_is_refused(fake: Path) -> None:
+def test_a_wrong_number_of_photographs_is_an_error(fake: Path) -> None:
     folder = fake / "coco" / "val2017"
     check(MINI, fake)
-    (folder / "notes.txt").write_text("no photograph")
+    (folder / "notes.txt").write_text("not a photograph")
     check(MINI, fake)
     (folder / f"{1:012}.jpg").unlink()
     assert f"looked in {folder}: 2 photographs, not 3" in refusal(fake)
@@ -182,18 +188,18 @@ def test_the_photographs_of_coco_mini_are_not_taken_for_coco(data_root: Path) ->
 
 
 @pytest.mark.parametrize("data", [FULL, MINI], ids=lambda data: data.name)
-def test_missing_annotations_are_refused(data: DetectionDataConfig, fake: Path) -> None:
+def test_missing_annotations_are_an_error(data: DetectionDataConfig, fake: Path) -> None:
     path = annotations_of(fake / "coco", "val")
     check(data, fake)
     path.unlink()
     assert f"looked in {path}: there is no such file" in refusal(fake, data)
 
 
-def test_altered_annotations_and_missing_digests_are_refused(fake: Path) -> None:
+def test_altered_annotations_and_missing_digests_are_errors(fake: Path) -> None:
     path, sums = annotations_of(fake / "coco", "train"), fake / "coco" / coco.SUMS
     path.write_text(path.read_text() + " ")
     assert f"looked in {path}: it is not the file that {coco.SUMS} lists" in refusal(fake)
-    check(FULL, fake)  # whose files have no published digests
+    check(FULL, fake)  # its files have no published digests
     seal(fake / "coco")
     check(MINI, fake)
     listed = sums.read_text().splitlines()
@@ -204,24 +210,24 @@ def test_altered_annotations_and_missing_digests_are_refused(fake: Path) -> None
 
 
 @pytest.mark.parametrize("text", ['{"images": [', "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])
-def test_annotations_that_cannot_be_read_are_one_line(text: str, fake: Path) -> None:
+def test_unreadable_annotations_are_a_one_line_error(text: str, fake: Path) -> None:
     path = annotations_of(fake / "coco", "train")
     path.write_text(text)
-    said = refusal(fake, FULL)
-    assert f"looked in {path}: these are no annotations of COCO's" in said and "cocodataset.org" in said
+    error = refusal(fake, FULL)
+    assert f"looked in {path}: not annotations in COCO's format" in error and "cocodataset.org" in error
 
 
-def test_a_photograph_that_the_annotations_do_not_know_is_refused(fake: Path) -> None:
+def test_a_photograph_missing_from_the_annotations_is_an_error(fake: Path) -> None:
     folder = fake / "coco" / "train2017"
     (folder / f"{3:012}.jpg").rename(folder / "unknown.jpg")
     path = annotations_of(fake / "coco", "train")
-    assert f"looked in {path}: it knows 5 of 6 photographs" in refusal(fake)
+    assert f"looked in {path}: it lists 5 of the 6 photographs" in refusal(fake)
 
 
 def test_asking_for_more_photographs_than_there_are_names_the_numbers(fake: Path) -> None:
     check(MINI.model_copy(update={"train_images": 6, "val_images": 3}), fake)
-    said = refusal(fake, MINI.model_copy(update={"val_images": 4}))
-    assert "data.val_images=4" in said and "coco_mini has 3" in said
+    error = refusal(fake, MINI.model_copy(update={"val_images": 4}))
+    assert "data.val_images=4" in error and "coco_mini has 3" in error
 
 
 # -- drawn scenes -----------------------------------------------------------------------------------------------------
@@ -232,45 +238,45 @@ SCENES = DetectionDataConfig(name="coco_scenes", train_images=12, val_images=7, 
 def test_drawn_scenes_are_the_scenes_with_their_boxes(split: Split, tmp_path: Path) -> None:
     drawn = open_split(SCENES, split, tmp_path / "no root", tmp_path / "drawn")
     boxes: dict[int, list[dict[str, Any]]] = {}
-    for one in drawn.annotations["annotations"]:
-        boxes.setdefault(one["image_id"], []).append(one)
+    for box in drawn.annotations["annotations"]:
+        boxes.setdefault(box["image_id"], []).append(box)
     assert len(names(drawn)) == expected_images(SCENES, split) and len(boxes) == len(names(drawn))
     for index, image in enumerate(drawn.annotations["images"]):
         pixels, label, corners, kinds = scenes.scene(index, split, 48)
         with Image.open(drawn.folder / image["file_name"]) as picture:
             np.testing.assert_array_equal(np.array(picture).transpose(2, 0, 1), pixels)
         assert (image["width"], image["height"]) == (48, 48)
-        found = np.array([one["bbox"] for one in boxes[image["id"]]], np.float32)
+        found = np.array([box["bbox"] for box in boxes[image["id"]]], np.float32)
         np.testing.assert_array_equal(np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], 1), corners)
-        ids = [one["category_id"] - 1 for one in boxes[image["id"]]]
+        ids = [box["category_id"] - 1 for box in boxes[image["id"]]]
         assert ids == kinds.tolist() and ids[0] == label
 
 
 def test_drawn_scenes_have_ids_of_their_own_areas_and_every_kind(tmp_path: Path) -> None:
     drawn = open_split(SCENES, "train", tmp_path, tmp_path)
     for part in ("images", "annotations"):
-        ids = [one["id"] for one in drawn.annotations[part]]
-        assert len(ids) == len(set(ids)) and min(ids) == 1  # pycocotools takes a match with box 0 for none
+        ids = [entry["id"] for entry in drawn.annotations[part]]
+        assert len(ids) == len(set(ids)) and min(ids) == 1  # pycocotools treats a match with box 0 as no match
     assert len(drawn.annotations["annotations"]) > len(names(drawn))
     assert drawn.categories == list(scenes.KINDS)
-    for one in drawn.annotations["annotations"]:
-        assert one["area"] == one["bbox"][2] * one["bbox"][3] > 0 and one["iscrowd"] == 0
+    for box in drawn.annotations["annotations"]:
+        assert box["area"] == box["bbox"][2] * box["bbox"][3] > 0 and box["iscrowd"] == 0
 
 
-def test_the_fingerprint_of_scenes_changes_with_what_is_drawn(tmp_path: Path) -> None:
+def test_the_fingerprint_of_scenes_changes_with_their_number_size_and_split(tmp_path: Path) -> None:
     others = [{}, {"train_images": 13}, {"size": 40}]
-    drawn = [open_split(SCENES.model_copy(update=one), "train", tmp_path, tmp_path) for one in others]
-    found = [one.fingerprint for one in (*drawn, open_split(SCENES, "val", tmp_path, tmp_path))]
+    drawn = [open_split(SCENES.model_copy(update=update), "train", tmp_path, tmp_path) for update in others]
+    found = [split.fingerprint for split in (*drawn, open_split(SCENES, "val", tmp_path, tmp_path))]
     assert len(set(found)) == 4
     assert open_split(SCENES, "train", tmp_path, tmp_path / "elsewhere").fingerprint == found[0]
-    assert DETECTION_VERSIONS["coco_scenes"] == str(scenes.VERSION)
+    assert DETECTION_DATASETS["coco_scenes"].version == str(scenes.VERSION)
 
 
 @pytest.mark.skipif(
     not importlib.util.find_spec("pycocotools"),
     reason="detectron2 is not importable: no pycocotools, which comes with it",
 )
-def test_pycocotools_gives_the_right_boxes_of_scenes_full_marks_and_moved_ones_none(tmp_path: Path) -> None:
+def test_pycocotools_scores_correct_boxes_of_scenes_1_and_shifted_ones_0(tmp_path: Path) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -280,9 +286,9 @@ def test_pycocotools_gives_the_right_boxes_of_scenes_full_marks_and_moved_ones_n
 
     def precision(shift: float) -> float:
         boxes = [
-            {key: one[key] for key in ("image_id", "category_id")}
-            | {"bbox": [one["bbox"][0] + shift, *one["bbox"][1:]], "score": 0.9}
-            for one in drawn.annotations["annotations"]
+            {key: box[key] for key in ("image_id", "category_id")}
+            | {"bbox": [box["bbox"][0] + shift, *box["bbox"][1:]], "score": 0.9}
+            for box in drawn.annotations["annotations"]
         ]
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
             truth = COCO(str(path))
@@ -296,41 +302,41 @@ def test_pycocotools_gives_the_right_boxes_of_scenes_full_marks_and_moved_ones_n
 
 
 # -- planning ---------------------------------------------------------------------------------------------------------
-def test_planning_counts_what_opening_gives(fake: Path, tmp_path: Path) -> None:
+def test_planning_counts_the_images_that_opening_returns(fake: Path, tmp_path: Path) -> None:
     parts = {"train_images": 4, "val_images": 2}
-    asked = [one.model_copy(update=update) for one in (FULL, MINI, SCENES) for update in ({}, parts)]
-    for data in asked:
+    configs = [data.model_copy(update=update) for data in (FULL, MINI, SCENES) for update in ({}, parts)]
+    for data in configs:
         for split in ("train", "val"):
             found = open_split(data, split, fake, tmp_path / "drawn")  # type: ignore[arg-type]
             assert len(found.annotations["images"]) == expected_images(data, split), data  # type: ignore[arg-type]
-    counts = [expected_images(data, "train") for data in asked]
+    counts = [expected_images(data, "train") for data in configs]
     assert counts == [6, 4, 6, 4, 12, 4]
 
 
 def test_planning_knows_the_official_numbers_without_data() -> None:
-    sets = [DetectionDataConfig(name=name) for name in ("coco", "coco_mini", "coco_scenes")]  # type: ignore[arg-type]
+    sets = [DetectionDataConfig(name=name) for name in ("coco", "coco_mini", "coco_scenes")]
     assert [expected_images(data, "train") for data in sets] == [COCO_IMAGES, 343, 400]
     assert [expected_images(data, "val") for data in sets] == [5000, 206, 200]
 
 
-def test_a_wrong_version_and_an_unknown_name_are_refused() -> None:
+def test_a_wrong_version_and_an_unknown_name_are_errors() -> None:
     assert FULL.version == "2017" and DetectionDataConfig().name == "coco"
     with pytest.raises(ValidationError, match="coco is declared at version '2017', the config says '2014'"):
         DetectionDataConfig(version="2014")
     with pytest.raises(ValidationError, match=r"coco_mini.*'1'.*'2017'"):
         DetectionDataConfig(name="coco_mini", version="2017")
-    with pytest.raises(ValidationError, match="'coco', 'coco_mini' or 'coco_scenes'"):
+    with pytest.raises(ValidationError, match="unknown detection data set 'voc'; valid: coco, coco_mini, coco_scenes"):
         DetectionDataConfig.model_validate({"name": "voc"})
 
 
-def test_the_solver_makes_the_papers_schedule_of_a_batch_of_8_and_detectron2s_of_16() -> None:
+def test_the_solver_gives_the_papers_schedule_for_batch_8_and_detectron2s_for_16() -> None:
     paper, d2 = Solver(), Solver(batch_size=16)
     assert paper.batch_size == 8 and paper.iterations(118_287) == 180_000 and paper.steps(118_287) == (120_000, 160_000)
     assert paper.warmup_iterations(118_287) == 1000 and paper.base_lr == 0.01
     assert d2.iterations(118_287) == 90_000 and d2.steps(118_287) == (60_000, 80_000) and d2.base_lr == 0.02
 
 
-def test_a_schedule_goes_by_passes_and_a_short_one_warms_up_for_a_tenth() -> None:
+def test_a_schedule_counts_passes_and_a_short_one_warms_up_for_a_tenth() -> None:
     solver = Solver(schedule=0.5)
     assert solver.iterations(118_287) == 90_000 and solver.iterations(343) == 261  # 6.09 passes over 343 by 8
     assert solver.warmup_iterations(343) == 26
@@ -341,25 +347,25 @@ def test_a_schedule_goes_by_passes_and_a_short_one_warms_up_for_a_tenth() -> Non
 def test_check_prints_images_boxes_categories_people_and_fingerprints(
     fake: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for data, held in ((MINI, "must be, annotations by SHA256SUMS"), (FULL, "must be")):
+    for data, evidence in ((MINI, ", annotations verified against SHA256SUMS"), (FULL, "")):
         assert main(["check", data.name, "--root", str(fake)]) == 0
         head, *lines = capsys.readouterr().out.splitlines()
-        assert head == f"{data.name} {data.version}: whole (numbers of photographs as they {held})"
-        said = "boxes (1 crowds aside) of 3 categories"
+        assert head == f"{data.name} {data.version}: complete (the expected numbers of photographs{evidence})"
+        boxes = "boxes (1 crowds not counted) of 3 categories"
         assert lines == [
-            f"train  6 images, 18 {said}, 6 of person, fingerprint {opened(data, 'train', fake).fingerprint}",
-            f"val    3 images, 9 {said}, 3 of person, fingerprint {opened(data, 'val', fake).fingerprint}",
+            f"train  6 images, 18 {boxes}, 6 of person, fingerprint {opened(data, 'train', fake).fingerprint}",
+            f"val    3 images, 9 {boxes}, 3 of person, fingerprint {opened(data, 'val', fake).fingerprint}",
         ]
 
 
 def test_check_counts_the_boxes_of_scenes_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(coco.IMAGES, "coco_scenes", {"train": 9, "val": 4})
+    resize(monkeypatch, "coco_scenes", {"train": 9, "val": 4})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["check", "coco_scenes", "--root", str(tmp_path)]) == 0
     head, train, val = capsys.readouterr().out.splitlines()
-    assert head == "coco_scenes 1: whole (drawn when needed, no files)"
+    assert head == "coco_scenes 1: complete (drawn when needed, no files)"
     for line, split, count in ((train, "train", 9), (val, "val", 4)):
         boxes = sum(len(scenes.scene(index, split, 128)[2]) for index in range(count))
         assert line.split("  ")[0].strip() == split and f"{count} images, {boxes} boxes of 10 categories, f" in line
@@ -373,24 +379,24 @@ def test_check_all_has_a_line_for_every_detection_set(fake: Path, capsys: pytest
     assert list(lines)[-3:] == ["coco", "coco_mini", "coco_scenes"] and len(lines) > 3
     assert ["  ok (" in line for line in list(lines.values())[-3:]] == [True, False, True]
     assert f"looked in {fake}/coco/{coco.SUMS}" in lines["coco_mini"]
-    main(["check", "all", "--subset", "1percent", "--root", str(fake)])  # of those that have one
+    main(["check", "all", "--subset", "1percent", "--root", str(fake)])  # only those with subsets
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(lines)[:-3]
 
 
-def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = {
+def test_an_error_on_the_command_line_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = {
         ("check", "coco"): (1, f"looked in {tmp_path}/coco/train2017"),
         ("check", "coco_mini"): (1, "--scale smoke"),
         ("get", "coco"): (2, "cocodataset.org"),
-        ("get", "coco_mini"): (2, "not to be had elsewhere"),
+        ("get", "coco_mini"): (2, "published nowhere"),
         ("get", "coco_scenes"): (2, "nothing to get"),
         ("check", "coco", "--subset", "1percent"): (2, "coco has no subset 1percent"),
         ("check", "coco_scenes", "--subset", "10percent"): (2, "coco_scenes has no subset 10percent"),
         ("check", "coco_scens"): (2, "cifar100, coco, coco_mini, coco_scenes, imagenet100"),
         ("get", "voc"): (2, "coco, coco_mini, coco_scenes"),
     }
-    for arguments, (status, said) in asked.items():
+    for arguments, (status, expected) in cases.items():
         assert main([*arguments, "--root", str(tmp_path)]) == status, arguments
-        told = capsys.readouterr()
-        assert said in told.err and told.err.count("\n") == 1 and not told.out, arguments
+        output = capsys.readouterr()
+        assert expected in output.err and output.err.count("\n") == 1 and not output.out, arguments
     assert list(tmp_path.iterdir()) == []

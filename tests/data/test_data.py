@@ -1,4 +1,4 @@
-"""Folders of images: the catalogue, its checks and cache, the canvases and the loader."""
+"""Folders of images: the catalogue with its checks and cache, the canvases, and the loader."""
 
 from __future__ import annotations
 
@@ -28,15 +28,9 @@ needs_imagenette = pytest.mark.skipif(not (ROOT / "imagenette").is_dir(), reason
 IMAGENETTE = DataConfig(name="imagenette", canvas=128)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("JIGCLU_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def linked(tmp_path: Path) -> Path:
-    """A root whose imagenette is links to the real files; train's first class is a folder of its own, backwards."""
+    """A root whose imagenette is links to the real files; the first train class is a real folder in reverse order."""
     for split in ("train", "val"):
         for wnid in sorted(os.listdir(ROOT / "imagenette" / split)):
             own, real = tmp_path / "imagenette" / split / wnid, ROOT / "imagenette" / split / wnid
@@ -51,7 +45,7 @@ def linked(tmp_path: Path) -> Path:
 
 
 def photos(folder: Path, count: int, broken: tuple[int, ...] = ()) -> CanvasDataset:
-    """`count` tiny JPEGs, those in `broken` cut short. Image i is of one grey level, i % 250."""
+    """`count` tiny JPEGs, those in `broken` truncated. Image i has one grey level, i % 250."""
     names = [f"c{i % 2}/{i:05}.jpg" for i in range(count)]
     for label in ("c0", "c1"):
         (folder / label).mkdir(parents=True, exist_ok=True)
@@ -68,7 +62,7 @@ def read(dataset: CanvasDataset, groups: list[list[int]], workers: int, substitu
 
 
 def message(data: DataConfig, root: Path) -> str:
-    """The one line that check() refuses with."""
+    """The one line that check() raises."""
     with pytest.raises(ConfigError) as error:
         check(data, root)
     assert "\n" not in str(error.value)
@@ -96,8 +90,8 @@ def test_a_part_is_balanced_and_does_not_depend_on_file_order(linked: Path) -> N
 
 @needs_imagenette
 def test_asking_for_more_images_than_there_are_names_the_numbers() -> None:
-    said = message(IMAGENETTE.model_copy(update={"val_images": 3900}), ROOT)
-    assert "val_images=3900" in said and "390 images" in said and "387" in said and "3925" in said
+    error = message(IMAGENETTE.model_copy(update={"val_images": 3900}), ROOT)
+    assert "val_images=3900" in error and "390 images" in error and "387" in error and "3925" in error
 
 
 @needs_imagenette
@@ -107,7 +101,7 @@ def test_the_second_scan_comes_from_the_cache(own_cache: Path) -> None:
     assert scan(folder) == first
     (cache,) = own_cache.iterdir()
     values = json.loads(cache.read_bytes())
-    values["n01440764"][2][0] += 1  # a size that only the cache can know
+    values["n01440764"][2][0] += 1  # a size that only the cache can return
     cache.write_text(json.dumps(values))
     assert scan(folder)["n01440764"][0][1] == first["n01440764"][0][1] + 1
     cache.write_text("torn {")
@@ -120,39 +114,41 @@ def test_a_changed_class_folder_is_scanned_again(tmp_path: Path) -> None:
         os.utime(tmp_path / "set" / label, (1e9, 1e9))
     before = scan(tmp_path / "set")
     (tmp_path / "set" / "c0" / "new.JPEG").write_bytes(b"12345")
-    (tmp_path / "set" / "c0" / "notes.txt").write_text("no image")
+    (tmp_path / "set" / "c0" / "notes.txt").write_text("not an image")
     after = scan(tmp_path / "set")
     assert after["c0"] == [*before["c0"], ("new.JPEG", 5)] and after["c1"] == before["c1"]
-    (tmp_path / "set" / "c0" / "newer.JPEG").write_bytes(b"1")  # within one tick of the folder's clock, perhaps
+    (tmp_path / "set" / "c0" / "newer.JPEG").write_bytes(b"1")  # perhaps within one tick of the file system's clock
     assert len(scan(tmp_path / "set")["c0"]) == 4
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos(tmp_path / "set", 4)
     monkeypatch.setenv("JIGCLU_CACHE", "/dev/null/cache")
     assert [len(files) for files in scan(tmp_path / "set").values()] == [2, 2]
 
 
-# -- is it whole ------------------------------------------------------------------------------------------------------
+# -- is it complete ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["imagenette", "imagenet100", "imagenet1k"])
 def test_a_missing_data_set_says_where_it_looked_and_how_to_get_it(name: str, tmp_path: Path) -> None:
-    said = message(DataConfig(name=name), tmp_path)  # type: ignore[arg-type]
-    assert name in said and str(tmp_path) in said and "no such" in said and "JIGCLU_DATA" in said and "get " in said
+    error = message(DataConfig(name=name), tmp_path)
+    assert (
+        name in error and str(tmp_path) in error and "no such" in error and "JIGCLU_DATA" in error and "get " in error
+    )
 
 
 @needs_imagenette
-def test_a_whole_set_passes(linked: Path) -> None:
+def test_a_complete_set_passes(linked: Path) -> None:
     check(IMAGENETTE, linked)
     check(DataConfig(name="scenes"), linked)
 
 
 @needs_imagenette
-def test_a_half_empty_set_is_refused(linked: Path) -> None:
+def test_an_incomplete_set_is_an_error(linked: Path) -> None:
     own = linked / "imagenette" / "train" / "n01440764"
     files = sorted(own.iterdir())
     files[0].unlink()
-    said = message(IMAGENETTE, linked)
-    assert "9468" in said and "9469" in said and str(own.parent) in said
+    error = message(IMAGENETTE, linked)
+    assert "9468" in error and "9469" in error and str(own.parent) in error
     with pytest.raises(ConfigError, match="9468 images, not 9469"):
         open_dataset(IMAGENETTE, "train", linked)
     for file in files[1:]:
@@ -169,7 +165,7 @@ def test_the_check_needs_no_torch() -> None:
 
 # -- canvases ---------------------------------------------------------------------------------------------------------
 @needs_imagenette
-def test_a_canvas_of_the_images_size_is_pils_decode() -> None:
+def test_a_canvas_of_the_images_size_equals_pils_decoding() -> None:
     data = open_dataset(IMAGENETTE, "val", ROOT)
     for i in range(0, len(data), 400):
         sample = data[i]
@@ -179,7 +175,7 @@ def test_a_canvas_of_the_images_size_is_pils_decode() -> None:
         assert sample[1:] == (128, 128, data.labels[i], i, True)
 
 
-def test_a_large_image_is_scaled_to_the_top_left_and_a_small_one_is_left(tmp_path: Path) -> None:
+def test_a_large_image_is_scaled_into_the_top_left_and_a_small_one_keeps_its_size(tmp_path: Path) -> None:
     ramp = np.add.outer(np.arange(200), np.arange(301))[..., None] * np.array([0.5, 0.3, 0.1])
     large, small = Image.fromarray(ramp.astype(np.uint8)), Image.fromarray(ramp[:30, :40].astype(np.uint8))
     large.save(tmp_path / "a.png")
@@ -244,14 +240,14 @@ def test_unreadable_images_are_counted_and_named_once(tmp_path: Path, caplog: py
 
 
 @pytest.mark.parametrize("substitute", [True, False])
-def test_past_a_thousandth_unreadable_the_run_stops(tmp_path: Path, substitute: bool) -> None:
+def test_the_run_stops_above_one_unreadable_image_in_a_thousand(tmp_path: Path, substitute: bool) -> None:
     data = photos(tmp_path, 1000, broken=(4, 8))
     with pytest.raises(DataError, match=r"^2 of 1000 images are unreadable .* c0/00004.jpg$"):
         read(data, [[3, 4], [5], [8]], 0, substitute)
 
 
 @needs_imagenette
-def test_a_corrupt_photograph_is_stepped_over(linked: Path) -> None:
+def test_a_corrupt_photograph_is_skipped(linked: Path) -> None:
     data = open_dataset(IMAGENETTE, "train", linked)
     victim = linked / "imagenette" / "train" / data.paths[7]
     half = victim.read_bytes()[: victim.stat().st_size // 2]
@@ -264,16 +260,16 @@ def test_a_corrupt_photograph_is_stepped_over(linked: Path) -> None:
 def test_workers_ignore_the_signals_that_slurm_sends_to_every_process(tmp_path: Path) -> None:
     groups = [[i] for i in range(40)]
     stream = batches(photos(tmp_path, 40), groups, 2, Unreadable(), True)
-    seen = [next(stream).indices.tolist() for _ in range(2)]  # one of each worker: both are up
+    first = [next(stream).indices.tolist() for _ in range(2)]  # one from each worker: both are running
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             os.kill(worker.pid or 0, number)
-    assert seen + [batch.indices.tolist() for batch in stream] == groups
+    assert first + [batch.indices.tolist() for batch in stream] == groups
 
 
-def test_an_uncaught_error_ends_the_process_although_workers_ignore_sigterm() -> None:
+def test_an_uncaught_error_ends_the_process_even_though_workers_ignore_sigterm() -> None:
     code = (
         "from jigclu.config import DataConfig\n"
         "from jigclu.data.canvases import open_dataset\n"

@@ -1,4 +1,4 @@
-"""ImageNet-1k and ImageNet-100: which folders they are, and how a set that is not whole is refused."""
+"""ImageNet-1k and ImageNet-100: which folders they consist of, and the errors for an incomplete set."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ ROOT = Path(os.environ.get("JIGCLU_DATA") or "data").resolve()
 needs_list = pytest.mark.skipif(not (ROOT / "lists").is_dir(), reason="no lists; set JIGCLU_DATA")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JIGCLU_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    """Empty files in ImageNet's shape: 1000 classes that are links to one folder a split."""
+    """Empty files in ImageNet's shape: 1000 classes that are links to one folder per split."""
     for split, count in (("train", 732), ("val", 50)):
         files, folder = tmp_path / f"files-{split}", tmp_path / "imagenet1k" / split
         files.mkdir()
@@ -48,14 +43,14 @@ def test_imagenet100_is_the_listed_folders_of_imagenet1k(imagenet: Path) -> None
 @pytest.mark.parametrize(
     ("split", "expected"), [("train", "731 images, not at least 732"), ("val", "49 images, not 50")]
 )
-def test_a_short_imagenet_class_is_refused(imagenet: Path, split: str, expected: str) -> None:
+def test_a_short_imagenet_class_is_an_error(imagenet: Path, split: str, expected: str) -> None:
     (imagenet / f"files-{split}" / "0.JPEG").unlink()
     with pytest.raises(ConfigError, match=expected):
         check(DataConfig(name="imagenet100"), imagenet)
 
 
 @needs_list
-def test_missing_classes_and_another_list_are_refused(imagenet: Path) -> None:
+def test_missing_classes_and_a_wrong_list_are_errors(imagenet: Path) -> None:
     (imagenet / "imagenet1k" / "val" / "n02869837").unlink()
     with pytest.raises(ConfigError, match="999 class folders, not 1000"):
         catalogue(DataConfig(name="imagenet1k"), "val", imagenet)
@@ -64,13 +59,13 @@ def test_missing_classes_and_another_list_are_refused(imagenet: Path) -> None:
     (imagenet / "lists").unlink()
     (imagenet / "lists").mkdir()
     (imagenet / "lists" / "imagenet100.txt").write_text("n02869837\n")
-    with pytest.raises(ConfigError, match="another list"):
+    with pytest.raises(ConfigError, match="not the expected list"):
         check(DataConfig(name="imagenet100"), imagenet)
 
 
 @needs_list
 def test_imagenet100s_subset_is_a_share_of_every_class(imagenet: Path) -> None:
-    """No list exists for it: by rule, of the train split alone."""
+    """It has no list: drawn by rule, from the train split only."""
     one, ten = (
         catalogue(DataConfig(name="imagenet100", subset=subset), "train", imagenet)  # type: ignore[arg-type]
         for subset in ("1percent", "10percent")

@@ -1,4 +1,4 @@
-"""Packed data sets: the same numbers as the folders, and refused unless whole."""
+"""Reading packs: the same numbers as the folders, and an error unless they are complete."""
 
 from __future__ import annotations
 
@@ -15,34 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.packs import COUNTS, REAL, TINY, TINY_JPEG, collection, cut, flip, folders, from_files, packed, read, same
+from helpers.packs import REAL, TINY, TINY_JPEG, cut, flip, from_files, packed, read, register, same
 from helpers.small_cifar import small_cifar
 
 from jigclu.config import ConfigError, DataConfig, identity, parse
 from jigclu.data import canvases, pack_writer
 from jigclu.data.__main__ import main
 from jigclu.data.canvases import open_dataset
-from jigclu.data.catalog import COLLECTIONS, catalogue, check
+from jigclu.data.catalog import catalogue, check
 from jigclu.data.loader import Unreadable, batches
 from jigclu.data.sources import packed as reader
 from jigclu.data.sources.base import SPLITS, Source, Split
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("JIGCLU_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with an `imagenette` of a few images of many shapes, larger and smaller than the canvas."""
-    monkeypatch.setitem(COLLECTIONS, "imagenette", collection(COUNTS))
-    return folders(tmp_path / "root", COUNTS)
-
-
 def refusal(data: DataConfig, root: Path) -> str:
-    """The one line that planning and opening refuse with; `check` prints it and ends with 1."""
+    """The one line that `check` raises; opening the data set raises too."""
     with pytest.raises(ConfigError) as error:
         check(data, root)
     with pytest.raises(ConfigError, match=r"data set imagenette"):
@@ -77,15 +64,15 @@ def test_a_raw_pack_gives_the_folders_batches_and_fingerprint(
     split: Split, part: dict[str, object], real: Path, imagenette: Path
 ) -> None:
     data = REAL.model_copy(update=part)
-    ours, theirs = open_dataset(data, split, real), from_files(data, split, imagenette)
-    assert isinstance(ours.source, reader.RawSource) and not isinstance(theirs.source, reader.PackedSource)
-    assert same(read(ours, size=256), read(theirs, size=256))
-    assert ours.fingerprint == theirs.fingerprint == open_dataset(data, split, imagenette).fingerprint
-    assert ours.paths.tolist() == theirs.paths.tolist() and ours.classes == theirs.classes
+    raw, plain = open_dataset(data, split, real), from_files(data, split, imagenette)
+    assert isinstance(raw.source, reader.RawSource) and not isinstance(plain.source, reader.PackedSource)
+    assert same(read(raw, size=256), read(plain, size=256))
+    assert raw.fingerprint == plain.fingerprint == open_dataset(data, split, imagenette).fingerprint
+    assert raw.paths.tolist() == plain.paths.tolist() and raw.classes == plain.classes
 
 
-def test_a_pack_serves_without_the_folders(real: Path, imagenette: Path, tmp_path: Path) -> None:
-    """Subsets by list too: the lists are what must be there."""
+def test_a_pack_is_enough_without_the_folders(real: Path, imagenette: Path, tmp_path: Path) -> None:
+    """Also subsets by list, if the lists are there."""
     (tmp_path / "imagenette").mkdir()
     (tmp_path / "imagenette" / "splits").symlink_to(imagenette / "imagenette" / "splits")
     (tmp_path / "packed").symlink_to(real / "packed")
@@ -100,7 +87,7 @@ def test_a_pack_serves_without_the_folders(real: Path, imagenette: Path, tmp_pat
         check(REAL.model_copy(update={"subset": "1percent"}), tmp_path)
 
 
-def test_a_jpeg_pack_looks_like_the_photographs_and_is_other_data(
+def test_a_jpeg_pack_resembles_the_photographs_but_counts_as_different_data(
     imagenette: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "part"  # every 40th photograph
@@ -110,63 +97,63 @@ def test_a_jpeg_pack_looks_like_the_photographs_and_is_other_data(
             own.parent.mkdir(parents=True, exist_ok=True)
             own.symlink_to(path)
     counts = {split: len(list((root / "imagenette" / split).glob("*/*"))) for split in SPLITS}
-    monkeypatch.setitem(COLLECTIONS, "imagenette", collection(counts))
+    register(monkeypatch, counts)
     data = DataConfig(name="imagenette", canvas=128, quality=90)
     packed(data, root)
-    ours, plain = (
+    jpeg, plain = (
         open_dataset(data, "train", root),
         open_dataset(REAL.model_copy(update={"canvas": 128}), "train", root),
     )
-    assert isinstance(ours.source, reader.JpegSource) and not isinstance(plain.source, reader.PackedSource)
-    for one, other in zip(read(ours), read(plain), strict=True):
+    assert isinstance(jpeg.source, reader.JpegSource) and not isinstance(plain.source, reader.PackedSource)
+    for one, other in zip(read(jpeg), read(plain), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
-        error = ((one.canvas.double() - other.canvas.double()) ** 2).mean(dim=(1, 2, 3))
-        psnr = 10 * torch.log10(255**2 / error)
-        assert psnr.min() > 24 and psnr.mean() > 32 and error.min() > 0, psnr
-    assert len({source.fingerprint for source in (ours, plain, open_dataset(data, "val", root))}) == 3
+        squared = ((one.canvas.double() - other.canvas.double()) ** 2).mean(dim=(1, 2, 3))
+        psnr = 10 * torch.log10(255**2 / squared)
+        assert psnr.min() > 24 and psnr.mean() > 32 and squared.min() > 0, psnr
+    assert len({source.fingerprint for source in (jpeg, plain, open_dataset(data, "val", root))}) == 3
     few = data.model_copy(update={"train_images": 50})
     assert len({open_dataset(one, "train", root).fingerprint for one in (few, data)}) == 2
-    assert same(read(ours), read(ours, workers=2)), "every worker maps the file itself"
+    assert same(read(jpeg), read(jpeg, workers=2)), "every worker maps the file itself"
 
 
-# -- what a job is ----------------------------------------------------------------------------------------------------
-def test_quality_is_in_the_identity_only_where_it_is_set() -> None:
-    plain, asked = (parse("pretrain", {"data": {"name": "imagenette", **more}}) for more in ({}, {"quality": 90}))
+# -- identity of a job ------------------------------------------------------------------------------------------------
+def test_quality_is_in_the_identity_only_if_it_is_set() -> None:
+    plain, jpeg = (parse("pretrain", {"data": {"name": "imagenette", **more}}) for more in ({}, {"quality": 90}))
     assert identity(plain)["data"].keys() == {"name", "version", "canvas", "subset", "train_images", "val_images"}
-    assert identity(asked)["data"] == {**identity(plain)["data"], "quality": 90}
+    assert identity(jpeg)["data"] == {**identity(plain)["data"], "quality": 90}
     explicit = parse("pretrain", {"data": {"name": "imagenette", "quality": None}})
     assert identity(explicit) == identity(plain) and explicit == plain
-    for config in (plain, asked):
+    for config in (plain, jpeg):
         again = type(config).model_validate(config.model_dump())
         assert again == config == type(config).model_validate_json(config.model_dump_json())
         assert type(config.data).model_validate(config.model_dump(include={"data"})["data"]) == config.data
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         (
             {"name": "cifar10", "quality": 90},
-            "folders of images (imagenette, imagenet100, imagenet1k); cifar10 is none",
+            "folders of images (imagenette, imagenet100, imagenet1k), not cifar10",
         ),
-        ({"name": "scenes", "quality": 90}, "scenes is none"),
+        ({"name": "scenes", "quality": 90}, "not scenes"),
         ({"quality": 101}, "less than or equal to 100"),
         ({"quality": 0}, "greater than or equal to 1"),
     ],
 )
-def test_a_quality_that_cannot_be_is_refused(values: dict[str, object], told: str) -> None:
+def test_an_invalid_quality_is_an_error(values: dict[str, object], expected: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse("linear", {"data": values})
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert expected in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_quality_without_a_pack_names_the_command_that_makes_it(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed(TINY, tiny)  # of other pixels: it does not serve
-    said = refusal(TINY_JPEG, tiny)
-    assert f"`python -m jigclu.data pack imagenette --canvas 24 --quality 80 --root {tiny}`" in said
-    assert main(said.split("`")[1].split()[3:]) == 0
+    packed(TINY, tiny)  # has different pixels, so it is not used
+    error = refusal(TINY_JPEG, tiny)
+    assert f"`python -m jigclu.data pack imagenette --canvas 24 --quality 80 --root {tiny}`" in error
+    assert main(error.split("`")[1].split()[3:]) == 0
     check(TINY_JPEG, tiny)
     assert "data.quality 80" in capsys.readouterr().out
     monkeypatch.setenv("JIGCLU_DATA", str(tiny))
@@ -174,7 +161,7 @@ def test_a_quality_without_a_pack_names_the_command_that_makes_it(
         check(TINY.model_copy(update={"quality": 81}))
 
 
-def test_a_raw_pack_is_used_unasked_and_said_to_be(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_raw_pack_is_used_automatically_and_logged(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = open_dataset(TINY, "train", tiny)
     folder = packed(TINY, tiny)
     with caplog.at_level(logging.INFO, logger="jigclu"):
@@ -192,17 +179,17 @@ def test_a_part_of_a_pack_has_its_own_shapes_and_labels(part: dict[str, object],
         packed(jpeg, tiny)
         plain = read(open_dataset(data, split, tiny))
         packed(data, tiny)
-        ours, other = (read(open_dataset(one, split, tiny)) for one in (data, jpeg))
-        assert same(plain, ours)
+        raw, encoded = (read(open_dataset(config, split, tiny)) for config in (data, jpeg))
+        assert same(plain, raw)
         assert all(
             torch.equal(a, b)
-            for one, two in zip(ours, other, strict=True)
+            for one, two in zip(raw, encoded, strict=True)
             for a, b in zip(one[1:], two[1:], strict=True)
         )
         shutil.rmtree(tiny / "packed")
 
 
-# -- is it whole ------------------------------------------------------------------------------------------------------
+# -- is it complete ---------------------------------------------------------------------------------------------------
 def edit(**facts: object) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
@@ -211,7 +198,7 @@ def edit(**facts: object) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "told"),
+    ("name", "damage", "expected"),
     [
         ("val.npy", cut, "val.npy has"),
         ("train.npy", flip, "train.npy is altered"),
@@ -221,29 +208,29 @@ def edit(**facts: object) -> Callable[[Path], None]:
         ("val.index.npz", Path.unlink, "there is no val.index.npz"),
         ("pack.json", Path.unlink, "there is no pack.json"),
         ("val.index.npz", lambda path: (path.unlink(), path.mkdir()), "val.index.npz cannot be read (Is a directory)"),
-        ("pack.json", lambda path: os.truncate(path, 300), "pack.json is not one that this code reads (Invalid JSON"),
-        ("pack.json", edit(format=2), "pack.json is not one that this code reads (format: "),
-        ("pack.json", edit(canvas=25), "pack.json is about another pack (imagenette v2-128px 25 "),
-        ("pack.json", edit(splits={}), "pack.json says nothing of train.index.npz"),
+        ("pack.json", lambda path: os.truncate(path, 300), "pack.json cannot be read by this version (Invalid JSON"),
+        ("pack.json", edit(format=2), "pack.json cannot be read by this version (format: "),
+        ("pack.json", edit(canvas=25), "pack.json describes another pack (imagenette v2-128px 25 "),
+        ("pack.json", edit(splits={}), "pack.json does not list train.index.npz"),
     ],
 )
 @pytest.mark.parametrize("data", [TINY, TINY_JPEG], ids=["raw", "jpeg"])
-def test_a_pack_that_is_not_whole_is_refused_with_one_line(
-    data: DataConfig, name: str, damage: Callable[[Path], None], told: str, tiny: Path
+def test_a_damaged_pack_is_a_one_line_error(
+    data: DataConfig, name: str, damage: Callable[[Path], None], expected: str, tiny: Path
 ) -> None:
-    """The whole folders beside it do not make it pass."""
+    """Complete folders beside it do not make it pass."""
     folder = packed(data, tiny)
     check(data, tiny)
     damage(folder / name)
-    said = refusal(data, tiny)
-    assert f"the pack {folder} is not whole: {told}" in said
-    assert f"--root {tiny} --force`, or delete the folder" in said
+    error = refusal(data, tiny)
+    assert f"the pack {folder} is damaged: {expected}" in error
+    assert f"--root {tiny} --force`, or delete the folder" in error
     shutil.rmtree(folder)
     if data.quality is None:
         check(data, tiny)
 
 
-def test_the_data_is_read_for_its_digest_once_for_every_state_of_the_file(
+def test_the_digest_is_computed_once_per_state_of_the_file(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     read_files: list[str] = []
@@ -256,14 +243,16 @@ def test_the_data_is_read_for_its_digest_once_for_every_state_of_the_file(
     monkeypatch.setattr(reader, "digest", digest)
     check(TINY, tiny)
     check(TINY, tiny)
-    assert read_files == ["train.npy", "val.npy"] * 2, "what was written in the last 2 s is not trusted yet"
+    assert read_files == ["train.npy", "val.npy"] * 2, "a file written in the last 2 s is not trusted yet"
     monkeypatch.setattr(reader, "SETTLED_NS", 0)
     for _ in range(3):
         check(TINY, tiny)
     assert read_files == ["train.npy", "val.npy"] * 3
     before = (folder / "train.npy").stat()
     flip(folder / "train.npy")
-    os.utime(folder / "train.npy", ns=(before.st_atime_ns, before.st_mtime_ns))  # as nobody can be trusted not to
+    os.utime(
+        folder / "train.npy", ns=(before.st_atime_ns, before.st_mtime_ns)
+    )  # so that size and mtime do not show the change
     assert "train.npy is altered" in refusal(TINY, tiny)
     flip(folder / "train.npy")
     check(TINY, tiny)
@@ -275,47 +264,47 @@ def test_the_data_is_read_for_its_digest_once_for_every_state_of_the_file(
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-def test_copying_is_what_a_dataloader_gives(tiny: Path, tmp_path: Path) -> None:
+def test_copying_gives_the_same_batches_as_a_dataloader(tiny: Path, tmp_path: Path) -> None:
     packed(TINY, tiny)
     small_cifar(tmp_path)
     for data, root in ((TINY, tiny), (DataConfig(name="cifar10", canvas=32), tmp_path)):
-        ours, theirs = (open_dataset(data, "train", root) for _ in range(2))
-        assert ours.extents is not None
-        theirs.extents = None  # so that it is decoded
-        assert same(read(ours), read(theirs)) and same(read(ours, workers=2), read(theirs, workers=2))
-        one = ours[3]
-        (batch,) = batches(ours, [[3]], 0, Unreadable(), True)
-        assert torch.equal(batch.canvas[0], one.canvas) and batch.sizes.tolist() == [[one.height, one.width]]
+        copied, decoded = (open_dataset(data, "train", root) for _ in range(2))
+        assert copied.extents is not None
+        decoded.extents = None  # forces decoding
+        assert same(read(copied), read(decoded)) and same(read(copied, workers=2), read(decoded, workers=2))
+        sample = copied[3]
+        (batch,) = batches(copied, [[3]], 0, Unreadable(), True)
+        assert torch.equal(batch.canvas[0], sample.canvas) and batch.sizes.tolist() == [[sample.height, sample.width]]
     assert open_dataset(DataConfig(name="cifar10", canvas=40), "train", tmp_path).extents is None
     assert open_dataset(DataConfig(name="scenes"), "train").extents is None
 
 
 def test_canvases_on_the_device_are_the_same(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canvases, "_CHUNK", 5 * 3 * 24 * 24)  # so that they go there in several
+    monkeypatch.setattr(canvases, "_CHUNK", 5 * 3 * 24 * 24)  # so that they are uploaded in several chunks
     packed(TINY, tiny)
     cpu, plain = torch.device("cpu"), read(open_dataset(TINY, "train", tiny))
-    held = open_dataset(TINY, "train", tiny)
-    resident = held.resident(cpu, limit=40 * 3 * 24 * 24)
+    packed_set = open_dataset(TINY, "train", tiny)
+    resident = packed_set.resident(cpu, limit=40 * 3 * 24 * 24)
     assert resident is not None and resident.shape == (40, 3, 24, 24)
-    shutil.rmtree(reader.folder_of(TINY, tiny))  # nothing more is read
-    held.source.file._array = None  # type: ignore[attr-defined]
-    assert same(read(held, device=cpu), plain) and held.resident(cpu) is resident
+    shutil.rmtree(reader.folder_of(TINY, tiny))  # nothing more can be read
+    packed_set.source.file._array = None  # type: ignore[attr-defined]
+    assert same(read(packed_set, device=cpu), plain) and packed_set.resident(cpu) is resident
     with pytest.raises(ConfigError, match="cannot be read now"):
-        read(held)
+        read(packed_set)
 
 
-def test_what_does_not_fit_or_must_be_decoded_is_not_put_on_the_device(tiny: Path) -> None:
+def test_data_that_is_too_large_or_must_be_decoded_stays_off_the_device(tiny: Path) -> None:
     cpu, folder = torch.device("cpu"), open_dataset(TINY, "train", tiny)
     packed(TINY, tiny)
-    held = open_dataset(TINY, "train", tiny)
-    assert held.resident(cpu, limit=40 * 3 * 24 * 24 - 1) is None
+    packed_set = open_dataset(TINY, "train", tiny)
+    assert packed_set.resident(cpu, limit=40 * 3 * 24 * 24 - 1) is None
     assert folder.resident(cpu, limit=1 << 40) is None
-    assert open_dataset(TINY, "train", tiny).resident(cpu) is None, "on a CPU the map serves"
-    assert same(read(held, device=cpu), read(folder, device=cpu))
+    assert open_dataset(TINY, "train", tiny).resident(cpu) is None, "on a CPU the memory map is enough"
+    assert same(read(packed_set, device=cpu), read(folder, device=cpu))
 
 
 @pytest.mark.parametrize("data", [TINY, TINY_JPEG], ids=["raw", "jpeg"])
-def test_a_process_that_is_sent_a_source_maps_the_file_itself(data: DataConfig, tiny: Path) -> None:
+def test_an_unpickled_source_maps_the_file_itself(data: DataConfig, tiny: Path) -> None:
     packed(data, tiny)
     source = catalogue(data, "train", tiny)
     first = source.pixels(5, 24)
@@ -323,12 +312,12 @@ def test_a_process_that_is_sent_a_source_maps_the_file_itself(data: DataConfig, 
     assert len(sent) < 20_000 < (reader.folder_of(data, tiny) / "train.npy").stat().st_size
     there: Source = pickle.loads(sent)
     np.testing.assert_array_equal(there.pixels(5, 24), first)
-    assert max(there.pixels(5, 10).shape) == 10, "as any source it scales down to what is asked for"
+    assert max(there.pixels(5, 10).shape) == 10, "like any source it scales down to the requested size"
 
 
 @pytest.mark.parametrize("data", [TINY, TINY_JPEG], ids=["raw", "jpeg"])
-def test_a_pack_that_is_replaced_under_a_job_is_not_read(data: DataConfig, tiny: Path) -> None:
-    """Workers of a later epoch map the file anew: with the old index they would read other images."""
+def test_a_pack_replaced_during_a_job_is_an_error(data: DataConfig, tiny: Path) -> None:
+    """Workers of a later epoch map the file again and would read other images with the old index."""
     packed(data, tiny)
     dataset = open_dataset(data, "train", tiny)
     (tiny / "imagenette" / "train" / "n0" / "0000.JPEG").rename(tiny / "imagenette" / "train" / "n1" / "9999.JPEG")
@@ -341,7 +330,7 @@ PEAK = """
 import sys
 import numpy as np, torch
 from jigclu.data.sources.packed import Mapped, RawSource
-from jigclu.training.memory import peak_memory_mb
+from jigclu.training.usage import peak_memory_mb
 from pathlib import Path
 path = Path(sys.argv[1])
 np.save(path, np.ones((4096, 3, 128, 128), dtype=np.uint8))
@@ -357,9 +346,9 @@ print(peak_memory_mb(torch.device("cpu")) - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much a process had at most")
-def test_reading_a_pack_takes_no_memory_of_the_process(tmp_path: Path) -> None:
-    """Else Table 6's memory would say whether somebody had packed the data: here 192 MiB."""
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory of a process is only known on Linux")
+def test_a_pack_is_not_counted_as_memory_of_the_process(tmp_path: Path) -> None:
+    """Otherwise Table 6's memory would depend on whether the data is packed, here by 192 MiB."""
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(tmp_path / "a.npy")], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Writing packs: whole or not there, whatever happens meanwhile; and what the command says."""
+"""Writing packs: complete or absent whatever happens in between; and the messages of the command."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.packs import (
-    COUNTS,
     TINY,
     TINY_JPEG,
-    collection,
     cut,
     flip,
-    folders,
     from_files,
     packed,
     read,
+    register,
     same,
     visible,
 )
@@ -34,29 +32,18 @@ from jigclu.config import DataConfig
 from jigclu.data import pack_writer
 from jigclu.data.__main__ import main
 from jigclu.data.canvases import open_dataset
-from jigclu.data.catalog import COLLECTIONS, check
+from jigclu.data.catalog import check
 from jigclu.data.sources import packed as reader
 from jigclu.data.sources.folders import FolderSource
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("JIGCLU_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with an `imagenette` of a few images of many shapes, larger and smaller than the canvas."""
-    monkeypatch.setitem(COLLECTIONS, "imagenette", collection(COUNTS))
-    return folders(tmp_path / "root", COUNTS)
 
 
 @pytest.mark.parametrize("data", [TINY, TINY_JPEG], ids=["raw", "jpeg"])
 def test_any_number_of_workers_writes_the_same_bytes(
     data: DataConfig, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_writer, "_SPAN_BYTES", 3 * 24 * 24 * 3)  # three images at a time: more spans than may wait
+    monkeypatch.setattr(
+        pack_writer, "_SPAN_BYTES", 3 * 24 * 24 * 3
+    )  # three images at a time: more spans than the queue holds
     found = []
     for workers in (0, 2):
         folder = packed(data, tiny, workers)
@@ -65,7 +52,7 @@ def test_any_number_of_workers_writes_the_same_bytes(
     assert found[0] == found[1] and len(found[0]) == 4
 
 
-def test_the_files_are_numpys(tiny: Path) -> None:
+def test_numpy_reads_the_files(tiny: Path) -> None:
     folder = packed(TINY, tiny)
     pixels = np.load(folder / "train.npy", mmap_mode="r", allow_pickle=False)
     assert pixels.shape == (40, 3, 24, 24) and pixels.dtype == np.uint8
@@ -81,9 +68,9 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from helpers import packs
 from jigclu.data.__main__ import main
-from jigclu.data.catalog import COLLECTIONS
+from jigclu.config import DATASETS
 from jigclu.data.sources.folders import FolderSource
-COLLECTIONS["imagenette"] = packs.collection(packs.COUNTS)
+DATASETS["imagenette"] = packs.small_spec(packs.COUNTS)
 plain = FolderSource.pixels
 FolderSource.pixels = lambda *given: (time.sleep(0.2), plain(*given))[1]
 packs.pack_writer._SPAN_BYTES = 1
@@ -92,7 +79,7 @@ sys.exit(main(["pack", "imagenette", "--canvas", "24", "--workers", "2", "--root
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_pack_is_none_and_the_next_one_clears_up(number: signal.Signals, tiny: Path) -> None:
+def test_an_interrupted_pack_leaves_none_and_the_next_one_cleans_up(number: signal.Signals, tiny: Path) -> None:
     code = SLOW.format(tests=str(Path(__file__).parents[1]), root=str(tiny))
     writer = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     aside = tiny / "packed" / ".imagenette-v2-128px-24px.packing"
@@ -104,14 +91,14 @@ def test_an_interrupted_pack_is_none_and_the_next_one_clears_up(number: signal.S
         pack_writer.pack(TINY, tiny, 0)
     assert (aside / "train.npy").exists() and writer.poll() is None
     writer.send_signal(number)
-    told = writer.communicate(timeout=60)[1]
+    error = writer.communicate(timeout=60)[1]
     if number == signal.SIGKILL:
         assert visible(tiny) == [aside.name]
     else:
         assert visible(tiny) == [] and writer.returncode == 128 + number
-        assert told == ("interrupted; nothing was kept\n" if number == signal.SIGINT else "")
+        assert error == ("interrupted; nothing was kept\n" if number == signal.SIGINT else "")
     assert not isinstance(open_dataset(TINY, "train", tiny).source, reader.PackedSource)
-    while True:  # the killed one's workers end when they notice, and the lock goes with them
+    while True:  # the killed process's workers end a moment later and release the lock
         try:
             packed(TINY, tiny)
             break
@@ -122,33 +109,33 @@ def test_an_interrupted_pack_is_none_and_the_next_one_clears_up(number: signal.S
     check(TINY, tiny)
 
 
-def test_a_pack_that_is_there_is_said_to_be_and_a_broken_one_is_replaced_by_force(
+def test_an_existing_pack_is_reported_and_a_damaged_one_is_replaced_by_force(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["pack", "imagenette", "--canvas", "24", "--workers", "0", "--root", str(tiny)]
-    assert main(asked) == 0
+    command = ["pack", "imagenette", "--canvas", "24", "--workers", "0", "--root", str(tiny)]
+    assert main(command) == 0
     first = capsys.readouterr().out
     assert "60 images, 0.00 GB, at " in first and "jobs with data.canvas 24 read it" in first
     folder = reader.folder_of(TINY, tiny)
-    made = (folder / "train.npy").stat().st_ino
-    assert main(asked) == 0 and "is packed already, whole" in capsys.readouterr().out
-    assert (folder / "train.npy").stat().st_ino == made
+    inode = (folder / "train.npy").stat().st_ino
+    assert main(command) == 0 and "is already packed and complete" in capsys.readouterr().out
+    assert (folder / "train.npy").stat().st_ino == inode
     flip(folder / "train.npy")
-    assert main(asked) == 1
-    told = capsys.readouterr().err
-    assert "train.npy is altered" in told and "--force" in told and told.count("\n") == 1
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "train.npy is altered" in error and "--force" in error and error.count("\n") == 1
     assert main(["check", "imagenette", "--root", str(tiny)]) == 1
-    assert main([*asked, "--force"]) == 0 and visible(tiny) == [folder.name]
+    assert main([*command, "--force"]) == 0 and visible(tiny) == [folder.name]
     assert main(["check", "imagenette", "--root", str(tiny)]) == 0
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_pack_outlives_a_replacement_that_fails_at_its_last_step(
+def test_a_pack_survives_a_replacement_that_fails_at_its_last_step(
     killed: bool, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one gets its name back, at once or, where that process was killed, when somebody packs again."""
+    """The old pack gets its name back: at once, or if the process was killed, when packing is started again."""
     folder = packed(TINY, tiny)
-    made = (folder / "train.npy").stat().st_ino
+    inode = (folder / "train.npy").stat().st_ino
     plain = os.rename
 
     def failing(source: Path, target: Path) -> None:
@@ -164,12 +151,12 @@ def test_a_pack_outlives_a_replacement_that_fails_at_its_last_step(
         with pytest.raises(pack_writer.PackError, match="Input/output error"):
             pack_writer.pack(TINY, tiny, 0, force=True)
     assert not killed or visible(tiny) != [folder.name]
-    assert "is packed already, whole" in pack_writer.pack(TINY, tiny, 0)
-    assert visible(tiny) == [folder.name] and (folder / "train.npy").stat().st_ino == made
+    assert "is already packed and complete" in pack_writer.pack(TINY, tiny, 0)
+    assert visible(tiny) == [folder.name] and (folder / "train.npy").stat().st_ino == inode
 
 
-def test_a_file_that_the_disk_does_not_give_stops_the_packing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is broken stays so and is left out; a disk's hiccup would be left out for good."""
+def test_an_error_of_the_disk_stops_the_packing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken image may be left out for good; one that the disk fails to read once may not."""
     plain = FolderSource.pixels
 
     def failing(self: FolderSource, index: int, longest: int) -> np.ndarray:
@@ -183,83 +170,86 @@ def test_a_file_that_the_disk_does_not_give_stops_the_packing(tiny: Path, monkey
     assert visible(tiny) == []
 
 
-def test_check_tells_of_packs_and_of_folders_that_changed_since(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["--root", str(tiny)]
+def test_check_lists_packs_and_detects_folders_that_changed_since(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--root", str(tiny)]
     for data in (TINY_JPEG, TINY):
         packed(data, tiny)
-    assert main(["check", "imagenette", *asked]) == 0
+    assert main(["check", "imagenette", *root]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(";")[-1] for line in lines[3:]] == [
         " jobs with data.canvas 24 read it",
-        " jobs with data.canvas 24 and data.quality 80 read it (--set pretrain.data.quality=80: other pixels, so other jobs)",
+        " jobs with data.canvas 24 and data.quality 80 read it "
+        "(--set pretrain.data.quality=80: different pixels, so different jobs)",
     ]
-    assert all(line.startswith(f"pack   {tiny}") and ": whole, 0.00 GB" in line for line in lines[3:])
-    main(["check", "all", *asked])
-    told = capsys.readouterr().out
-    assert "packed: imagenette-v2-128px-24px, imagenette-v2-128px-24px-q80)" in told
+    assert all(line.startswith(f"pack   {tiny}") and ": complete, 0.00 GB" in line for line in lines[3:])
+    main(["check", "all", *root])
+    assert "packed: imagenette-v2-128px-24px, imagenette-v2-128px-24px-q80)" in capsys.readouterr().out
     victim = next((tiny / "imagenette" / "val" / "n3").iterdir())
     Image.new("RGB", (5, 5)).save(victim)
     os.utime(victim.parent)
-    assert main(["check", "imagenette", *asked]) == 1
-    told = capsys.readouterr().err
-    assert told.count("made from other val images than imagenette's folders hold") == told.count("\n") == 2
-    assert main(["pack", "imagenette", "--canvas", "24", *asked]) == 1
-    assert "made from other val images" in capsys.readouterr().err
+    assert main(["check", "imagenette", *root]) == 1
+    error = capsys.readouterr().err
+    assert error.count("made from different val images than imagenette's folders now contain") == error.count("\n") == 2
+    assert main(["pack", "imagenette", "--canvas", "24", *root]) == 1
+    assert "made from different val images" in capsys.readouterr().err
     shutil.rmtree(tiny / "imagenette")
-    assert main(["check", "imagenette", *asked]) == 0
-    assert "packs alone, no folders" in capsys.readouterr().out
-    assert main(["pack", "imagenette", "--canvas", "24", *asked]) == 0
-    main(["check", "all", *asked])
+    assert main(["check", "imagenette", *root]) == 0
+    assert "packs only, no folders" in capsys.readouterr().out
+    assert main(["pack", "imagenette", "--canvas", "24", *root]) == 0
+    main(["check", "all", *root])
     assert "imagenette   ok (no folders, packed: " in capsys.readouterr().out
     cut(reader.folder_of(TINY, tiny) / "val.npy")
-    main(["check", "all", *asked])
+    main(["check", "all", *root])
     assert "imagenette   data set imagenette: the pack " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "expected"),
     [
-        (["cifar10"], 2, "cifar10 is not packed: it is one array in memory as it is; those that are: imagenette,"),
+        (["cifar10"], 2, "cifar10 is not packed: it is one array in memory already; data sets that are: imagenette,"),
         (["scenes"], 2, "scenes is not packed: scenes are drawn when they are read"),
         (["coco_mini"], 2, "coco_mini is not packed: the detection stage reads it"),
         (["imagenete"], 2, "did you mean imagenette?"),
         (["imagenette", "--quality", "0"], 2, "--quality 1 to 100"),
-        (["imagenette", "--canvas", "0"], 2, "--canvas is at least 1"),
+        (["imagenette", "--canvas", "0"], 2, "--canvas must be at least 1"),
         (["imagenet1k"], 1, "there is no such folder; get ILSVRC2012"),
     ],
 )
-def test_what_cannot_be_packed_is_refused_with_one_line(
-    arguments: list[str], status: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_packing_something_else_is_a_one_line_error(
+    arguments: list[str], status: int, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["pack", *arguments, "--root", str(tmp_path)]) == status
-    said = capsys.readouterr().err
-    assert told in said and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == []
 
 
-def test_a_disk_without_room_or_leave_to_write_is_one_line(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_or_unwritable_disk_is_a_one_line_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil._ntuple_diskusage(0, 0, 60 * 3 * 24 * 24 - 1)  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 60 * 3 * 24 * 24 - 1))  # type: ignore[attr-defined]
+        patch.setattr(shutil, "disk_usage", lambda _: free)
         with pytest.raises(pack_writer.PackError, match=r"has 0.0 GB free; the pack takes 0.0 GB"):
             packed(TINY, tiny)
     assert visible(tiny) == []
     shutil.rmtree(tiny / "packed")
-    (tiny / "packed").write_text("no folder")
+    (tiny / "packed").write_text("not a folder")
     with pytest.raises(pack_writer.PackError, match="File exists; nothing was kept"):
         packed(TINY, tiny)
 
 
-def test_unreadable_images_keep_their_places_or_stop_the_packing(
+def test_unreadable_images_keep_their_index_and_too_many_stop_the_packing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One of 1000 is what training steps over; two are too many."""
+    """Training skips one of 1000; two are too many."""
     root, counts = tmp_path / "root", {"train": 1000, "val": 10}
     for split, count in counts.items():
         for i in range(count):
             path = root / "imagenette" / split / f"n{i % 10}" / f"{i:04}.JPEG"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 6), (i % 250,) * 3).save(path)
-    monkeypatch.setitem(COLLECTIONS, "imagenette", collection(counts))
+    register(monkeypatch, counts)
     data = DataConfig(name="imagenette", canvas=8)
     victims = [root / "imagenette" / "train" / name for name in ("n4/0014.JPEG", "n2/0332.JPEG")]
     victims[0].write_bytes(victims[0].read_bytes()[:200])
@@ -269,15 +259,15 @@ def test_unreadable_images_keep_their_places_or_stop_the_packing(
         for substitute in (True, False)
         for workers in (0, 2)
     ]
-    for one in (data, data.model_copy(update={"quality": 100})):
-        assert "(1 of them unreadable)" in pack_writer.pack(one, root, 0)
-        ours = open_dataset(one, "train", root)
-        found = [read(ours, substitute, workers) for substitute in (True, False) for workers in (0, 2)]
+    for config in (data, data.model_copy(update={"quality": 100})):
+        assert "(1 of them unreadable)" in pack_writer.pack(config, root, 0)
+        dataset = open_dataset(config, "train", root)
+        found = [read(dataset, substitute, workers) for substitute in (True, False) for workers in (0, 2)]
         assert all(same([b._replace(canvas=b.labels) for b in a], [c._replace(canvas=c.labels) for c in d])
                    for a, d in zip(found, plain, strict=True))  # fmt: skip
-        assert one.quality or all(same(a, b) for a, b in zip(found, plain, strict=True))
-        assert not ours[int(np.flatnonzero(ours.paths == "n4/0014.JPEG")[0])].readable
-    assert "unreadable image, left out: n4/0014.JPEG" in caplog.text
+        assert config.quality or all(same(a, b) for a, b in zip(found, plain, strict=True))
+        assert not dataset[int(np.flatnonzero(dataset.paths == "n4/0014.JPEG")[0])].readable
+    assert "unreadable image, skipped: n4/0014.JPEG" in caplog.text
     victims[1].write_bytes(b"")
     os.utime(victims[1].parent)
     shutil.rmtree(root / "packed")

@@ -1,4 +1,4 @@
-"""The procedural data set: what smoke-scale trainings and the detection tests lean on."""
+"""The procedural data set, which smoke-scale trainings and the detection tests rely on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from jigclu.config import DATASET_VERSIONS, DataConfig
+from jigclu.config import DATASETS, DataConfig
 from jigclu.data.canvases import open_dataset
 from jigclu.data.sources import scenes
 
-# Mean of the image and the main object's box, of three scenes at 64 pixels.
+# Mean of the image and the main object's box for three scenes at 64 pixels.
 PINNED = [[119.8, 13, 21, 52, 60], [121.1, 17, 14, 44, 52], [156.9, 26, 9, 64, 50]]
 
 
@@ -26,11 +26,11 @@ def test_a_scene_is_the_same_whenever_it_is_drawn() -> None:
             np.testing.assert_array_equal(once, again)
 
 
-def test_a_scene_only_changes_with_its_version() -> None:
-    assert DATASET_VERSIONS["scenes"] == str(scenes.VERSION) == "1"
+def test_a_scene_changes_only_with_its_version() -> None:
+    assert DATASETS["scenes"].version == str(scenes.VERSION) == "1"
     drawn = [scenes.scene(i, split, 64) for i, split in ((0, "train"), (7, "train"), (1234, "val"))]
-    seen = [[image.mean(), *boxes[0]] for image, _, boxes, _ in drawn]
-    np.testing.assert_allclose(seen, PINNED, atol=1.0)  # loose enough for another CPU's rounding
+    found = [[image.mean(), *boxes[0]] for image, _, boxes, _ in drawn]
+    np.testing.assert_allclose(found, PINNED, atol=1.0)  # tolerates the rounding of another CPU
 
 
 def test_train_and_val_share_no_image() -> None:
@@ -38,7 +38,7 @@ def test_train_and_val_share_no_image() -> None:
     assert len(set(images)) == 600
 
 
-def test_classes_are_balanced_and_told_by_the_index() -> None:
+def test_classes_are_balanced_and_follow_from_the_index() -> None:
     data = open_dataset(smoke(200), "train")
     assert len(data) == 200 and data.classes == list(scenes.KINDS)
     assert np.bincount(data.labels).tolist() == [20] * 10
@@ -54,7 +54,7 @@ def test_the_fingerprint_names_split_and_count() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 96])
-def test_boxes_hold_the_objects_tightly(size: int) -> None:
+def test_boxes_enclose_the_objects_tightly(size: int) -> None:
     for i in range(60):
         background, layers = scenes.compose(scenes.generator(i, "val"), i % 10, size)
         _, _, boxes, _ = scenes.scene(i, "val", size)

@@ -1,4 +1,4 @@
-"""Label subsets: SimCLR's lists to the file, elsewhere an even share of every class."""
+"""Label subsets: exactly SimCLR's lists, or without a list an even share of every class."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 from helpers.small_cifar import small_cifar
 
-from jigclu.config import ConfigError, DataConfig, DatasetName
-from jigclu.data.catalog import COLLECTIONS, catalogue, expected_images
+from jigclu.config import DATASETS, ConfigError, DataConfig
+from jigclu.data.catalog import catalogue, expected_images
 from jigclu.data.download import write_subset_lists
-from jigclu.data.sources.folders import SIMCLR_SHA256, FolderCollection, with_wnid
+from jigclu.data.sources.folders import FolderCollection, with_wnid
 from jigclu.data.sources.subsets import read_list
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JIGCLU_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +24,7 @@ def lists(data_root: Path) -> Path:
     return data_root / "lists"
 
 
-def config(name: DatasetName, subset: str, **over: int) -> DataConfig:
+def config(name: str, subset: str, **over: int) -> DataConfig:
     return DataConfig.model_validate({"name": name, "subset": subset, **over})
 
 
@@ -52,22 +47,24 @@ def whole_of(data: DataConfig) -> DataConfig:
 
 
 def test_imagenettes_lists_are_written_from_simclrs(imagenette: Path, lists: Path, tmp_path: Path) -> None:
-    """What `get imagenette` does where SimCLR's lists are at hand: byte for byte the lists that are verified."""
+    """`get imagenette` does this if SimCLR's lists are there; the result passes the digest check."""
     (tmp_path / "imagenette").mkdir()
     (tmp_path / "lists").symlink_to(lists)
     for split in ("train", "val"):
         (tmp_path / "imagenette" / split).symlink_to(imagenette / "imagenette" / split)
-    told = write_subset_lists(DataConfig(name="imagenette"), tmp_path)
-    assert "93 images" in told and "909 images" in told
+    messages = write_subset_lists(DataConfig(name="imagenette"), tmp_path)
+    assert "93 images" in messages and "909 images" in messages
     assert len(catalogue(config("imagenette", "1percent"), "train", tmp_path).paths) == 93
     (tmp_path / "imagenette" / "splits" / "simclr_1percent.txt").write_text("n01440764/n01440764_10026.JPEG\n")
-    with pytest.raises(ConfigError, match=r"simclr_1percent.txt: this is another list"):
+    with pytest.raises(ConfigError, match=r"simclr_1percent.txt: this is not the expected list"):
         catalogue(config("imagenette", "1percent"), "train", tmp_path)
 
 
 @pytest.mark.parametrize(("subset", "sizes"), [("1percent", {13: 811, 12: 189}), ("10percent", {128: 884, 129: 116})])
 def test_simclrs_lists_have_the_classes_of_the_protocol(lists: Path, subset: str, sizes: dict[int, int]) -> None:
-    names = [with_wnid(line) for line in read_list(lists / f"{subset}.txt", SIMCLR_SHA256[subset])]
+    names = [
+        with_wnid(line) for line in read_list(lists / f"{subset}.txt", DATASETS["imagenet1k"].subsets[subset].sha256)
+    ]
     assert len(set(names)) == len(names) == expected_images(config("imagenet1k", subset), "train")
     _, counts = np.unique([name.split("/")[0] for name in names], return_counts=True)
     assert dict(zip(*(part.tolist() for part in np.unique(counts, return_counts=True)), strict=True)) == sizes
@@ -75,7 +72,7 @@ def test_simclrs_lists_have_the_classes_of_the_protocol(lists: Path, subset: str
 
 @pytest.fixture
 def imagenet(lists: Path, tmp_path: Path) -> Iterator[tuple[FolderCollection, Path]]:
-    """ImageNet's train folders with the listed images of 1 % and one more a class, and the set's numbers to suit."""
+    """ImageNet's train folders with the images listed for 1 % and one more per class, and a matching record."""
     (tmp_path / "lists").symlink_to(lists)
     train = tmp_path / "imagenet1k" / "train"
     for line in (lists / "1percent.txt").read_text().split():
@@ -83,7 +80,7 @@ def imagenet(lists: Path, tmp_path: Path) -> Iterator[tuple[FolderCollection, Pa
         (train / with_wnid(line)).touch()
     for folder in train.iterdir():
         (folder / f"{folder.name}_0.JPEG").touch()
-    yield replace(COLLECTIONS["imagenet1k"], images={"train": 13_811}), tmp_path  # type: ignore[type-var]
+    yield FolderCollection(replace(DATASETS["imagenet1k"], images={"train": 13_811}, per_class=None)), tmp_path
 
 
 def test_imagenets_subset_is_the_listed_files(imagenet: tuple[FolderCollection, Path]) -> None:
@@ -112,7 +109,7 @@ def test_a_missing_listed_image_is_named(imagenet: tuple[FolderCollection, Path]
 # -- by rule ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("images", "sizes"), [(2000, (20, 200)), (505, (10, 50)), (5, (5, 5))])
 def test_a_share_of_the_scenes_is_the_first_ones(images: int, sizes: tuple[int, int]) -> None:
-    """A hundredth or a tenth of every kind, at least one; the number of scenes in the config is the whole set."""
+    """1 % or 10 % of every kind, at least one; the number of scenes in the config is the whole set."""
     whole = catalogue(DataConfig(name="scenes", train_images=images), "train")
     for subset, size in zip(("1percent", "10percent"), sizes, strict=True):
         data = config("scenes", subset, train_images=images)

@@ -1,4 +1,4 @@
-"""Small data sets of folders to be packed, and what spoils a pack: what the tests of reading and of writing share."""
+"""Small folder data sets to pack, and ways to damage a pack: shared by the tests of reading and of writing packs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from pytest import MonkeyPatch
 
-from jigclu.config import DataConfig
+from jigclu.config import DATASETS, DataConfig, DatasetSpec
 from jigclu.data import pack_writer
 from jigclu.data.canvases import CanvasDataset
-from jigclu.data.catalog import COLLECTIONS
 from jigclu.data.loader import Batch, Unreadable, batches
 from jigclu.data.sources import packed as reader
 from jigclu.data.sources.base import Split
-from jigclu.data.sources.folders import FolderCollection
 
 REAL = DataConfig(name="imagenette", canvas=64)
 TINY = DataConfig(name="imagenette", canvas=24)
@@ -25,8 +24,13 @@ TINY_JPEG = DataConfig(name="imagenette", canvas=24, quality=80)
 COUNTS = {"train": 40, "val": 20}
 
 
-def collection(counts: dict[str, int]) -> FolderCollection:
-    return replace(COLLECTIONS["imagenette"], images=counts, subset_lists="")  # type: ignore[type-var]
+def small_spec(counts: dict[str, int]) -> DatasetSpec:
+    """Imagenette's record with these numbers of images; subsets are drawn by rule."""
+    return replace(DATASETS["imagenette"], images=counts, subsets={})
+
+
+def register(monkeypatch: MonkeyPatch, counts: dict[str, int]) -> None:
+    monkeypatch.setitem(DATASETS, "imagenette", small_spec(counts))
 
 
 def folders(root: Path, counts: dict[str, int]) -> Path:
@@ -41,9 +45,7 @@ def folders(root: Path, counts: dict[str, int]) -> Path:
 
 
 def from_files(data: DataConfig, split: Split, root: Path) -> CanvasDataset:
-    source = COLLECTIONS[data.name]
-    assert isinstance(source, FolderCollection)
-    return CanvasDataset(source.from_files(data, split, root), data.canvas)
+    return CanvasDataset(pack_writer.collection_of(data).from_files(data, split, root), data.canvas)
 
 
 def packed(data: DataConfig, root: Path, workers: int = 0) -> Path:
@@ -52,14 +54,14 @@ def packed(data: DataConfig, root: Path, workers: int = 0) -> Path:
 
 
 def visible(root: Path) -> list[str]:
-    """What lies in packed/ but the locks, which stay."""
+    """What is in packed/, except for the locks, which stay."""
     return sorted(name for name in os.listdir(root / "packed") if not name.endswith(".lock"))
 
 
-def flip(path: Path, place: int = -100) -> None:
-    """Another byte there."""
+def flip(path: Path, position: int = -100) -> None:
+    """Change one byte."""
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[position] ^= 1
     path.write_bytes(content)
 
 
@@ -70,7 +72,7 @@ def cut(path: Path) -> None:
 def read(
     data: CanvasDataset, substitute: bool = True, workers: int = 0, device: torch.device | None = None, size: int = 16
 ) -> list[Batch]:
-    """All images, backwards, in batches."""
+    """All images in reverse order, in batches."""
     order = list(range(len(data)))[::-1]
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     return list(batches(data, groups, workers, Unreadable(), substitute, device))

@@ -1,4 +1,4 @@
-"""A CIFAR of a few images in the real layout, with digests of its own: what a test may break."""
+"""A CIFAR-10 of a few images in the real layout, with its own digests, that a test may damage."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from jigclu.data.sources.cifar import CIFAR10, SUMS
+from jigclu.config.datasets import DATASETS, CifarFiles
+from jigclu.data.sources.cifar import SUMS
 
-BATCHES = [*CIFAR10.train, *CIFAR10.test]
+
+def pickles(name: str) -> CifarFiles:
+    """The files of `cifar10` or `cifar100`."""
+    files = DATASETS[name].cifar
+    assert files
+    return files
+
+
+BATCHES = [*pickles("cifar10").train, *pickles("cifar10").test]
 
 
 def small_cifar(root: Path, each: int = 20) -> Path:
-    """<root>/cifar-10-batches-py of `each` images a batch: noise about a colour of their class. Returns the folder."""
-    folder = root / CIFAR10.folder
+    """<root>/cifar-10-batches-py with `each` images per batch: noise around a colour per class. Returns the folder."""
+    folder = root / DATASETS["cifar10"].folder
     folder.mkdir(parents=True)
     noise = np.random.default_rng(0)
     colours = noise.integers(40, 216, (10, 3, 1))
@@ -30,7 +39,7 @@ def small_cifar(root: Path, each: int = 20) -> Path:
 
 
 def seal(folder: Path) -> None:
-    """SHA256SUMS of what lies there."""
+    """Write SHA256SUMS of the folder's files."""
     names = [*BATCHES, "batches.meta"]
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines))

@@ -1,4 +1,4 @@
-"""One split of a data set: names, labels and pixels. Folders of images, arrays and drawn scenes are three kinds of it."""
+"""The interface of a data source: one split of a data set as names, labels and pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jigclu.config import DataConfig
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
-MOST_UNREADABLE = 0.001  # of a data set; past it the disk is the problem, not a file
+MOST_UNREADABLE = 0.001  # share of a data set; above it the disk is the problem, not a file
 
 
 def data_root(root: Path | None = None) -> Path:
@@ -26,59 +26,59 @@ def data_root(root: Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """n images in the order in which they are indexed. `classes` stays the full list, whatever part is taken."""
+    """n images in the order of their indices. `classes` is the full list, whichever part of the images is taken."""
 
     classes: list[str]
-    paths: np.ndarray  # (n,) str: an array, not a list, so that forked workers share its pages
+    paths: np.ndarray  # (n,) str; an array, not a list, so that forked workers share its memory pages
     labels: np.ndarray  # (n,) int64, into classes
 
     @abstractmethod
     def pixels(self, index: int, longest: int) -> np.ndarray:
-        """(3, h, w) uint8 RGB, max(h, w) <= longest. Raises whatever the reader does where the image is broken."""
+        """(3, h, w) uint8 RGB, max(h, w) <= longest. A broken image raises whatever its decoder raises."""
 
     def extents(self, canvas: int) -> np.ndarray | None:
-        """(n, 2) int64, [height, width] of every image, (0, 0) of an unreadable one, where all lie stored as canvases of that side.
+        """(n, 2) int64 [height, width] of every image, (0, 0) if unreadable, when all are stored as canvases of that side.
 
-        Then reading is copying, by `copy_into`. None: they don't, `pixels` decodes them.
+        They are then read by `copy_into`. None: they are not stored so, and `pixels` decodes them.
         """
         return None
 
     def copy_into(self, out: np.ndarray, indices: np.ndarray) -> None:
-        """The stored canvases at the (k,) int64 `indices` into `out` (k, 3, S, S) uint8, where `extents(S)` is not None."""
-        raise TypeError(f"{type(self).__name__} holds no canvases: extents() is None")
+        """Copy the canvases at the (k,) int64 `indices` to `out` (k, 3, S, S) uint8. Needs `extents(S)`."""
+        raise TypeError(f"{type(self).__name__} stores no canvases: extents() is None")
 
     @abstractmethod
     def facts(self) -> Iterable[str]:
-        """Lines of text that differ where the images' bytes do."""
+        """Lines of text that change when the bytes of the images change."""
 
     def take(self, chosen: np.ndarray) -> Self:
         """The images at the (k,) int indices `chosen`, in that order."""
         return replace(self, paths=self.paths[chosen], labels=self.labels[chosen])
 
     def ranked(self, members: np.ndarray) -> np.ndarray:
-        """The indices `members` as a smaller part takes them: by the hash of their names, so that no order of files matters."""
+        """The indices `members` in the order in which smaller parts take them: by the hash of the names."""
         names = [str(path).rpartition("/")[2].encode() for path in self.paths[members]]
         return members[sorted(range(len(members)), key=lambda i: hashlib.sha256(names[i]).digest())]
 
     def by_class(self) -> list[np.ndarray]:
-        """For every class the indices of its images, ascending."""
+        """For every class, the indices of its images in ascending order."""
         ends = np.cumsum(np.bincount(self.labels, minlength=len(self.classes)))[:-1]
         return np.split(np.argsort(self.labels, kind="stable"), ends)
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex of sha256 over `facts`."""
+        """First 16 hex digits of sha256 over `facts`."""
         return hashlib.sha256("\n".join(self.facts()).encode()).hexdigest()[:16]
 
 
 class Collection(Protocol):
-    """A data set by name: where it lies, whether it is whole, what a config takes of it."""
+    """A data set by name: where it is, whether it is complete, and the part that a config takes."""
 
     def open(self, data: DataConfig, split: Split, root: Path) -> Source:
-        """The part of the split that the config asks for. Raises ConfigError (one line) where the set isn't whole."""
+        """The part of the split that the config selects. Raises ConfigError (one line) if the set is incomplete."""
 
     def check(self, data: DataConfig, root: Path) -> None:
-        """Raises ConfigError (one line: where it looked, how to get it) unless both splits are whole. Needs no torch."""
+        """Raises ConfigError (one line: where it looked, how to get it) unless both splits are complete. No torch."""
 
     def verified(self, data: DataConfig, root: Path) -> str:
-        """What a set that `check` passed was held against, in words."""
+        """What a set that `check` passed was checked against, in words."""

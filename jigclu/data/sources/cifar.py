@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 in the python pickle layout, read by torchvision; the val split is the official test set.
 
 <root>/cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}    <root>/cifar-100-python/{train,test,meta}
-A pickle is code, so none is opened before its digest was checked: against SHA256SUMS where one lies in the folder (a set that
-is somebody's part of CIFAR states its own digests there), else against the official md5s. No torch until images are read.
+A pickle is code, so none is opened before its digest is verified: against SHA256SUMS if the folder has one (a part of
+CIFAR states its own digests there), else against the official md5s. No torch until images are read.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from jigclu.config import ConfigError, DataConfig
+from jigclu.config import ConfigError, DataConfig, DatasetSpec
 from jigclu.data.sources.base import Source, Split
 from jigclu.data.sources.decoding import fit
 from jigclu.data.sources.subsets import balanced, by_rule
 
 SUMS = "SHA256SUMS"
-OFFICIAL: dict[str, int] = {"train": 50_000, "val": 10_000}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class ArraySource(Source):
     """Images in memory, (n, h, w, 3) uint8; `paths` are <split>/<index in the files>."""
 
     images: np.ndarray = field(repr=False)
-    digests: tuple[str, ...]  # `<name> <sha256>` of every file that was read
+    digests: tuple[str, ...]  # `<name> <sha256>` of every file read
 
     def pixels(self, index: int, longest: int) -> np.ndarray:
         image = self.images[index]
@@ -50,22 +49,19 @@ class ArraySource(Source):
         return replace(super().take(chosen), images=self.images[chosen])
 
 
-@dataclass(frozen=True)
 class CifarCollection:
-    """`train`, `test`, `meta`: file names with their official md5s, those that torchvision's classes state."""
+    """The collection of the data sets of layout `cifar`."""
 
-    reader: str  # the class in torchvision.datasets
-    folder: str
-    train: dict[str, str]
-    test: dict[str, str]
-    meta: dict[str, str]
+    def __init__(self, spec: DatasetSpec):
+        assert spec.cifar, spec.name
+        self.spec, self.files = spec, spec.cifar
 
     def open(self, data: DataConfig, split: Split, root: Path) -> ArraySource:
-        digests = self._digests(data, root)
-        read, official = self._read(split, root), not (root / self.folder / SUMS).exists()
-        if official and len(read.data) != OFFICIAL[split]:
-            raise self._broken(data, root, f"{len(read.data)} {split} images, not {OFFICIAL[split]}")
-        used = [*(self.train if split == "train" else self.test), *self.meta]
+        digests = self._digests(root)
+        read, official = self._read(split, root), not (root / self.spec.folder / SUMS).exists()
+        if official and len(read.data) != self.spec.images[split]:
+            raise self._incomplete(root, f"{len(read.data)} {split} images, not {self.spec.images[split]}")
+        used = [*(self.files.train if split == "train" else self.files.test), *self.files.meta]
         source = ArraySource(
             classes=list(read.classes),
             paths=np.array([f"{split}/{i}" for i in range(len(read.data))]),
@@ -78,78 +74,54 @@ class CifarCollection:
         return balanced(source, data, split)
 
     def check(self, data: DataConfig, root: Path) -> None:
-        self._digests(data, root)
+        self._digests(root)
 
     def verified(self, data: DataConfig, root: Path) -> str:
-        return f"files verified against {SUMS if (root / self.folder / SUMS).exists() else 'the official md5s'}"
+        return f"files verified against {SUMS if (root / self.spec.folder / SUMS).exists() else 'the official md5s'}"
 
-    def _digests(self, data: DataConfig, root: Path) -> dict[str, str]:
+    def _digests(self, root: Path) -> dict[str, str]:
         """sha256 of every data file, all verified. Raises ConfigError, one line."""
-        folder = root / self.folder
-        needed = {**self.train, **self.test, **self.meta}
+        folder = root / self.spec.folder
+        needed = {**self.files.train, **self.files.test, **self.files.meta}
         if not folder.is_dir():
-            raise self._broken(data, root, "there is no such folder")
+            raise self._incomplete(root, "there is no such folder")
         sums = _sums(folder / SUMS)
         if sums is not None and (unlisted := sorted(set(needed) - set(sums))):
-            raise self._broken(data, root, f"{SUMS} says nothing of {unlisted[0]}")
+            raise self._incomplete(root, f"{SUMS} does not list {unlisted[0]}")
         found = {}
         for name in sums or needed:
             try:
                 content = (folder / name).read_bytes()
             except OSError:
-                raise self._broken(data, root, f"there is no file {name}") from None
+                raise self._incomplete(root, f"there is no file {name}") from None
             found[name] = hashlib.sha256(content).hexdigest()
             if sums is not None and found[name] != sums[name]:
-                raise self._broken(data, root, f"{name} is altered (its sha256 is not the one in {SUMS})")
+                raise self._incomplete(root, f"{name} is altered (its sha256 is not the one in {SUMS})")
             if sums is None and hashlib.md5(content, usedforsecurity=False).hexdigest() != needed[name]:
-                raise self._broken(data, root, f"{name} is altered (its md5 is not the official one)")
+                raise self._incomplete(root, f"{name} is altered (its md5 is not the official one)")
         return found
 
     def _read(self, split: Split, root: Path) -> Any:
         """torchvision's data set, for its `data`, `targets` and `classes`. The files must have been verified."""
         from torchvision import datasets
 
-        base = getattr(datasets, self.reader)
-        # Checked already, and where the folder has digests of its own, torchvision's would refuse it: no md5, no second check.
+        base = getattr(datasets, self.files.reader)
+        # Verified already; torchvision's own check would reject a folder that has its own digests, so it gets no md5s.
         unchecked = {
-            "train_list": [[name, None] for name in self.train],
-            "test_list": [[name, None] for name in self.test],
+            "train_list": [[name, None] for name in self.files.train],
+            "test_list": [[name, None] for name in self.files.test],
             "meta": {**base.meta, "md5": None},
         }
-        return type(self.reader, (base,), unchecked)(str(root), train=split == "train")
+        return type(self.files.reader, (base,), unchecked)(str(root), train=split == "train")
 
-    def _broken(self, data: DataConfig, root: Path, what: str) -> ConfigError:
-        return ConfigError(
-            f"data set {data.name}: looked in {(root / self.folder).absolute()}: {what}; get it with "
-            f"`python -m jigclu.data get {data.name}`, or set JIGCLU_DATA to the folder around {self.folder}"
-        )
+    def _incomplete(self, root: Path, what: str) -> ConfigError:
+        folder = (root / self.spec.folder).absolute()
+        return ConfigError(f"data set {self.spec.name}: looked in {folder}: {what}; {self.spec.how_to_get}")
 
 
 def _sums(path: Path) -> dict[str, str] | None:
-    """{file name: sha256} of a SHA256SUMS file; None where there is none."""
+    """{file name: sha256} of a SHA256SUMS file; None if there is none."""
     if not path.exists():
         return None
     lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
     return {line[1].strip().removeprefix("*"): line[0].lower() for line in lines if len(line) == 2}
-
-
-CIFAR10 = CifarCollection(
-    reader="CIFAR10",
-    folder="cifar-10-batches-py",
-    train={
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    },
-    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
-    meta={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
-)
-CIFAR100 = CifarCollection(
-    reader="CIFAR100",
-    folder="cifar-100-python",
-    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
-    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    meta={"meta": "7973b15100ade9c7d40fb424638fde48"},
-)

@@ -1,4 +1,4 @@
-"""Data sets in COCO's format: where the files lie, whether they are whole, and the annotations of a part of them. No torch.
+"""Data sets in COCO's format: where the files are, whether they are complete, and the annotations of a part. No torch.
 
 <root>/coco/{train2017,val2017}/*.jpg    <root>/coco/annotations/instances_{train,val}2017.json
 """
@@ -14,33 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError
-from jigclu.config.detection import DetectionDataConfig
+from jigclu.config.detection import DetectionDataConfig, detection_spec
 from jigclu.data.sources.base import SPLITS, Split
 from jigclu.data.sources.scenes import KINDS, VERSION, scene
 from jigclu.data.sources.subsets import IncompleteDatasetError
 
-# Photographs of each split: COCO 2017, and the subset that the tests and scale `mini` have under the same names.
-IMAGES: dict[str, dict[str, int]] = {
-    "coco": {"train": 118_287, "val": 5_000},
-    "coco_mini": {"train": 343, "val": 206},
-    "coco_scenes": {"train": 400, "val": 200},  # where the config says no number
-}
-SUMS = "SHA256SUMS"  # of the subset, beside its folders
-_GET = (
-    "get COCO 2017 (train, val, annotations) from cocodataset.org as coco/{train2017,val2017}/*.jpg and "
-    "coco/annotations/instances_{train,val}2017.json, and set JIGCLU_DATA to the folder around coco/"
-)
-HOW = {
-    "coco": _GET,
-    "coco_mini": f"it is a part of COCO that is not to be had elsewhere: take --scale smoke; for all of COCO (coco) {_GET}",
-}
+SUMS = "SHA256SUMS"  # of a sealed data set, beside its folders
 
 
 @dataclass(frozen=True)
 class DetectionSplit:
-    """`annotations`: COCO's JSON object with the images of this part alone; file names are below `folder`.
+    """`annotations`: COCO's JSON object with only the images of this part; file names are below `folder`.
 
-    `fingerprint`: first 16 hex of sha256 over what differs where the images or the annotations do.
+    `fingerprint`: first 16 hex digits of sha256; it changes with the images and with the annotations.
     """
 
     annotations: dict[str, Any]
@@ -49,16 +35,16 @@ class DetectionSplit:
 
     @property
     def categories(self) -> list[str]:
-        """In the order of their ids, which is the order of a detector's outputs."""
-        return [one["name"] for one in sorted(self.annotations["categories"], key=lambda one: one["id"])]
+        """Names in the order of their ids, which is the order of a detector's outputs."""
+        ordered = sorted(self.annotations["categories"], key=lambda category: category["id"])
+        return [category["name"] for category in ordered]
 
 
 def expected_images(data: DetectionDataConfig, split: Split) -> int:
-    """How many images the config takes, by the numbers stated here: planning touches no data."""
-    wanted, whole = _wanted(data, split), IMAGES[data.name][split]
-    if data.name == "coco_scenes":  # the number asked for is the whole set
-        return wanted or whole
-    return min(wanted or whole, whole)
+    """How many images the config takes, from the data set's record: planning reads no data."""
+    spec, count = detection_spec(data.name), _wanted(data, split)
+    whole = spec.images[split]
+    return count or whole if spec.drawn else min(count or whole, whole)
 
 
 def _wanted(data: DetectionDataConfig, split: Split) -> int | None:
@@ -66,44 +52,48 @@ def _wanted(data: DetectionDataConfig, split: Split) -> int | None:
 
 
 def check(data: DetectionDataConfig, root: Path) -> None:
-    """Raises ConfigError (one line: which folder was looked in, how to get it) unless both splits are whole.
+    """Raises ConfigError (one line: which folder was searched, how to get the data) unless both splits are complete.
 
-    So it does where the config wants more images than there are.
+    Also raises it if the config asks for more images than there are.
     """
-    if data.name != "coco_scenes":
+    if not detection_spec(data.name).drawn:
         _sizes(data, root)
 
 
 def _sizes(data: DetectionDataConfig, root: Path) -> dict[Split, dict[str, int]]:
-    """Of every split name -> bytes of its photographs. Raises ConfigError as `check` does."""
+    """For every split: name -> bytes of its photographs. Raises ConfigError as `check` does."""
+    whole = detection_spec(data.name).images
     for split in SPLITS:
-        if (_wanted(data, split) or 0) > IMAGES[data.name][split]:
+        if (_wanted(data, split) or 0) > whole[split]:
             raise ConfigError(
-                f"data.{split}_images={_wanted(data, split)}: {data.name} has {IMAGES[data.name][split]} "
-                f"(leave {split}_images out to use every one)"
+                f"data.{split}_images={_wanted(data, split)}: {data.name} has {whole[split]} "
+                f"(leave {split}_images out to use them all)"
             )
     try:
         return {split: _files(data, split, root) for split in SPLITS}
     except IncompleteDatasetError as error:
-        raise _refusal(data, error) from None
+        raise _incomplete(data, error) from None
 
 
-def _refusal(data: DetectionDataConfig, error: IncompleteDatasetError) -> ConfigError:
-    return ConfigError(f"data set {data.name}: looked in {error.where.absolute()}: {error}; {HOW[data.name]}")
+def _incomplete(data: DetectionDataConfig, error: IncompleteDatasetError) -> ConfigError:
+    how = detection_spec(data.name).how_to_get
+    return ConfigError(f"data set {data.name}: looked in {error.path.absolute()}: {error}; {how}")
 
 
-def verified(data: DetectionDataConfig, root: Path) -> str:
-    if data.name == "coco_scenes":
+def verified(data: DetectionDataConfig) -> str:
+    """What a data set that `check` passed was checked against, in words."""
+    spec = detection_spec(data.name)
+    if spec.drawn:
         return "drawn when needed, no files"
-    return "numbers of photographs as they must be" + (f", annotations by {SUMS}" if data.name == "coco_mini" else "")
+    return "the expected numbers of photographs" + (f", annotations verified against {SUMS}" if spec.sealed else "")
 
 
 def open_split(data: DetectionDataConfig, split: Split, root: Path, drawn: Path) -> DetectionSplit:
-    """The images that the config takes of a split, with their boxes. Raises ConfigError where the data set is not whole.
+    """The images that the config takes of a split, with their boxes. Raises ConfigError if the data set is incomplete.
 
-    Scenes are drawn into `drawn`, a folder of the caller's.
+    Scenes are drawn into the folder `drawn`.
     """
-    if data.name == "coco_scenes":
+    if detection_spec(data.name).drawn:
         return draw_scenes(drawn, split, expected_images(data, split), data.size)
     sizes = _sizes(data, root)[split]
     text = _annotations(root, split).read_bytes()
@@ -111,7 +101,7 @@ def open_split(data: DetectionDataConfig, split: Split, root: Path, drawn: Path)
     try:
         values = _parsed(text, chosen, _annotations(root, split))
     except IncompleteDatasetError as error:
-        raise _refusal(data, error) from None
+        raise _incomplete(data, error) from None
     facts = [hashlib.sha256(text).hexdigest(), *(f"{name} {sizes[name]}" for name in sorted(chosen))]
     return DetectionSplit(values, root / "coco" / f"{split}2017", _fingerprint(facts))
 
@@ -121,29 +111,29 @@ def _fingerprint(facts: list[str]) -> str:
 
 
 def _parsed(text: bytes, names: list[str], path: Path) -> dict[str, Any]:
-    """What the annotations read from `path` say of those photographs. Raises Incomplete (cut short, of another set)."""
+    """The annotations of those photographs. Raises IncompleteDatasetError if the file is cut short or another set's."""
     try:
         values = part(json.loads(text), set(names))
     except (ValueError, KeyError, TypeError) as error:
         raise IncompleteDatasetError(
-            path, f"these are no annotations of COCO's ({type(error).__name__}: {error})"
+            path, f"not annotations in COCO's format ({type(error).__name__}: {error})"
         ) from None
     if len(values["images"]) != len(names):
-        raise IncompleteDatasetError(path, f"it knows {len(values['images'])} of {len(names)} photographs")
+        raise IncompleteDatasetError(path, f"it lists {len(values['images'])} of the {len(names)} photographs")
     return values
 
 
 def part(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """COCO's object with the images of those file names, by id, and the boxes annotated on them; every category stays.
+    """COCO's object with only the images of those file names, sorted by id, and their boxes; every category stays.
 
     Outlines (`segmentation`) are left out: they are nine tenths of COCO's file, which every rank reads and writes.
     """
-    images = sorted((one for one in values["images"] if one["file_name"] in names), key=lambda one: one["id"])
-    ids = {one["id"] for one in images}
+    images = sorted((image for image in values["images"] if image["file_name"] in names), key=lambda image: image["id"])
+    ids = {image["id"] for image in images}
     annotations = [
-        {key: value for key, value in one.items() if key != "segmentation"}
-        for one in values["annotations"]
-        if one["image_id"] in ids
+        {key: value for key, value in box.items() if key != "segmentation"}
+        for box in values["annotations"]
+        if box["image_id"] in ids
     ]
     return {"images": images, "annotations": annotations, "categories": values["categories"]}
 
@@ -153,17 +143,18 @@ def _annotations(root: Path, split: Split) -> Path:
 
 
 def _files(data: DetectionDataConfig, split: Split, root: Path) -> dict[str, int]:
-    """Name -> bytes of a split's photographs, all of them. Raises Incomplete."""
+    """Name -> bytes of a split's photographs, all of them. Raises IncompleteDatasetError."""
     folder, annotations = root / "coco" / f"{split}2017", _annotations(root, split)
     if not folder.is_dir():
         raise IncompleteDatasetError(folder, "there is no such folder")
     photographs = (entry for entry in os.scandir(folder) if entry.name.endswith(".jpg") and entry.is_file())
     sizes = {entry.name: entry.stat().st_size for entry in photographs}
-    if len(sizes) != IMAGES[data.name][split]:
-        raise IncompleteDatasetError(folder, f"{len(sizes)} photographs, not {IMAGES[data.name][split]}")
+    spec = detection_spec(data.name)
+    if len(sizes) != spec.images[split]:
+        raise IncompleteDatasetError(folder, f"{len(sizes)} photographs, not {spec.images[split]}")
     if not annotations.is_file():
         raise IncompleteDatasetError(annotations, "there is no such file")
-    if data.name == "coco_mini" and _listed_digest(root / "coco" / SUMS, annotations) != _digest(annotations):
+    if spec.sealed and _listed_digest(root / "coco" / SUMS, annotations) != _digest(annotations):
         raise IncompleteDatasetError(annotations, f"it is not the file that {SUMS} lists")
     return sizes
 
@@ -184,7 +175,7 @@ def _digest(path: Path) -> str:
 def draw_scenes(folder: Path, split: Split, count: int, size: int) -> DetectionSplit:
     """`count` procedural scenes of `size` pixels as PNG files below `folder`, every object a box of its kind.
 
-    An object's area is its box's: that is what COCO's small, medium and large go by here.
+    An object's area is its box's; COCO's small, medium and large refer to that area here.
     """
     from PIL import Image
 

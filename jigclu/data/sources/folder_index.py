@@ -1,4 +1,4 @@
-"""Which images lie in the class folders of a split. Cached: a million stats take minutes on a cluster's file system."""
+"""The images in the class folders of a split. Cached: a million stat calls take minutes on a cluster's file system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from jigclu.files import write_atomic
 
 Files = list[tuple[str, int]]  # (file name, size in bytes), sorted
-# What was touched in the last 2 s may change again within one tick of its file system's clock: don't trust its mtime yet.
+# What changed in the last 2 s may change again within one tick of the file system's clock: do not trust its mtime yet.
 SETTLED_NS = 2_000_000_000
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
@@ -23,7 +23,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 def scan(folder: Path, wnids: Iterable[str] | None = None) -> dict[str, Files]:
     """Files of every class folder (or only those of `wnids` that exist), classes and files sorted by name.
 
-    A class folder is read anew only when its mtime changed; an image overwritten in place is therefore not noticed.
+    A class folder is read again only if its mtime changed, so an image overwritten in place is not noticed.
     """
     with os.scandir(folder) as entries:
         stamps = {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.is_dir() and entry.name[0] != "."}
@@ -32,7 +32,7 @@ def scan(folder: Path, wnids: Iterable[str] | None = None) -> dict[str, Files]:
     stale = [wnid for wnid in wanted if wnid not in cached or cached[wnid][0] != stamps[wnid]]
     if stale:
         now = time.time_ns()
-        with ThreadPoolExecutor(16) as pool:  # the waits of a network file system overlap
+        with ThreadPoolExecutor(16) as pool:  # so that the latencies of a network file system overlap
             for wnid, files in zip(stale, pool.map(_list_images, [folder / wnid for wnid in stale]), strict=True):
                 settled = now - stamps[wnid] > SETTLED_NS
                 stamp = stamps[wnid] if settled else -1
@@ -51,14 +51,14 @@ def _list_images(folder: Path) -> Files:
 
 
 def cache_path(kind: str, about: Path) -> Path:
-    """Where this machine's user keeps what was found out about a file or folder. Raises RuntimeError where there is no home."""
+    """Where facts about a file or folder are cached for this user. Raises RuntimeError if there is no home folder."""
     base = os.environ.get("JIGCLU_CACHE")
     home = Path(base) if base else Path.home() / ".cache" / "jigclu"
     return home / f"{kind}-{hashlib.sha256(str(about.resolve()).encode()).hexdigest()[:16]}.json"
 
 
 def keep(kind: str, about: Path, values: Any) -> None:
-    """Write it there as JSON; a cache that can't be written only costs time."""
+    """Cache the values as JSON; a cache that cannot be written only costs time."""
     with contextlib.suppress(OSError, RuntimeError):
         path = cache_path(kind, about)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,4 +70,4 @@ def _read_cache(folder: Path) -> dict[str, tuple[int, list[str], list[int]]]:
         values = json.loads(cache_path("scan", folder).read_bytes())
         return {str(wnid): (int(stamp), list(names), list(sizes)) for wnid, (stamp, names, sizes) in values.items()}
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError):
-        return {}  # none yet, or not ours: scan again
+        return {}  # no cache yet, or not one of this program: scan again

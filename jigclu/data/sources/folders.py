@@ -2,7 +2,7 @@
 
 <root>/imagenette/{train,val}/<wnid>/*.JPEG    <root>/imagenet1k/{train,val}/<wnid>/*
 <root>/lists/{imagenet100,1percent,10percent}.txt    <root>/imagenette/splits/simclr_{1,10}percent.txt
-Where <root>/packed/ holds them packed for the canvas that a config asks for, they are read from there (pack.py).
+If <root>/packed/ has a pack for the config's canvas, images are read from there (packed.py).
 """
 
 from __future__ import annotations
@@ -14,36 +14,12 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from jigclu.config import ConfigError, DataConfig
+from jigclu.config import ConfigError, DataConfig, DatasetSpec
 from jigclu.data.sources.base import SPLITS, Source, Split
 from jigclu.data.sources.decoding import decode
 from jigclu.data.sources.folder_index import Files, scan
 from jigclu.data.sources.packed import PackedSource, open_pack
 from jigclu.data.sources.subsets import IncompleteDatasetError, balanced, by_rule, listed, read_list
-
-# HobbitLong/CMC's list, the one that the paper cites (protocols.md §2.2).
-IMAGENET100_SHA256 = "79f3f1552ccc478ce24bd934b4573625db584ddc1f4643ae23c994a94cb11397"
-# google-research/simclr's label lists (protocols.md §2.4).
-SIMCLR_SHA256 = {
-    "1percent": "71e82a48ba78252683ae334c4d019ebd5c6e855b9599c1389fbe83eb9549cf17",
-    "10percent": "6d09de11e7bdaf5b1f3b1f249b6183695f97310cdd20f0c03e7235b6b9392091",
-}
-# Their lines whose file is one of Imagenette's train images, in their order, as <wnid>/<file>.
-IMAGENETTE_SHA256 = {
-    "1percent": "9a2dd83c425d6f6486a4c5001df1f07c21fa015803687b029025695912caf4ae",
-    "10percent": "0ed45ca2af1661b367d674e7086c5e1d1f264ced5fc42e9946e49a02c221702b",
-}
-IMAGENET_MIN_TRAIN, IMAGENET_VAL = 732, 50  # ILSVRC2012: train classes hold 732 to 1300 images, val classes 50
-
-_GET = "get ILSVRC2012 from image-net.org as imagenet1k/{train,val}/<wnid>/*.JPEG (val sorted by wnid)"
-_ROOT = "then set JIGCLU_DATA to the folder around it"
-_LISTS = "for subsets 1percent.txt and 10percent.txt of github.com/google-research/simclr (imagenet_subsets) in lists/"
-HOW = {
-    "imagenette": "get it with `python -m jigclu.data get imagenette`, or Imagenette v2 (github.com/fastai/imagenette) as "
-    f"imagenette/{{train,val}}/<wnid>/*.JPEG, {_LISTS}, {_ROOT}",
-    "imagenet1k": f"{_GET}, {_LISTS}, {_ROOT}",
-    "imagenet100": f"{_GET} and imagenet100.txt of github.com/HobbitLong/CMC in lists/, {_ROOT}",
-}
 
 
 @dataclass(frozen=True)
@@ -68,62 +44,54 @@ S = TypeVar("S", bound=FolderSource | PackedSource)
 
 @dataclass(frozen=True)
 class FolderCollection:
-    """One folder a split, in it one folder a class, named by its wnid."""
+    """The collection of data sets of layout `folders`: one folder per split, in it one per class, named by its wnid."""
 
-    folder: str
-    classes: int
-    images: dict[str, int] | None = None  # of each split, where every class isn't held to ILSVRC2012's numbers
-    class_list: str = ""  # below the root: only the classes named there
-    list_sha256: str = ""
-    subset_lists: str = ""  # below the root; none: subsets are drawn by rule
-    subset_sha256: dict[str, str] = field(default_factory=dict)
+    spec: DatasetSpec
 
     def open(self, data: DataConfig, split: Split, root: Path) -> Source:
         packed = open_pack(data, split, root)
         return self.from_files(data, split, root) if packed is None else self._part(packed, data, split, root)
 
     def from_files(self, data: DataConfig, split: Split, root: Path) -> FolderSource:
-        """As `open`, of the folders themselves, whatever is packed."""
+        """As `open`, but always from the folders, even if there is a pack."""
         try:
             whole = self._whole(split, root)
         except IncompleteDatasetError as error:
-            raise _missing(data, error) from None
+            raise self._incomplete(error) from None
         return self._part(whole, data, split, root)
 
     def absent(self, root: Path) -> bool:
-        """Neither split has a folder."""
-        return not any((root / self.folder / split).exists() for split in SPLITS)
+        """Whether neither split has a folder."""
+        return not any((root / self.spec.folder / split).exists() for split in SPLITS)
 
     def check(self, data: DataConfig, root: Path) -> None:
         for split in SPLITS:
             self.open(data, split, root)
 
     def verified(self, data: DataConfig, root: Path) -> str:
-        lists = [self.class_list] if self.class_list else []
-        lists += [self.subset_lists.format(data.subset)] if self.subset_lists and data.subset else []
-        return "numbers of classes and images as they must be" + "".join(
-            f", sha256 of {name} verified" for name in lists
-        )
+        lists = [self.spec.class_list, self.spec.subsets.get(data.subset or "")]
+        verified = "".join(f", sha256 of {file.path} verified" for file in lists if file)
+        return f"the expected numbers of classes and images{verified}"
 
     def _part(self, source: S, data: DataConfig, split: Split, root: Path) -> S:
         try:
             if data.subset and split == "train":
                 source = self._subset(source, data.subset, root)
         except IncompleteDatasetError as error:
-            raise _missing(data, error) from None
+            raise self._incomplete(error) from None
         return balanced(source, data, split)
 
     def _subset(self, source: S, subset: str, root: Path) -> S:
-        if not self.subset_lists:
+        if not (file := self.spec.subsets.get(subset)):
             return by_rule(source, subset)
-        lines = read_list(root / self.subset_lists.format(subset), self.subset_sha256[subset])
+        lines = read_list(root / file.path, file.sha256)
         return listed(source, [with_wnid(line) for line in lines], source.folder)
 
     def _whole(self, split: Split, root: Path) -> FolderSource:
-        folder = root / self.folder / split
+        folder, list_ = root / self.spec.folder / split, self.spec.class_list
         if not folder.is_dir():
             raise IncompleteDatasetError(folder, "there is no such folder")
-        wnids = read_list(root / self.class_list, self.list_sha256) if self.class_list else None
+        wnids = read_list(root / list_.path, list_.sha256) if list_ else None
         classes = scan(folder, wnids)
         if missing := sorted(set(wnids or ()) - set(classes)):
             raise IncompleteDatasetError(
@@ -139,26 +107,25 @@ class FolderCollection:
         )
 
     def _count(self, folder: Path, split: Split, classes: dict[str, Files]) -> None:
-        if len(classes) != self.classes:
-            raise IncompleteDatasetError(folder, f"{len(classes)} class folders, not {self.classes}")
+        if len(classes) != self.spec.classes:
+            raise IncompleteDatasetError(folder, f"{len(classes)} class folders, not {self.spec.classes}")
+        train, val = self.spec.per_class or (0, 0)
         for wnid, files in classes.items():
             if not files:
                 raise IncompleteDatasetError(folder, f"class folder {wnid} is empty")
-            if not self.images and split == "train" and len(files) < IMAGENET_MIN_TRAIN:
-                raise IncompleteDatasetError(
-                    folder, f"class {wnid} has {len(files)} images, not at least {IMAGENET_MIN_TRAIN}"
-                )
-            if not self.images and split == "val" and len(files) != IMAGENET_VAL:
-                raise IncompleteDatasetError(folder, f"class {wnid} has {len(files)} images, not {IMAGENET_VAL}")
+            if self.spec.per_class and split == "train" and len(files) < train:
+                raise IncompleteDatasetError(folder, f"class {wnid} has {len(files)} images, not at least {train}")
+            if self.spec.per_class and split == "val" and len(files) != val:
+                raise IncompleteDatasetError(folder, f"class {wnid} has {len(files)} images, not {val}")
         found = sum(map(len, classes.values()))
-        if self.images and found != self.images[split]:
-            raise IncompleteDatasetError(folder, f"{found} images, not {self.images[split]}")
+        if not self.spec.per_class and found != self.spec.images[split]:
+            raise IncompleteDatasetError(folder, f"{found} images, not {self.spec.images[split]}")
 
-
-def _missing(data: DataConfig, error: IncompleteDatasetError) -> ConfigError:
-    return ConfigError(f"data set {data.name}: looked in {error.where.absolute()}: {error}; {HOW[data.name]}")
+    def _incomplete(self, error: IncompleteDatasetError) -> ConfigError:
+        where = f"looked in {error.path.absolute()}"
+        return ConfigError(f"data set {self.spec.name}: {where}: {error}; {self.spec.how_to_get}")
 
 
 def with_wnid(line: str) -> str:
-    """SimCLR's lists name files alone, whose wnid stands before the underscore: n0123_4.JPEG -> n0123/n0123_4.JPEG."""
+    """SimCLR's lists name only files; the wnid precedes the underscore: n0123_4.JPEG -> n0123/n0123_4.JPEG."""
     return line if "/" in line else f"{line.partition('_')[0]}/{line}"

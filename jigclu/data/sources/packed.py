@@ -1,12 +1,12 @@
-"""Packed data sets: folders of images as a few big files, read by memory map. What lies in a pack, and is it whole. No torch.
+"""Reading packs: folders of images as a few large memory-mapped files; their format and verification. No torch.
 
 <root>/packed/<name>-<version>-<canvas>px/         the pixels as they are: canvases, (n, 3, canvas, canvas) uint8
-<root>/packed/<name>-<version>-<canvas>px-q<n>/    the images scaled to the canvas, re-encoded as JPEG, one after the other
+<root>/packed/<name>-<version>-<canvas>px-q<n>/    the images scaled to the canvas, re-encoded as consecutive JPEGs
     pack.json    {train,val}.index.npz    {train,val}.npy
 
-The first holds what decoding the folders gives, bit for bit, so it is used wherever it is there and is no part of a job's id. The
-second holds other pixels: a config asks for it by `quality`. pack.json is written last. It and the index are checked whenever a
-pack is opened, the digest of the big file once for every state of that file.
+The first contains exactly what decoding the folders gives, so it is used whenever it exists and is not part of a job's
+id. The second contains different pixels: a config asks for it by `quality`. pack.json is written last. It and the index
+are verified whenever a pack is opened, the digest of the large file once for every state of that file.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ FACTS = "pack.json"
 log = logging.getLogger("jigclu")
 
 
-# -- where it lies and what it says of itself -------------------------------------------------------------------------
+# -- the files of a pack ----------------------------------------------------------------------------------------------
 class FileFacts(Strict):
     bytes: int
     sha256: str
 
 
 class SplitFacts(Strict):
-    """`unreadable`: how many of the images were so when they were packed; each keeps its place. `fingerprint`: the folders'."""
+    """`unreadable`: number of images that could not be read; each keeps its index. `fingerprint`: of the folders."""
 
     images: int
     unreadable: int
@@ -54,7 +54,7 @@ class SplitFacts(Strict):
 
 
 class PackFacts(Strict):
-    """pack.json. `subsampling`: of the JPEG's colours."""
+    """pack.json. `subsampling`: of the JPEG chroma."""
 
     format: Literal[1] = 1
     name: str
@@ -77,13 +77,13 @@ def data_name(split: Split) -> str:
 
 
 def folder_of(data: DataConfig, root: Path) -> Path:
-    """Where the pack lies, if there is one, that the config is read from."""
+    """Where the pack for this config is, if it exists."""
     tail = "" if data.quality is None else f"-q{data.quality}"
     return (root / "packed" / f"{data.name}-{data.version}-{data.canvas}px{tail}").absolute()
 
 
 def packs_of(data: DataConfig, root: Path) -> list[DataConfig]:
-    """The config with the canvas and quality of every pack of its data set, whole or not, that lies below the root."""
+    """The config with the canvas and quality of every pack of its data set below the root, complete or not."""
     folders = (root / "packed").iterdir() if (root / "packed").is_dir() else ()
     name = re.compile(rf"{re.escape(f'{data.name}-{data.version}')}-([1-9]\d*)px(?:-q([1-9]\d?|100))?")
     found = [match.groups() for folder in folders if (match := name.fullmatch(folder.name))]
@@ -102,21 +102,21 @@ def pack_command(data: DataConfig, root: Path) -> str:
 
 # -- opening ----------------------------------------------------------------------------------------------------------
 class CorruptPackError(Exception):
-    """What is wrong with which file of a pack."""
+    """Which file of a pack is damaged or missing, and how."""
 
 
 def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None:
-    """The whole split from the pack that the config is read from; None: from the folders.
+    """The whole split from the config's pack; None if there is no pack and it is read from the folders.
 
-    Raises ConfigError (one line) where the pack is not whole, and where the config's quality has none.
+    Raises ConfigError (one line) if the pack is incomplete, or if the config's quality needs a pack and there is none.
     """
     folder = folder_of(data, root)
     if not os.path.lexists(folder):
         if data.quality is None:
             return None
         raise ConfigError(
-            f"data set {data.name}: quality {data.quality} is read from a pack, and {folder} is not there; make it with "
-            f"`{pack_command(data, root)}`"
+            f"data set {data.name}: quality {data.quality} is read from a pack, and {folder} does not exist; "
+            f"make it with `{pack_command(data, root)}`"
         )
     facts, indices, states = _verified(data, root, (split,), thorough=True)
     log.info("%s %s is read from the pack %s", data.name, split, folder)
@@ -138,15 +138,15 @@ def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None
 
 
 def pack_facts(data: DataConfig, root: Path, thorough: bool = True) -> PackFacts:
-    """What the pack says of itself. Raises ConfigError (one line) unless both its splits are whole.
+    """The contents of pack.json. Raises ConfigError (one line) unless both splits are complete.
 
-    `thorough` off: of the big files only the sizes are looked at.
+    `thorough` off: only the sizes of the large files are checked.
     """
     return _verified(data, root, SPLITS, thorough)[0]
 
 
 Index = dict[str, np.ndarray]
-State = tuple[int, int, int]  # bytes, mtime in ns, inode: of a file whose digest was looked at
+State = tuple[int, int, int]  # size in bytes, mtime in ns, inode of a verified file
 
 
 def _verified(
@@ -161,15 +161,15 @@ def _verified(
                 folder / data_name(split), facts.splits[split].files[data_name(split)], thorough
             )
     except (CorruptPackError, OSError) as error:
-        what = _which(error) if isinstance(error, OSError) else str(error)
+        what = _describe(error) if isinstance(error, OSError) else str(error)
         raise ConfigError(
-            f"data set {data.name}: the pack {folder} is not whole: {what}; make it again with "
+            f"data set {data.name}: the pack {folder} is damaged: {what}; make it again with "
             f"`{pack_command(data, root)} --force`, or delete the folder"
         ) from None
     return facts, indices, states
 
 
-def _which(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     name = Path(str(error.filename)).name
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     return f"there is no {name}" if missing else f"{name} cannot be read ({error.strerror})"
@@ -180,22 +180,22 @@ def _read_facts(folder: Path, data: DataConfig) -> PackFacts:
         facts = PackFacts.model_validate_json((folder / FACTS).read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, first["loc"]))
         raise CorruptPackError(
-            f"{FACTS} is not one that this code reads ({': '.join(filter(None, (where, first['msg'])))})"
+            f"{FACTS} cannot be read by this version ({': '.join(filter(None, (key, first['msg'])))})"
         ) from None
-    asked = data.name, data.version, data.canvas, data.quality
-    if (found := (facts.name, facts.version, facts.canvas, facts.quality)) != asked:
-        raise CorruptPackError(f"{FACTS} is about another pack ({' '.join(map(str, found))})")
+    expected = data.name, data.version, data.canvas, data.quality
+    if (found := (facts.name, facts.version, facts.canvas, facts.quality)) != expected:
+        raise CorruptPackError(f"{FACTS} describes another pack ({' '.join(map(str, found))})")
     for split in SPLITS:
-        named = facts.splits[split].files if split in facts.splits else {}
-        if missing := [name for name in (index_name(split), data_name(split)) if name not in named]:
-            raise CorruptPackError(f"{FACTS} says nothing of {missing[0]}")
+        listed = facts.splits[split].files if split in facts.splits else {}
+        if missing := [name for name in (index_name(split), data_name(split)) if name not in listed]:
+            raise CorruptPackError(f"{FACTS} does not list {missing[0]}")
     return facts
 
 
 def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
-    """paths (n,) str; labels, heights, widths, sizes (n,) int64; of JPEGs offsets (n + 1,) int64, from the first byte on."""
+    """paths (n,) str; labels, heights, widths, sizes (n,) int64; for JPEGs also offsets (n + 1,) int64 in bytes."""
     name = index_name(split)
     content = (folder / name).read_bytes()
     expected = facts.splits[split].files[name]
@@ -211,17 +211,17 @@ def _check_data(path: Path, expected: FileFacts, thorough: bool) -> State:
     found = path.stat()
     if found.st_size != expected.bytes:
         raise CorruptPackError(f"{path.name} has {found.st_size} bytes, not {expected.bytes}")
-    # The ctime too, which nobody sets at will: a file that was altered and given its old mtime is not the file of that record.
+    # ctime too, because it cannot be set: it shows that a file was altered and then given its old mtime.
     state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, expected.sha256]
-    seen = found.st_size, found.st_mtime_ns, found.st_ino
+    current = found.st_size, found.st_mtime_ns, found.st_ino
     if not thorough or _recorded(path) == state:
-        return seen
-    log.info("verifying %s, %.1f GB, which is done once", path, found.st_size / 1e9)
+        return current
+    log.info("verifying %s, %.1f GB (done once)", path, found.st_size / 1e9)
     if digest(path) != expected.sha256:
         raise CorruptPackError(f"{path.name} is altered (its sha256 is not the one in {FACTS})")
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED_NS:
         keep("verified", path, state)
-    return seen
+    return current
 
 
 def _recorded(path: Path) -> Any:
@@ -239,9 +239,9 @@ def digest(path: Path) -> str:
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 class Mapped:
-    """A .npy file, mapped when it is first read: a process that gets it from another one (forked or not) can map it itself.
+    """A .npy file that is mapped on first access, so that every process, forked or not, maps it for itself.
 
-    `state`: of the file when it was verified. Raises ConfigError where another one lies there by the time it is mapped.
+    `state`: of the file when it was verified. Mapping raises ConfigError if the file was replaced since then.
     """
 
     def __init__(self, path: Path, state: State):
@@ -257,15 +257,15 @@ class Mapped:
                 found = self.path.stat()
             except (OSError, ValueError) as error:
                 raise ConfigError(
-                    f"{self.path} was whole when the job began, and cannot be read now: {error}"
+                    f"{self.path} was complete when the job started, but cannot be read now: {error}"
                 ) from None
             if (found.st_size, found.st_mtime_ns, found.st_ino) != self.state:
-                raise ConfigError(f"{self.path} was replaced while it was being read; start the job again")
+                raise ConfigError(f"{self.path} was replaced while it was being read; restart the job")
             self._array, self._map = np.asarray(array), array._mmap
         return self._array
 
     def let_go(self) -> None:
-        """Its pages are no longer this process's memory (peak_memory_mb counts that); they stay in the system's cache."""
+        """Release its pages from this process (peak_memory_mb counts them); they stay in the system's cache."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -275,17 +275,17 @@ class Mapped:
 
 @dataclass(frozen=True)
 class PackedSource(Source):
-    """Images in a file of a pack, each starting at its place of `starts`."""
+    """Images in a file of a pack, image i starting at `starts[i]`."""
 
     folder: Path
     canvas: int
     file: Mapped = field(repr=False)
     sizes: np.ndarray = field(repr=False)  # (n,) int64, bytes of the files that were packed
-    shapes: np.ndarray = field(repr=False)  # (n, 2) int64, [height, width]; (0, 0) where the file could not be read
+    shapes: np.ndarray = field(repr=False)  # (n, 2) int64 [height, width]; (0, 0) if the file was unreadable
     starts: np.ndarray = field(repr=False)  # (n,) int64
 
     def facts(self) -> Iterable[str]:
-        """The folders' own."""
+        """The same lines as the folders give."""
         return (f"{path} {size}" for path, size in zip(self.paths.tolist(), self.sizes.tolist(), strict=True))
 
     def take(self, chosen: np.ndarray) -> Self:
@@ -301,7 +301,7 @@ class PackedSource(Source):
 
 @dataclass(frozen=True)
 class RawSource(PackedSource):
-    """Canvases; `starts` are their places in the array."""
+    """Canvases; `starts` are indices into the array."""
 
     def pixels(self, index: int, longest: int) -> np.ndarray:
         height, width = self.shape(index)
@@ -320,7 +320,7 @@ class RawSource(PackedSource):
 
 @dataclass(frozen=True)
 class JpegSource(PackedSource):
-    """JPEGs one after the other; `starts` are their first bytes. `sha256`: of the whole file, whose pixels are not the folders'."""
+    """Consecutive JPEGs; `starts` are byte offsets. `sha256`: of the file, as its pixels differ from the folders'."""
 
     stops: np.ndarray = field(repr=False)  # (n,) int64
     sha256: str

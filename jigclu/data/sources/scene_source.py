@@ -1,4 +1,4 @@
-"""Scenes as a data set: as many as a config asks for, drawn when they are read."""
+"""Procedural scenes as a data set: as many as the config says, drawn when they are read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jigclu.config import DataConfig
+from jigclu.config import DataConfig, DatasetSpec
 from jigclu.data.sources.base import Source, Split
 from jigclu.data.sources.scenes import KINDS, scene
 from jigclu.data.sources.subsets import by_rule, wanted
 
-IMAGES: dict[str, int] = {"train": 2000, "val": 500}  # where the config says no number
-
 
 @dataclass(frozen=True)
 class SceneSource(Source):
-    """`paths` are <split>/<index>. A smaller part is the first ones: classes take turns, so it is balanced."""
+    """`paths` are <split>/<index>. A smaller part is the first scenes: classes alternate, so it is balanced."""
 
     split: Split
     version: str
@@ -33,11 +31,14 @@ class SceneSource(Source):
         return members
 
 
+@dataclass(frozen=True)
 class SceneCollection:
-    """`train_images` is how many scenes there are; a subset is of those."""
+    """`train_images` is how many scenes there are; a subset is a part of those."""
+
+    spec: DatasetSpec
 
     def open(self, data: DataConfig, split: Split, root: Path) -> SceneSource:
-        count = wanted(data, split) or IMAGES[split]
+        count = wanted(data, split) or self.spec.images[split]
         source = SceneSource(
             classes=list(KINDS),
             paths=np.array([f"{split}/{i}" for i in range(count)]),
@@ -48,7 +49,7 @@ class SceneCollection:
         return by_rule(source, data.subset) if data.subset and split == "train" else source
 
     def check(self, data: DataConfig, root: Path) -> None:
-        """There is nothing that could be missing."""
+        """Nothing can be missing."""
 
     def verified(self, data: DataConfig, root: Path) -> str:
         return "drawn when read, no files"

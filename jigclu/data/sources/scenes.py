@@ -24,7 +24,7 @@ KINDS = (
     "banded half-disc",
     "dotted hexagon",
 )
-VERSION = 1  # config.DATASET_VERSIONS["scenes"]: raise both when a scene changes
+VERSION = 1  # the version of `scenes` and `coco_scenes` in the config: raise all three when a scene changes
 _SPLITS = {"train": 0, "val": 1}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 Array = np.ndarray
@@ -66,27 +66,27 @@ def scene(index: int, split: str, size: int) -> tuple[Array, int, Array, Array]:
 
 
 def generator(index: int, split: str) -> np.random.Generator:
-    """The random numbers of one scene. train and val have keys of their own, so they share no image."""
+    """The random numbers of one scene. train and val have different keys, so they share no image."""
     return np.random.Generator(np.random.Philox(key=[VERSION << 32 | _SPLITS[split], index]))
 
 
 def compose(rng: np.random.Generator, kind: int, size: int) -> tuple[Array, list[Layer]]:
-    """The background (3, size, size) float32 in [0, 1] and the objects on it, the main one first (and in front)."""
+    """The background (3, size, size) float32 in [0, 1] and the objects on it, the main object first (and in front)."""
     luma = rng.uniform(0.1, 0.9)
     background = _background(rng, luma, size)
     radius = rng.uniform(0.26, 0.42)
     slack = 0.5 - 0.85 * radius
-    places = [(0.5 + rng.uniform(-slack, slack), 0.5 + rng.uniform(-slack, slack), radius)]
+    circles = [(0.5 + rng.uniform(-slack, slack), 0.5 + rng.uniform(-slack, slack), radius)]
     free = np.ones((size, size), bool)
-    layers = [_layer(rng, kind, places[0], luma, free)]
+    layers = [_layer(rng, kind, circles[0], luma, free)]
     for _ in range(rng.integers(3)):
         small = radius * rng.uniform(0.28, 0.42)
         candidates = rng.uniform(small, 1 - small, (8, 2))
-        gaps = [min(np.hypot(x - a, y - b) - r for a, b, r in places) for x, y in candidates]
+        gaps = [min(np.hypot(x - a, y - b) - r for a, b, r in circles) for x, y in candidates]
         x, y = candidates[int(np.argmax(gaps))]
         layer = _layer(rng, int(rng.integers(len(KINDS))), (x, y, small), luma, free)
         if layer.visible.sum() > max(3, 0.5 * (layer.alpha > 0.5).sum()):
-            places.append((x, y, small))
+            circles.append((x, y, small))
             layers.append(layer)
             free[layer.rows, layer.columns] &= ~layer.visible
     return background, layers
@@ -102,7 +102,7 @@ def paint(background: Array, layers: list[Layer]) -> Array:
 
 
 def _colour(rng: np.random.Generator, luma: float) -> Array:
-    """A random colour of about that luma, (3, 1, 1) float32."""
+    """A random colour of approximately that luma, (3, 1, 1) float32."""
     colour = rng.random(3, dtype=np.float32)
     return np.clip(colour + (luma - colour @ _LUMA), 0, 1).astype(np.float32)[:, None, None]
 
@@ -133,12 +133,12 @@ def _background(rng: np.random.Generator, luma: float, size: int) -> Array:
     return image
 
 
-def _layer(rng: np.random.Generator, kind: int, place: tuple[float, ...], luma: float, free: Array) -> Layer:
-    """An object of `kind` at (x, y, radius), fractions of the side; `free` (size, size): what is not covered yet."""
+def _layer(rng: np.random.Generator, kind: int, circle: tuple[float, ...], luma: float, free: Array) -> Layer:
+    """An object of `kind` at (x, y, radius), fractions of the side; `free` (size, size): pixels not covered yet."""
     size = len(free)
-    x, y, radius = (float(value) * size for value in place)
+    x, y, radius = (float(value) * size for value in circle)
     angle, frequency = rng.uniform(0, _TAU), rng.uniform(0.85, 1.2)
-    # Lumas wrap round at 1, so 0.3 to 0.7 further on is at least 0.3 away: the object stands out, its pattern too.
+    # Luma wraps around at 1, so a shift by 0.3 to 0.7 is a difference of at least 0.3: object and pattern are visible.
     own = (luma + rng.uniform(0.3, 0.7)) % 1
     first, second = _colour(rng, own), _colour(rng, (own + rng.uniform(0.3, 0.7)) % 1)
 

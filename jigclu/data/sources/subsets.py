@@ -1,4 +1,4 @@
-"""A part of a data set: SimCLR's label lists, their shares by rule, and so many images class-balanced."""
+"""Parts of a data set: SimCLR's label lists, the same shares drawn by rule, class-balanced samples of a given size."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ S = TypeVar("S", bound=Source)
 
 
 class IncompleteDatasetError(Exception):
-    """What is missing, and where: the data set that asked says the rest."""
+    """What is missing, and in which file or folder; the collection adds the data set's name and how to get it."""
 
-    def __init__(self, where: Path, what: str):
+    def __init__(self, path: Path, what: str):
         super().__init__(what)
-        self.where = where
+        self.path = path
 
 
 def wanted(data: DataConfig, split: Split) -> int | None:
@@ -28,39 +28,39 @@ def wanted(data: DataConfig, split: Split) -> int | None:
 
 
 def read_list(path: Path, sha256: str) -> list[str]:
-    """The words of a list that must be the one of that digest. Raises Incomplete."""
+    """The words of a list file with that digest. Raises IncompleteDatasetError if it is missing or another file."""
     try:
         text = path.read_bytes()
     except OSError:
         raise IncompleteDatasetError(path, "there is no such file") from None
     if hashlib.sha256(text).hexdigest() != sha256:
-        raise IncompleteDatasetError(path, f"this is another list (sha256 is not {sha256[:12]}...)")
+        raise IncompleteDatasetError(path, f"this is not the expected list (its sha256 is not {sha256[:12]}...)")
     return text.decode().split()
 
 
-def listed(source: S, paths: list[str], where: Path) -> S:
-    """Exactly the listed images, in the source's order. Raises Incomplete (about folder `where`) unless each is there."""
-    places = {path: place for place, path in enumerate(source.paths.tolist())}
-    if missing := [path for path in paths if path not in places]:
+def listed(source: S, paths: list[str], folder: Path) -> S:
+    """Exactly the listed images, in the source's order. Raises IncompleteDatasetError (of `folder`) if any is missing."""
+    positions = {path: position for position, path in enumerate(source.paths.tolist())}
+    if missing := [path for path in paths if path not in positions]:
         raise IncompleteDatasetError(
-            where, f"{len(missing)} of {len(paths)} listed images are missing, the first is {missing[0]}"
+            folder, f"{len(missing)} of {len(paths)} listed images are missing, the first is {missing[0]}"
         )
-    part = source.take(np.array(sorted(places[path] for path in paths)))
+    part = source.take(np.array(sorted(positions[path] for path in paths)))
     if empty := [name for name, members in zip(part.classes, part.by_class(), strict=True) if not len(members)]:
-        raise IncompleteDatasetError(where, f"the list leaves {len(empty)} classes empty, the first is {empty[0]}")
+        raise IncompleteDatasetError(folder, f"the list leaves {len(empty)} classes empty, the first is {empty[0]}")
     return part
 
 
 def by_rule(source: S, subset: str) -> S:
-    """The subset's share of every class, rounded, at least one image: where a data set has no list (protocols.md §2.3)."""
+    """The subset's share of every class, rounded, at least one image; for sets without a list (protocols.md §2.3)."""
     classes = source.by_class()
     return _first(source, classes, [max(1, round(SHARES[subset] * len(members))) for members in classes])
 
 
 def balanced(source: S, data: DataConfig, split: Split) -> S:
-    """`train_images` or `val_images` of the source; the first classes give one more where it doesn't divide.
+    """`train_images` or `val_images` of the source; if that does not divide evenly, the first classes give one more.
 
-    Raises ConfigError, naming the numbers, where a class has too few.
+    Raises ConfigError, naming the numbers, if a class has too few images.
     """
     count = wanted(data, split)
     if count is None:
@@ -73,13 +73,13 @@ def balanced(source: S, data: DataConfig, split: Split) -> S:
             chosen = " ".join(filter(None, (data.name, data.subset if split == "train" else None)))
             raise ConfigError(
                 f"data.{split}_images={count}: {chosen} would need {needed} images of class {name}, which has "
-                f"{len(members)} ({len(source.paths)} in all; leave {split}_images out to use every one)"
+                f"{len(members)} ({len(source.paths)} in all; leave {split}_images out to use them all)"
             )
     return _first(source, classes, counts)
 
 
 def _first(source: S, classes: list[np.ndarray], counts: list[int]) -> S:
-    """So many of every class, the first of its ranking (a larger part holds every smaller one), in the source's order."""
+    """The first `counts` of each class's ranking, in the source's order: a larger part contains every smaller one."""
     chosen = [
         members if count >= len(members) else source.ranked(members)[:count]
         for members, count in zip(classes, counts, strict=True)
