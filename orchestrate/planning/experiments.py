@@ -1,4 +1,4 @@
-"""The ledger: experiments/*.yaml as typed objects. One file a table or figure of the paper. No torch."""
+"""The ledger: experiments/*.yaml as typed objects, one file per table or figure of the paper. No torch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ class _Strict(BaseModel):
 
 
 class Layout(_Strict):
-    """How the paper lays the table out: the corner's words. `plot: lines` draws a row as a curve over its numeric columns."""
+    """How the paper lays the table out. `corner`: the header of the first column; `plot: lines` draws each row as a curve
+    over its numeric columns."""
 
     corner: str = ""
     plot: Literal["bars", "lines"] = "bars"
-    x: str = ""  # the abscissa's words
+    x: str = ""  # label of the x axis
 
 
 class Cell(_Strict):
-    """One number that the paper prints, a point of a figure, or (among `references`) one of ours that it does not print.
+    """One number that the paper prints, a point of a figure, or (among `references`) a number that the paper lacks.
 
-    Just one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the number
-    from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file of experiments/methods; null: random
-    weights. `set`: dotted keys laid over the recipe; `protocols`: the same under one protocol only, or why there is no such cell
-    under it. A value such as 40% is that share of what the scale says.
+    Exactly one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the
+    number from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file of experiments/methods;
+    null: random weights. `set`: dotted keys that override the recipe; `protocols`: the same under one protocol only, or the
+    reason why there is no such cell under it. A value such as 40% is that share of the scale's value.
     """
 
     key: str
@@ -51,6 +52,13 @@ class Cell(_Strict):
         return self.report is not None
 
     @property
+    def resting_state(self) -> str:
+        """The state of the cell without any job: `cited`, `not applicable` or `not run`."""
+        if self.cited is not None:
+            return "cited"
+        return "not applicable" if self.not_applicable is not None else "not run"
+
+    @property
     def stage(self) -> str:
         return (self.report or "").split(".", 1)[0]
 
@@ -59,7 +67,7 @@ class Cell(_Strict):
         return (self.report or "").split(".", 1)[1]
 
     def under(self, protocol: str) -> Cell:
-        """The cell as it is under that protocol, `protocols` done with."""
+        """The cell under that protocol, with `protocols` applied."""
         own = self.protocols.get(protocol, {})
         if isinstance(own, str):
             return self.model_copy(update={"protocols": {}, "report": None, "not_applicable": own})
@@ -68,16 +76,16 @@ class Cell(_Strict):
     @model_validator(mode="after")
     def _one_source(self) -> Cell:
         if sum(field is not None for field in (self.report, self.cited, self.not_applicable)) != 1:
-            raise ValueError(f"cell {self.key!r} needs just one of report, cited, not_applicable")
+            raise ValueError(f"cell {self.key!r} needs exactly one of report, cited, not_applicable")
         if self.report is not None and "." not in self.report:
             raise ValueError(f"cell {self.key!r}: report is written stage.metric, this is {self.report!r}")
         return self
 
 
 class Experiment(_Strict):
-    """One table or figure. In its file `columns` and `rows` stand as in the paper: a cell is what its row and its column say
-    together, the row having the last word; a row's `printed` is a list, null where the paper has no number. A column that the
-    paper lacks is `ours: true`: its cells are references."""
+    """One table or figure. Its file has `columns` and `rows` as in the paper: a cell merges its row and its column, and the
+    row overrides the column; a row's `printed` is a list, null if the paper has no number. A column that the paper lacks
+    is `added: true`: its cells are references."""
 
     name: str
     title: str
@@ -95,7 +103,7 @@ class Experiment(_Strict):
         return self.cells + self.references
 
     def under(self, protocol: str) -> Experiment:
-        """The experiment with every cell as it is under that protocol."""
+        """The experiment with every cell under that protocol."""
         update = {name: tuple(cell.under(protocol) for cell in getattr(self, name)) for name in ("cells", "references")}
         return self.model_copy(update=update)
 
@@ -108,15 +116,15 @@ class Experiment(_Strict):
     def _lay_out(cls, values: Overlay) -> Overlay:
         values = dict(values)
         columns = values.pop("columns", [])
-        ours = [_less(column, "ours") for column in columns if column.get("ours")]
-        columns = [column for column in columns if not column.get("ours")]
+        added = [_without(column, "added") for column in columns if column.get("added")]
+        columns = [column for column in columns if not column.get("added")]
         rows = values.pop("rows", [])
         cells = [*values.get("cells", ()), *(cell for row in rows for cell in _row_cells(row, columns))]
-        references = [cell for row in rows for cell in _row_cells(_less(row, "printed"), ours)]
+        references = [cell for row in rows for cell in _row_cells(_without(row, "printed"), added)]
         references += [
             cell
-            for one in values.pop("references", [])
-            for cell in ([one] if "column" in one else _row_cells(one, [*columns, *ours]))
+            for reference in values.pop("references", [])
+            for cell in ([reference] if "column" in reference else _row_cells(reference, [*columns, *added]))
         ]
         return {**values, "cells": cells, "references": references}
 
@@ -151,12 +159,12 @@ class Experiment(_Strict):
         return self
 
 
-def _less(values: Overlay, key: str) -> Overlay:
+def _without(values: Overlay, key: str) -> Overlay:
     return {name: value for name, value in values.items() if name != key}
 
 
 def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
-    """A row of the file as cells: row over column, their `set` and `protocols` merged, their keys joined."""
+    """A row of the file as cells: the row overrides the column, their `set` and `protocols` merge, their keys are joined."""
     row = {"key": row.get("row", ""), **row}
     printed = row.pop("printed", [...] * len(columns))
     if len(printed) != len(columns):
@@ -187,12 +195,12 @@ def _over(column: Overlay | str, row: Overlay | str) -> Overlay | str:
 def _validate(path: Path) -> Experiment:
     try:
         return Experiment.model_validate({"name": path.stem, **read_yaml(path)})
-    except (KeyError, TypeError, AttributeError) as error:  # rows or columns of another shape
-        raise ConfigError(f"{path.name}: rows or columns are not as in the other files: {error!r}") from None
+    except (KeyError, TypeError, AttributeError) as error:  # rows or columns with another shape
+        raise ConfigError(f"{path.name}: rows or columns are malformed: {error!r}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ": ".join(filter(None, (path.name, ".".join(map(str, first["loc"])))))
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        location = ": ".join(filter(None, (path.name, ".".join(map(str, first["loc"])))))
+        raise ConfigError(f"{location}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def load_all() -> dict[str, Experiment]:

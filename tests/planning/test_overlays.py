@@ -51,12 +51,12 @@ COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
             ["unknown protocol 'oficial'", "did you mean official?"],
         ),
         (COLUMN + "rows: [{row: r}]", ["no printed value"]),
-        (COLUMN + "rows: [{row: r, printed: [1], cited: x, not_applicable: y}]", ["just one of"]),
+        (COLUMN + "rows: [{row: r, printed: [1], cited: x, not_applicable: y}]", ["exactly one of"]),
         (
             COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s, best: [r a, r b]}]",
             ["'r b'", "did you mean r a?"],
         ),
-        (COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s}]", ["just one of order, best"]),
+        (COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s}]", ["exactly one of order, best"]),
     ],
 )
 def test_a_mistake_in_an_experiment_file_is_one_line(

@@ -7,7 +7,7 @@
     const colour = parse(getComputedStyle(one).backgroundColor); if (colour.length === 3 || colour[3] > 0) return colour; } return [255, 255, 255]; };
   const poor = [];
   for (const element of document.querySelectorAll('p, dd, dt, th, td, summary, figcaption, h1, h2, h3, h4, a, code, .value, .printed, .difference')) {
-    if (!element.textContent.trim() || element.matches('.nought')) continue;
+    if (!element.textContent.trim() || element.matches('.zero')) continue;
     const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (ratio < 4) poor.push(`${ratio.toFixed(1)} ${element.className} ${element.textContent.trim().slice(0, 30)}`);

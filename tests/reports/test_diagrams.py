@@ -115,7 +115,7 @@ def test_a_diagram_has_the_same_bytes_each_time_and_the_pages_colours(draw: Any)
     [
         (PARAMS, ["80 × 80 pixels", "ResNet-18", "3 × 3 × 512", "enlarge to 4 × 4", "n·2·2 vectors", "4 logits"]),
         ({}, ["224 × 224 pixels", "ResNet-50", "7 × 7 × 2048", "enlarge to 8 × 8", "z: 128 numbers"]),
-        ({"method.m": "3", "image_size": "96"}, ["3 × 3 × 2048", "3 is a multiple of 3", "9 logits"]),
+        ({"method.m": "3", "image_size": "96"}, ["3 × 3 × 2048", "3 is already a multiple of 3", "9 logits"]),
     ],
 )
 def test_the_pipeline_has_the_sizes_of_the_job(params: dict[str, str], shown: list[str]) -> None:
