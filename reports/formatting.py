@@ -7,7 +7,7 @@ import math
 from reports.records import Result, Table
 
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
-HARDWARE = ("h", "MB")  # units of what depends on the machine, not on what was learned
+HARDWARE = ("h", "MB")  # units of quantities that depend on the machine
 
 
 def number(value: float | None, places: int, sign: bool = False) -> str:

@@ -36,7 +36,7 @@ def is_server(uri: str) -> bool:
 
 
 def cursor_folder(store: Path) -> Path:
-    """Where it is recorded what was mirrored to the current tracking URI: <store>/.mirror/<digest of the URI>/."""
+    """The folder that records what was mirrored to the current tracking URI: <store>/.mirror/<digest of the URI>/."""
     return store / ".mirror" / digest(tracking_uri(store))
 
 

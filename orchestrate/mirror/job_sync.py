@@ -1,4 +1,4 @@
-"""One job folder -> one MLflow run, with a cursor that records what is there already.
+"""One job folder -> one MLflow run, with a cursor that records what MLflow already has.
 
 The cursor is deleted before anything is written and stored afterwards: if a pass dies in between there is none, and the
 next pass finds the run by its job tag, reads which steps it has and continues from there.
@@ -87,7 +87,7 @@ def _artifacts(seen: dict[str, str]) -> dict[str, str]:
 def _write(
     tracking: Tracking, folder: Path, wanted: JobRunSpec, cursor: Cursor, after: Cursor, points: list[Point]
 ) -> None:
-    """Write the difference between the two cursors; the status last, so that a finished run is a complete one."""
+    """Write the difference between the two cursors; the status last, so that a finished run is complete."""
     run = tracking.run(cursor.run)
     changed = {name for name, value in after.written.items() if cursor.written.get(name) != value}
     present = run.data.params  # immutable: MLflow rejects a changed one

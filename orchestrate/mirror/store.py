@@ -104,7 +104,7 @@ def _migrate(database: Path) -> None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """MLflow's client with this suite's settings: the only place that makes one."""
+    """MLflow's client with this suite's settings. No other code makes one."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient

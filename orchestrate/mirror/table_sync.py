@@ -45,7 +45,7 @@ class Filler:
 
 @dataclass(frozen=True)
 class TableRunSpec:
-    """What a parent or child run should hold."""
+    """The content of a parent or child run."""
 
     name: str
     status: str
@@ -87,7 +87,7 @@ def sync_tables(
     return changed, sum(len(cells) for cells in entries.values())
 
 
-# -- what the tables should hold, by the job folders ------------------------------------------------------------------
+# -- the content of the runs, by the job folders ----------------------------------------------------------------------
 def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[TableKey, dict[str, list[Filler]]]:
     """Table -> cell key -> jobs by seed. Of two jobs for one seed (the recipe changed) the one planned later counts."""
     tables: dict[TableKey, dict[str, dict[int, Filler]]] = defaultdict(lambda: defaultdict(dict))

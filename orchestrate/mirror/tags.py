@@ -61,22 +61,22 @@ def _tag(key: str, default: Any = "", codec: Codec = TEXT) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Fields that are tags each."""
+    """A dataclass whose fields are tags."""
 
     @classmethod
     def key(cls, name: str) -> str:
         """The tag's key of a field; KeyError if there is no such field."""
-        return str({one.name: one.metadata["key"] for one in fields(cls)}[name])
+        return str({item.name: item.metadata["key"] for item in fields(cls)}[name])
 
     def to_tags(self) -> dict[str, str]:
         """Tag key -> text."""
-        return {one.metadata["key"]: one.metadata["codec"].write(getattr(self, one.name)) for one in fields(self)}
+        return {item.metadata["key"]: item.metadata["codec"].write(getattr(self, item.name)) for item in fields(self)}
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Self:
         """The record of a run's tags; a field whose tag is missing has its default."""
-        present = [one for one in fields(cls) if one.metadata["key"] in tags]
-        return cls(**{one.name: one.metadata["codec"].read(tags[one.metadata["key"]]) for one in present})
+        present = [item for item in fields(cls) if item.metadata["key"] in tags]
+        return cls(**{item.name: item.metadata["codec"].read(tags[item.metadata["key"]]) for item in present})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class JobRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TableKey(Record):
-    """Which table: what a table's run and the runs of its cells have in common."""
+    """Identifies a table: the tags that its run and the runs of its cells share."""
 
     table: str = _tag(TABLE)
     scale: str = _tag("jigclu.scale")

@@ -1,4 +1,4 @@
-"""How MLflow lays out the tables of runs: one shared view for jobs, one for cells.
+"""The columns of MLflow's tables of runs: one shared view for jobs, one for cells.
 
 Two experiment tags of MLflow's web interface are used here that its documentation does not promise:
 `mlflow.sharedViewState.<name>`, the JSON of a shared view, opened by `viewStateShareKey=<name>` in the URL; and
@@ -56,7 +56,7 @@ def views(experiment: str) -> dict[str, str]:
 
 
 def apply_view(client: MlflowClient, experiment: Experiment) -> None:
-    """Set the experiment's view if it has none or another one."""
+    """Set the experiment's view if it has none or a different one."""
     for tag, value in views(experiment.name).items():
         if experiment.tags.get(tag) != value:
             client.set_experiment_tag(experiment.experiment_id, tag, value)

@@ -53,7 +53,7 @@ def _height(result: Result) -> float:
 
 
 def _panel(axes: Axes, table: Table, results: list[Result]) -> None:
-    """The bars of one unit, on an axis of their own."""
+    """The bars of one unit, on their own axis."""
     middles, edge = [], 0.0
     for result in results:
         middles.append(edge + _height(result) / 2)

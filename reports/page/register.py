@@ -1,4 +1,4 @@
-"""The register of ambiguities: where paper and code disagree, what was chosen, and both numbers if both readings were run."""
+"""The register of ambiguities: points where paper and code disagree, the chosen reading, and the numbers of both if run."""
 
 from __future__ import annotations
 
