@@ -60,7 +60,7 @@ def comparability(table: Table) -> str:
     ran = " and ".join(f"{backbone} on {data}" for backbone, data in kinds if backbone and data)
     return (
         f"Scale {table.scale} uses a different data set or backbone than the paper{f' ({ran})' if ran else ''}: absolute "
-        "numbers are not comparable to the printed ones; only the order of the cells may be."
+        "numbers are not comparable to the printed ones; only the order of the cells can be compared."
     )
 
 

@@ -150,7 +150,7 @@ def _note(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str)
     if uses:
         lines.append(f"Result for {', '.join(uses)}.")
     if job.get("upstream"):
-        lines.append(f"Builds on {', '.join(f'`{job_id}`' for job_id in job['upstream'])}.")
+        lines.append(f"Upstream: {', '.join(f'`{job_id}`' for job_id in job['upstream'])}.")
     lines.append(f"Folder: `{folder.parent.name}/{folder.name}` in the store.")
     if job.get("command"):
         lines.append(f"Reproduce: `{job['command']}`")
