@@ -1,4 +1,4 @@
-"""`python -m reports`: mirror what is new, then MLflow -> tables, figures and one page. Starts no job."""
+"""`python -m reports`: update MLflow, then build tables, figures and one page from it. Starts no job."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jigclu.config import ConfigError, nearest
 from orchestrate.planning import experiments, overlays
 from reports.build import report
-
-if TYPE_CHECKING:
-    pass
 
 START = "python orchestrate/run.py table8 --scale mini"
 
@@ -30,7 +26,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check(scales: list[str], protocols: list[str]) -> None:
-    """ConfigError, naming the valid ones, for a scale or protocol that has no overlay."""
+    """Raises ConfigError, naming the valid ones, for a scale or protocol that has no overlay."""
     for kind, names in (("scales", scales), ("protocols", protocols)):
         for name in names:
             if name not in overlays.overlays(kind):
@@ -55,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         mirror.sync(args.store)
     except mirror.MirrorError as error:
-        print(f"warning: {error}; showing what MLflow has", file=sys.stderr)
+        print(f"warning: {error}; the report shows what MLflow has", file=sys.stderr)
     from orchestrate.mirror.store import connect
     from reports import tables
 

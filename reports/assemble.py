@@ -1,4 +1,4 @@
-"""Frames and the ledger -> tables of cells. The ledger says what there should be, MLflow what there is."""
+"""Frames and the ledger -> tables of cells. The ledger lists the cells, MLflow has their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pandas as pd
 
 from jigclu.config import ConfigError
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
-from orchestrate.mirror.table_sync import resting_state
 from orchestrate.planning.experiments import Cell, Experiment
 from reports.frames import TABLE_KEY, Frames, finite
 from reports.records import Job, Result, Table
@@ -21,13 +20,13 @@ SCALE_ORDER = ("paper", "small", "mini", "smoke")
 
 
 def fullest_first(frames: Frames) -> list[str]:
-    """The scales that have runs, most filled cells first; among equals the larger scale."""
+    """The scales that have runs, the one with most filled cells first; among equals the larger scale."""
     found = set(frames.cells["scale"]) | set(frames.tables["scale"])
     filled = frames.cells[frames.cells["value"].map(finite).notna()]["scale"].value_counts()
 
     def rank(scale: str) -> tuple[int, int, str]:
-        place = SCALE_ORDER.index(scale) if scale in SCALE_ORDER else len(SCALE_ORDER)
-        return -int(filled.get(scale, 0)), place, scale
+        index = SCALE_ORDER.index(scale) if scale in SCALE_ORDER else len(SCALE_ORDER)
+        return -int(filled.get(scale, 0)), index, scale
 
     return sorted(found, key=rank)
 
@@ -39,17 +38,17 @@ def assemble(
     protocol: str | None = None,
     named: bool = False,
 ) -> list[Table]:
-    """Tables of the ledger's experiments at the scales, in that order; every protocol and variant that has runs.
+    """Tables of the ledger's experiments at the scales, in that order, for every protocol and variant that has runs.
 
-    `named`: the user named these experiments, so one without any run is shown as well, every cell "not run".
+    `named`: the user named these experiments, so those without any run are shown too, with every cell "not run".
     """
     jobs = _Jobs(frames)
     found = pd.concat([frames.tables[TABLE_KEY], frames.cells[TABLE_KEY]]).drop_duplicates()
     tables = []
     for scale in scales:
         for experiment in ledger:
-            mine = found[(found["scale"] == scale) & (found["table"] == experiment.name)]
-            keys = sorted({(str(one.protocol), str(one.variant)) for one in mine.itertuples()})
+            own = found[(found["scale"] == scale) & (found["table"] == experiment.name)]
+            keys = sorted({(str(row.protocol), str(row.variant)) for row in own.itertuples()})
             keys = [key for key in keys if protocol is None or key[0] == protocol]
             if not keys and named:
                 keys = [(protocol or "official", "")]
@@ -59,58 +58,64 @@ def assemble(
 
 def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, protocol: str, variant: str) -> Table:
     experiment, key = experiment.under(protocol), (experiment.name, scale, protocol, variant)
-    records = {row["cell"]: row for row in _where(frames.cells, key)}
-    parent = next(iter(_where(frames.tables, key)), dict.fromkeys(("run_id", "digest", "claims", "experiment_id"), ""))
+    records = {row["cell"]: row for row in _rows(frames.cells, key)}
+    parent = next(iter(_rows(frames.tables, key)), {})
     references = {cell.key for cell in experiment.references}
     results = tuple(
         _result(cell, cell.key in references, records.get(cell.key), jobs, cell.unit or experiment.unit)
         for cell in experiment.all_cells
     )
-    place = (parent["run_id"], parent["digest"], parent["claims"], parent["experiment_id"])
-    table = Table(experiment, scale, protocol, variant, results, *place)
+    table = Table(
+        experiment=experiment,
+        scale=scale,
+        protocol=protocol,
+        variant=variant,
+        results=results,
+        **{name: parent[name] for name in ("run_id", "digest", "published_claims", "experiment_id") if parent},
+    )
     if len(table.grid) < len(results):
-        raise ConfigError(f"{experiment.name}.yaml: two cells stand at the same row and column")
-    return replace(table, results=tuple(replace(one, verdict=verdict(one, table)) for one in results))
+        raise ConfigError(f"{experiment.name}.yaml: two cells have the same row and column")
+    return replace(table, results=tuple(replace(result, verdict=verdict(result, table)) for result in results))
 
 
-def _where(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
-    wanted = (frame[TABLE_KEY] == list(key)).all(axis=1)
-    return [{str(name): value for name, value in row.items()} for row in frame[wanted].to_dict("records")]
+def _rows(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows of the table with that key, as dicts."""
+    selected = (frame[TABLE_KEY] == list(key)).all(axis=1)
+    return [{str(name): value for name, value in row.items()} for row in frame[selected].to_dict("records")]
 
 
 def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _Jobs, unit: str) -> Result:
-    if record is None or cell.report is None:  # what the ledger cites now may still be a run of before in MLflow
-        return Result(cell, reference, resting_state(cell), "", "", "", None, None, 0, None, (), (), (), (), (), "", "")
+    if record is None or not cell.runs:  # a cell that is cited by now may still have an old run in MLflow
+        return Result(cell=cell, reference=reference, state=cell.resting_state)
     chains = tuple(tuple(jobs.chain(job)) for job in record["jobs"])
     own = tuple(chain[-1] for chain in chains if chain)
     value, n = finite(record["value"]), int(finite(record["n"]) or 0)
-    state, message = record["state"], record["message"]
+    state, message = record["state"], ""
     failed = [job for chain in chains for job in chain if job.state == "failed"]
-    if value is None and failed:  # a failed pretraining leaves the job on top of it pending for ever
-        state, message = "failed", message or f"{failed[0].name}: {failed[0].message or 'no message'}"
+    if value is None and failed:  # a failed pretraining leaves its downstream jobs pending forever
+        state, message = "failed", f"{failed[0].name}: {failed[0].message or 'no message'}"
     return Result(
-        cell,
-        reference,
-        state,
-        message,
-        "",
-        record["measured"],
-        value,
-        finite(record["std"]),
-        n,
-        _half_width(value, own[0].metrics.get("result.val_images"), unit) if own and n == 1 else None,
-        tuple(record["values"]),
-        tuple(record["seeds"]),
-        tuple(record["commits"]) or tuple(sorted({job.commit for job in own if job.commit})),
-        own,
-        chains,
-        record["run_id"],
-        record["verdict"],
+        cell=cell,
+        reference=reference,
+        state=state,
+        message=message,
+        measured=record["measured"],
+        value=value,
+        std=finite(record["std"]),
+        n=n,
+        half_width=_half_width(value, own[0].metrics.get("result.val_images"), unit) if own and n == 1 else None,
+        values=tuple(record["values"]),
+        seeds=tuple(record["seeds"]),
+        commits=tuple(record["commits"]) or tuple(sorted({job.commit for job in own if job.commit})),
+        jobs=own,
+        chains=chains,
+        run_id=record["run_id"],
+        published_verdict=record["published_verdict"],
     )
 
 
 def _half_width(value: float | None, images: float | None, unit: str) -> float | None:
-    """Of the 95 % interval of a percentage measured on `images` images (normal approximation), in percentage points."""
+    """Half-width of the 95 % interval of a percentage measured on `images` images (normal approximation), in points."""
     if value is None or not finite(images) or not unit.startswith("%") or not 0 <= value <= 100:
         return None
     share = value / 100
@@ -118,19 +123,19 @@ def _half_width(value: float | None, images: float | None, unit: str) -> float |
 
 
 class _Jobs:
-    """Jobs by id, made of their frame's rows as they are asked for."""
+    """Jobs by id, made from their frame's rows on demand."""
 
     def __init__(self, frames: Frames):
         self.rows = {str(row["job"]): row for row in frames.jobs.to_dict("records")}
-        self.known: dict[str, Job] = {}
-        self.digests: dict[str, str] = {}  # of the tree's code now, by stage
+        self.jobs: dict[str, Job] = {}
+        self.digests: dict[str, str] = {}  # of the current code, by stage
 
     def chain(self, job_id: str) -> Iterator[Job]:
         """The job's upstream, then the job itself; nothing for a job that is not mirrored."""
-        job = self.known.get(job_id) or self._read(job_id)
+        job = self.jobs.get(job_id) or self._read(job_id)
         if job is None:
             return
-        self.known[job_id] = job
+        self.jobs[job_id] = job
         for upstream in job.upstream:
             yield from self.chain(upstream)
         yield job
@@ -145,7 +150,7 @@ class _Jobs:
         return Job(**fields, stale=self._stale(fields))
 
     def _stale(self, row: dict[str, Any]) -> str:
-        """Of a finished job whose stage's code is not the tree's any more."""
+        """`other code` if a finished job's stage has different code now, else ""."""
         stage, made_by = str(row["stage"]), str(row["source"])
         if row["state"] != "done" or not made_by or stage not in STAGE_MODULES:
             return ""

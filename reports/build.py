@@ -1,4 +1,4 @@
-"""Build a report: load, assemble, draw, write."""
+"""Build a report: load, assemble, check, draw, write, publish."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrate.planning import experiments, overlays
+from reports.publish import publish_verdicts, upload
+from reports.records import Table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-    from reports.records import Table
-from reports.publish import publish_verdicts, upload
 
 
 def report(
@@ -22,12 +21,12 @@ def report(
     targets: list[str] | None = None,
     uri: str = "",
 ) -> list[Table]:
-    """Write everything under `out`, put changed tables into MLflow; the tables that were shown, in the page's order.
+    """Write everything under `out` and upload changed tables to MLflow. Returns the shown tables, in the page's order.
 
-    `client`: None where there is no MLflow yet; `uri`: where it is, for links. `scales`: None for every one that has runs, the
+    `client`: None if there is no MLflow yet; `uri`: its address, for links. `scales`: None for all that have runs, the
     fullest first.
     """
-    # Not at the top of the file: --help and a slip of the keyboard are answered at once.
+    # Imported here so that --help and typing errors are answered at once.
     from reports import assemble, export, frames, table_files
     from reports.page import page
 
@@ -46,7 +45,11 @@ def report(
         drawn.append(page.draw(client, table, svg))
     publish_verdicts(client, shown)
     absent = {
-        scale: [one for one in ledger if not any(t.scale == scale and t.experiment.name == one.name for t in shown)]
+        scale: [
+            experiment
+            for experiment in ledger
+            if not any(table.scale == scale and table.experiment.name == experiment.name for table in shown)
+        ]
         for scale in shown_scales
     }
     (out / "results.json").write_text(export.results_json(shown, page.overview(shown)), encoding="utf-8")

@@ -14,14 +14,14 @@ from reports.records import Job, Result, Table, unique_jobs
 
 
 def command(table: Table, result: Result) -> str:
-    """What recomputes the cell; "" where nothing would."""
+    """The command that recomputes the cell; "" if no job fills it."""
     return table.command_of(result) if result.cell.runs else ""
 
 
 def record(table: Table, result: Result) -> dict[str, Any]:
-    """Everything known of a cell, as plain JSON values: a line of results.json.
+    """Everything about a cell as plain JSON values: an entry of results.json.
 
-    `hardware`, `versions`, `seconds` (wall, of all the jobs behind the cell) and `date` say where the number comes from.
+    `hardware`, `versions`, `seconds` (wall time of all the jobs behind the cell) and `date` are the number's provenance.
     """
     chain = {job.job: job for jobs in result.chains for job in jobs}.values()
     finished = [job.finished for job in chain if job.finished]
@@ -63,37 +63,37 @@ def record(table: Table, result: Result) -> dict[str, Any]:
 
 
 def csv(table: Table) -> str:
-    """One line a cell; lists are words between spaces."""
+    """One line per cell; lists are words between spaces."""
     lines = [record(table, result) for result in table.results]
     for line in lines:
         for name in ("values", "seeds", "jobs", "runs"):
-            line[name] = " ".join("NaN" if one is None else str(one) for one in line[name])
+            line[name] = " ".join("NaN" if value is None else str(value) for value in line[name])
     return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n"))
 
 
-def claim_record(table: Table, one: verdicts.Judged) -> dict[str, str]:
-    """A claim as results.json has it."""
+def claim_record(table: Table, checked: verdicts.CheckedClaim) -> dict[str, str]:
+    """A claim's entry of results.json."""
     return {
         "experiment": table.experiment.name,
         "scale": table.scale,
         "protocol": table.protocol,
         "variant": table.variant,
-        "text": one.claim.text,
-        "source": one.claim.source,
-        "outcome": one.outcome,
-        "reason": one.reason,
+        "text": checked.claim.text,
+        "source": checked.claim.source,
+        "outcome": checked.outcome,
+        "reason": checked.reason,
     }
 
 
 def by_rate(job: Job) -> dict[str, float]:
-    """Best top-1 (percent) of each learning rate of a probe's sweep, smallest rate first: {"0.1": 66.4}."""
+    """Best top-1 (percent) for each learning rate of a probe's sweep, smallest rate first: {"0.1": 66.4}."""
     prefix = "result.top1.lr"
     rates = {name.removeprefix(prefix): value for name, value in job.metrics.items() if name.startswith(prefix)}
     return dict(sorted(rates.items(), key=lambda item: float(item[0])))
 
 
 def rates_csv(table: Table) -> str:
-    """One line a cell, seed and learning rate of the probes' sweeps; "" where the table has none."""
+    """One line per cell, seed and learning rate of the probes' sweeps; "" if the table has none."""
     lines = [
         {
             "cell": result.cell.key,
@@ -111,7 +111,7 @@ def rates_csv(table: Table) -> str:
 
 
 def job_record(job: Job) -> dict[str, Any]:
-    """What a reader needs to make the job's numbers again, as plain JSON values."""
+    """What is needed to reproduce the job's numbers, as plain JSON values."""
     metrics = {name: finite(value) for name, value in sorted(job.metrics.items()) if name.startswith("result.")}
     return {
         "job": job.job,
@@ -141,8 +141,8 @@ def job_record(job: Job) -> dict[str, Any]:
 
 
 def results_json(tables: list[Table], run: dict[str, Any]) -> str:
-    """`run`: what was run, in short; `claims`, `cells` and `jobs`: every one of every table."""
-    claims = [claim_record(table, one) for table in tables for one in verdicts.judged(table)]
+    """`run`: a summary; `claims`, `cells` and `jobs`: those of all tables."""
+    claims = [claim_record(table, checked) for table in tables for checked in verdicts.check_claims(table)]
     cells = [record(table, result) for table in tables for result in table.results]
     jobs = [job_record(job) for job in unique_jobs(tables)]
     content = {"run": run, "claims": claims, "cells": cells, "jobs": jobs}

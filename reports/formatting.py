@@ -1,15 +1,13 @@
-"""Numbers as words: signs, decimals as the paper prints them, and a little more where ours would vanish."""
+"""Numbers as text: signs, and as many decimals as the paper prints, or more if a measured value would round to zero."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from reports.records import Result, Table
+from reports.records import Result, Table
 
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
-HARDWARE = ("h", "MB")  # units of what the machine costs, not of what was learned
+HARDWARE = ("h", "MB")  # units of quantities that depend on the machine
 
 
 def number(value: float | None, places: int, sign: bool = False) -> str:
@@ -20,14 +18,14 @@ def number(value: float | None, places: int, sign: bool = False) -> str:
 
 
 def printed_places(table: Table, unit: str) -> int:
-    """Decimals that the paper prints in this unit in this table; of a score at least one."""
+    """Decimals that the paper prints in this unit in this table; at least one for a score."""
     printed = [r.cell.printed for r in table.results if r.cell.printed is not None and table.unit(r.cell) == unit]
-    decimals = [len(str(one).removesuffix(".0").partition(".")[2]) for one in printed]
+    decimals = [len(str(value).removesuffix(".0").partition(".")[2]) for value in printed]
     return max([0 if unit in HARDWARE else 1, *decimals])
 
 
 def places(table: Table, result: Result) -> int:
-    """Decimals of our value in the cell: as printed; of hours and megabytes enough for two digits that are not nought."""
+    """Decimals of the measured value: as printed; for hours and megabytes enough for two significant digits."""
     unit = table.unit(result.cell)
     usual = printed_places(table, unit)
     if unit not in HARDWARE or not result.value:
@@ -36,5 +34,5 @@ def places(table: Table, result: Result) -> int:
 
 
 def printed(table: Table, result: Result) -> str:
-    """The printed value with the paper's decimals; "" where there is none."""
+    """The printed value with the paper's decimals; "" if there is none."""
     return number(result.cell.printed, printed_places(table, table.unit(result.cell)))

@@ -1,42 +1,43 @@
-"""What a report is made of: jobs, results of cells, tables. Plain records, no pandas."""
+"""What a report shows: jobs, results of cells, tables. Plain records, no pandas."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrate.planning.experiments import Cell, Experiment
 from orchestrate.planning.plan import command_line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job as MLflow knows it. `seconds`: wall time of the job; `finished`: unix seconds; `ranks`: devices; `folder`: in the
-    store; `fingerprint`: of its data; `source`: digest of the code; `stale`: why a finished one would not come out so today.
+    """One job in MLflow. `seconds`: wall time; `finished`: unix seconds; `ranks`: devices; `folder`: relative to the store;
+    `fingerprint`: of its data; `source`: digest of its code; `stale`: not empty if the code has changed since it finished;
+    `published_stale`: what MLflow has for `stale`.
     """
 
     job: str
-    run_id: str
     name: str
     stage: str
-    seed: str
     state: str
-    message: str
-    commit: str
-    command: str
-    device: str
-    versions: str
-    seconds: float | None
-    finished: float | None
-    upstream: tuple[str, ...]
-    params: dict[str, str]
-    metrics: dict[str, float]
-    uri: str
+    run_id: str = ""
+    seed: str = ""
+    message: str = ""
+    commit: str = ""
+    command: str = ""
+    device: str = ""
+    versions: str = ""
+    seconds: float | None = None
+    finished: float | None = None
+    upstream: tuple[str, ...] = ()
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    uri: str = ""  # of its artifacts
     experiment_id: str = ""
-    told_stale: str = ""  # as MLflow has it
+    published_stale: str = ""
     slurm_id: str = ""
     attempt: float | None = None
     ranks: float | None = None
@@ -48,61 +49,61 @@ class Job:
 
     @property
     def hours(self) -> float | None:
-        """Device-hours that it took."""
+        """Device-hours."""
         return None if self.seconds is None else self.seconds * (self.ranks or 1) / 3600
 
     @property
     def log(self) -> str:
-        """In the store."""
+        """The folder of its logs, relative to the store."""
         return f"{self.folder}/logs/" if self.folder else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """One cell: what the paper prints and what we measured.
+    """One cell: the printed and the measured number.
 
-    `half_width`: of the binomial 95 % interval, one seed only. `measured`: how, of time and memory. `chains`: the jobs of each
-    seed, upstream first.
+    `half_width`: of the binomial 95 % interval, one seed only. `measured`: how a time or memory was measured. `chains`: the
+    jobs of each seed, upstream first. `run_id`: of the cell in MLflow; `published_verdict`: what MLflow has for `verdict`.
     """
 
     cell: Cell
     reference: bool
     state: str
-    message: str
-    verdict: str
-    measured: str
-    value: float | None
-    std: float | None
-    n: int
-    half_width: float | None
-    values: tuple[float | None, ...]
-    seeds: tuple[Any, ...]
-    commits: tuple[str, ...]
-    jobs: tuple[Job, ...]
-    chains: tuple[tuple[Job, ...], ...]
-    run_id: str = ""  # of the cell in MLflow, "" where there is none
-    told: str = ""  # the verdict that stands there
+    message: str = ""
+    verdict: str = ""
+    measured: str = ""
+    value: float | None = None
+    std: float | None = None
+    n: int = 0
+    half_width: float | None = None
+    values: tuple[float | None, ...] = ()
+    seeds: tuple[Any, ...] = ()
+    commits: tuple[str, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    chains: tuple[tuple[Job, ...], ...] = ()
+    run_id: str = ""
+    published_verdict: str = ""
 
     @property
     def computed(self) -> bool:
-        """Whether the number is ours to compute: neither cited nor not applicable."""
-        return self.cell.report is not None
+        """Whether the number is computed here: it is neither cited nor not applicable."""
+        return self.cell.runs
 
     @property
     def missing(self) -> bool:
-        """Whether a run would fill it that nobody has started."""
+        """Whether it needs a run that nobody has started."""
         return self.state == "not run" and self.cell.runs
 
     @property
     def lacking(self) -> str:
-        """Why there is no value, in a word: the state; of a job that is done `NaN`, or `n/a` where it measured no such thing."""
+        """Why there is no value, in a word: the state; for a finished job `NaN`, or `n/a` if it did not measure this."""
         if self.state != "done":
             return self.state
-        return "n/a" if self.jobs and not self.values else "NaN"  # a NaN stands among the values, as None
+        return "n/a" if self.jobs and not self.values else "NaN"  # a NaN is among the values, as None
 
     @property
     def stale(self) -> bool:
-        """Whether a job behind it was made by other code than the tree's."""
+        """Whether a job behind it was run by a different version of the code."""
         return any(job.stale for chain in self.chains for job in chain)
 
     @property
@@ -111,23 +112,27 @@ class Result:
         return None if self.value is None or printed is None else self.value - printed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
-    """One experiment at one scale under one protocol (and variant: the --set overrides)."""
+    """One experiment at one scale under one protocol (and variant: the --set overrides).
+
+    `run_id`, `experiment_id`: of the parent run in MLflow; `digest`: of the files last uploaded to it; `published_claims`:
+    the tally that it has.
+    """
 
     experiment: Experiment
     scale: str
     protocol: str
     variant: str
     results: tuple[Result, ...]
-    run_id: str  # of the parent run in MLflow; "" where there is none
-    digest: str  # of what was last uploaded to it
-    claims: str = ""  # the tally that stands there
-    experiment_id: str = ""  # in MLflow
+    run_id: str = ""
+    digest: str = ""
+    published_claims: str = ""
+    experiment_id: str = ""
 
     @property
     def stem(self) -> str:
-        """File name without ending. A variant that is no plain word carries a digest, so that no two share a file."""
+        """File name without suffix. A variant adds a digest, so that no two share a file."""
         plain = f"{self.experiment.name}-{self.scale}-{self.protocol}"
         if not self.variant:
             return plain
@@ -136,7 +141,7 @@ class Table:
 
     @property
     def comparable(self) -> bool:
-        """Whether the absolute numbers may be held against the printed ones."""
+        """Whether absolute numbers can be compared with the printed ones."""
         return self.scale == "paper" and not self.variant
 
     @property
@@ -145,7 +150,7 @@ class Table:
         return command_line([self.experiment.name], self.scale, self.protocol, settings=self._settings)
 
     def command_of(self, result: Result) -> str:
-        """The command that computes one cell, with as many seeds as it has, in a store that lacks it."""
+        """The command that computes one cell with as many seeds as it has, in an empty store."""
         last = max((int(seed) for seed in result.seeds if str(seed).isdigit()), default=0)
         return command_line(
             [self.experiment.name], self.scale, self.protocol, last + 1, self._settings, [result.cell.key]
@@ -170,7 +175,7 @@ class Table:
 
     @property
     def jobs(self) -> list[Job]:
-        """Every job behind the table once, upstream before what builds on it."""
+        """Every job behind the table once, upstream jobs first."""
         return unique_jobs([self])
 
     @property
@@ -179,7 +184,7 @@ class Table:
 
     @property
     def total(self) -> int:
-        """Cells that are ours to compute, of which `done` are."""
+        """Cells that are computed here; `done` of them have a value."""
         return sum(result.computed for result in self.results)
 
     def unit(self, cell: Cell) -> str:

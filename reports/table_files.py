@@ -1,4 +1,4 @@
-"""A table's files: its texts and its figure. Not in __main__, which processes that draw could not import."""
+"""A table's files: its texts and its figure. Not in __main__, which worker processes cannot import."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from reports import export, tables
 from reports.figures import bars, curves
 from reports.records import Table
 
-MANY = 6  # tables, from which on it pays to start processes that draw them
+MANY = 6  # tables; from here on it pays to draw them in worker processes
 
 
 def write_all(shown: list[Table]) -> list[dict[str, bytes]]:
-    """The files of each, on all cores where there are many: drawing is most of the work."""
+    """The files of each table, on all cores if there are many: drawing is most of the work."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if len(shown) < MANY or cores < 2:
         return list(map(write_one, shown))
@@ -23,7 +23,7 @@ def write_all(shown: list[Table]) -> list[dict[str, bytes]]:
 
 
 def write_one(table: Table) -> dict[str, bytes]:
-    """File name -> bytes: .md, .csv, .tex, .png, .pdf, the .svg for the page, and of probes -rates.csv, the whole sweep."""
+    """File name -> bytes: .md, .csv, .tex, .png, .pdf, .svg for the page, and for probes -rates.csv, the whole sweep."""
     plot = curves.lines if table.experiment.layout.plot == "lines" else bars.bars
     texts = {"md": tables.markdown(table), "csv": export.csv(table), "tex": tables.latex(table)}
     files = {kind: text.encode() for kind, text in texts.items()} | plot(table)

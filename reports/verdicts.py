@@ -1,61 +1,52 @@
-"""What our numbers say of the paper's: a verdict on a cell, and whether a claim holds.
+"""Measured numbers against the paper's: a verdict on a cell, and whether a claim holds.
 
-Noise is a 95 % half-width. Of a cell with n seeds it is Student's t times std / sqrt(n); of a percentage from one seed the
-binomial one on the validation images; time, memory and whatever else comes without any have none and are compared plainly, and
-so is a number that the paper cites. Of a difference it is the root of the summed squares.
+Noise is a 95 % half-width. For a cell with n seeds it is Student's t times std / sqrt(n); for a percentage from one seed it
+is the binomial one on the validation images. Time, memory, other values without a known noise, and numbers that the paper
+cites have none and are compared as they are. The noise of a difference is the root of the summed squares.
 
-A cell is judged where it was run as printed (scale `paper`, no override): `reproduced` if it lies within the noise of the printed
-value, which is itself one run and so adds that of a single seed; else `off by` so much. Hours and megabytes are the
-machine's and never judged.
+A cell gets a verdict if it was run at the paper's settings (scale `paper`, no override): `reproduced` if it is within the
+noise of the printed value, which is itself one run and so adds the noise of a single seed; else `off by` the difference.
+Hours and megabytes depend on the machine and never get one.
 
-A claim `holds` or `fails` where the numbers say so beyond the noise, and is `open` where they do not:
+A claim `holds` or `fails` if the numbers show it beyond the noise; otherwise it is `open`:
 
-- order, best, difference: the one must exceed the other by more than the noise. Cells that are there and contradict make it fail,
-  whatever is missing; cells that are there and agree leave it open as long as one is missing.
-- difference with `by`: besides, run as printed, it must come up to `by` less the noise. Elsewhere the sign alone is judged.
-- ratio: judged at every scale; of time and memory only where both were measured on one kind of device, and not by waiting for data.
-- reaches: fails where a cell before `at` comes up to the target by more than the noise; open where one does within the noise.
-- below: an absolute number, so it is judged only where run as printed.
-- a number that the paper cites takes part only where the others were run as printed; elsewhere it is missing.
+- order, best, difference: one cell must exceed the other by more than the noise. Measured cells that contradict the claim
+  make it fail even if others are missing; if they agree, it stays open until none is missing.
+- difference with `by`: at the paper's settings the difference must also reach `by` minus the noise. Elsewhere only its sign
+  counts.
+- ratio: checked at every scale; of time and memory only if both were measured on one kind of device and without waiting
+  for data.
+- reaches: fails if a cell before `at` reaches the target by more than the noise; open if one does so within the noise.
+- below: an absolute number, so it is checked only at the paper's settings.
+- A number that the paper cites counts only if the others were run at the paper's settings; elsewhere it is missing.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, pairwise, takewhile
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from orchestrate.planning.claims import Claim
+from orchestrate.planning.claims import Below, Best, Claim, Difference, Order, Ratio, Reaches, Relation
 from reports.formatting import HARDWARE, PLUS_MINUS, number, places, printed_places
-
-if TYPE_CHECKING:
-    from reports.records import Result, Table
+from reports.records import Result, Table
 
 Outcome = Literal["holds", "fails", "open"]
 OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "open")
-TINY = 1e-9  # of decimal numbers in binary: 66.4 - 63.8 is not 2.6
-STUDENT = (
-    12.71,
-    4.30,
-    3.18,
-    2.78,
-    2.57,
-    2.45,
-    2.36,
-    2.31,
-    2.26,
-)  # 97.5 % quantiles for 2, 3, ... seeds, the last for more
+TINY = 1e-9  # rounding of decimal numbers in binary: 66.4 - 63.8 is not exactly 2.6
+# 97.5 % quantiles for 2, 3, ..., 10 seeds; the last is used for more, where it is conservative.
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 CITED = "cited from another paper: compared at scale paper only"
-AS_PRINTED = "at scale paper, run as printed"
+AS_PRINTED = "at scale paper without overrides"
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A claim with what our numbers say of it. `reason`: one sentence with the numbers."""
+class CheckedClaim:
+    """A claim and its outcome. `reason`: one sentence with the measured numbers."""
 
     claim: Claim
     outcome: Outcome
@@ -63,7 +54,7 @@ class Judged:
 
 
 class Value(NamedTuple):
-    """A cell's number as a claim weighs it. `noise`: 95 % half-width, nought where unknown; `places`: decimals to show."""
+    """A cell's number in a claim. `noise`: 95 % half-width, zero if unknown; `places`: decimals to show."""
 
     key: str
     value: float
@@ -74,60 +65,67 @@ class Value(NamedTuple):
         return f"{self.key} ({number(self.value, self.places)})"
 
 
+class Evidence(NamedTuple):
+    """`values`: of the claim's cells that have one; `results`: of every cell of `table`."""
+
+    values: dict[str, Value]
+    results: Mapping[str, Result]
+    table: Table
+
+
+class Comparison(NamedTuple):
+    """`difference`: first less second; `noise`: of the difference; `words`: the numbers in words."""
+
+    outcome: Outcome
+    difference: float
+    noise: float
+    words: str
+
+
 def noise(result: Result) -> float:
-    """95 % half-width of the cell's value, in its unit; nought where nothing is known of it."""
+    """95 % half-width of the cell's value, in its unit; zero if unknown."""
     if result.n > 1 and result.std is not None:
         return STUDENT[min(result.n, len(STUDENT) + 1) - 2] * result.std / math.sqrt(result.n)
     return result.half_width or 0.0
 
 
 def verdict(result: Result, table: Table) -> str:
-    """`reproduced`, `off by -x.x`, or "" where the cell is not judged."""
+    """`reproduced`, `off by -x.x`, or "" if the cell gets no verdict."""
     unit, difference = table.unit(result.cell), result.difference
     if difference is None or not table.comparable or unit in HARDWARE:
         return ""
     digits = printed_places(table, unit)
-    both = noise(result) * math.sqrt(1 + max(1, result.n))  # the mean's, and a single run's, that of the paper
+    both = noise(result) * math.sqrt(1 + max(1, result.n))  # of the mean, and of the paper's single run
     rounding = 0.5 * 10**-digits
     near = abs(difference) <= max(both, rounding) + TINY
     return "reproduced" if near else f"off by {number(difference, digits, sign=True)}"
 
 
-def judged(table: Table) -> tuple[Judged, ...]:
+def check_claims(table: Table) -> tuple[CheckedClaim, ...]:
     """Every claim of the table's experiment, in the ledger's order."""
     results = {result.cell.key: result for result in table.results}
-    return tuple(judge(claim, results, table) for claim in table.experiment.claims)
+    return tuple(check_claim(claim, results, table) for claim in table.experiment.claims)
 
 
 def tally(tables: Iterable[Table]) -> dict[Outcome, int]:
     """How many of the tables' claims hold, fail and are open."""
-    found = Counter(one.outcome for table in tables for one in judged(table))
+    found = Counter(claim.outcome for table in tables for claim in check_claims(table))
     return {outcome: found[outcome] for outcome in OUTCOMES}
 
 
-def judge(claim: Claim, results: Mapping[str, Result], table: Table) -> Judged:
-    """The claim against `results`, cell key -> result, all of `table`. What each relation means: this module's docstring."""
+def check_claim(claim: Claim, results: Mapping[str, Result], table: Table) -> CheckedClaim:
+    """Check the claim against `results`, cell key -> result, all of `table`, as the module's docstring defines it."""
     values, missing = _values(claim, results, table)
-    match claim.relation:
-        case "order" | "best":
-            outcome, reason = _ranking(claim, values)
-        case "difference":
-            outcome, reason = _difference(claim, values, table)
-        case "ratio":
-            outcome, reason = _ratio(claim, values, results)
-        case "reaches":
-            outcome, reason = _reaches(claim, values)
-        case _:
-            outcome, reason = _below(claim, values, table)
+    outcome, reason = EVALUATORS[type(claim.relation)](claim.relation, Evidence(values, results, table))
     if missing and outcome != "fails":
         reasons = dict.fromkeys(missing.values())
         keys = {why: ", ".join(key for key in missing if missing[key] == why) for why in reasons}
         named = "missing: " + "; ".join(f"{keys[why]} ({why})" for why in reasons)
         outcome, reason = "open", f"so far {reason}; {named}" if reason else named
-    return Judged(claim, outcome, f"{reason}.")
+    return CheckedClaim(claim, outcome, f"{reason}.")
 
 
-# -- what there is to weigh -------------------------------------------------------------------------------------------
+# -- the cells' values ------------------------------------------------------------------------------------------------
 def _values(claim: Claim, results: Mapping[str, Result], table: Table) -> tuple[dict[str, Value], dict[str, str]]:
     """The claim's cells that have a number, and why each of the others has none."""
     values, missing = {}, {}
@@ -146,106 +144,121 @@ def _values(claim: Claim, results: Mapping[str, Result], table: Table) -> tuple[
     return values, missing
 
 
-def _compare(more: Value, less: Value) -> tuple[Outcome, float, float, str]:
-    """Whether `more` exceeds `less`: outcome, difference, its noise, and the words."""
+def _compare(more: Value, less: Value) -> Comparison:
+    """Whether `more` exceeds `less`."""
     difference, both = more.value - less.value, math.hypot(more.noise, less.noise)
     digits = max(more.places, less.places)
     apart = number(abs(difference), digits)
     around = f", noise {PLUS_MINUS}{number(both, digits)}" if both else ""
     if abs(difference) <= both + TINY:
         words = f"{more} and {less} differ by {apart}, within the noise of {number(both, digits)}"
-        return "open", difference, both, words if both else f"{more} equals {less}"
-    if not both and abs(difference) < 0.5 * 10**-digits:  # one seed each of what has no known noise
-        return "open", difference, both, f"{more} and {less} do not differ in what is shown"
+        return Comparison("open", difference, both, words if both else f"{more} equals {less}")
+    if not both and abs(difference) < 0.5 * 10**-digits:  # one seed each, without a known noise
+        return Comparison("open", difference, both, f"{more} and {less} are equal in the digits shown")
     above = difference > 0
     words = f"{more} is {'above' if above else 'below'} {less} by {apart}{around}"
-    return "holds" if above else "fails", difference, both, words
+    return Comparison("holds" if above else "fails", difference, both, words)
 
 
-# -- the relations: (outcome, words) of the cells that are there; no words where nothing can be compared yet ----------------
-def _ranking(claim: Claim, values: dict[str, Value]) -> tuple[Outcome, str]:
-    keys = claim.cells
-    needed: list[Pair] = list(pairwise(keys)) if claim.relation == "order" else [(keys[0], key) for key in keys[1:]]
-    # Two of an order that are not neighbours cannot prove it, but they can disprove it where the cell between is missing.
-    pairs = list(combinations(keys, 2)) if claim.relation == "order" else needed
+# -- the relations: (outcome, words) by the cells that have a value; no words if nothing can be compared yet ----------
+def _evaluate_order(relation: Order, evidence: Evidence) -> tuple[Outcome, str]:
+    # Cells that are not neighbours cannot prove an order, but they can disprove it while the cell between is missing.
+    return _rank(list(pairwise(relation.cells)), list(combinations(relation.cells, 2)), evidence.values)
+
+
+def _evaluate_best(relation: Best, evidence: Evidence) -> tuple[Outcome, str]:
+    pairs = [(relation.cells[0], key) for key in relation.cells[1:]]
+    return _rank(pairs, pairs, evidence.values)
+
+
+def _rank(needed: list[Pair], pairs: list[Pair], values: dict[str, Value]) -> tuple[Outcome, str]:
+    """The first of each pair must exceed the second: `needed` to hold, any of `pairs` suffices to fail."""
     found = {pair: _compare(values[pair[0]], values[pair[1]]) for pair in pairs if all(key in values for key in pair)}
-    failing = [pair for pair, one in found.items() if one[0] == "fails"]
+    failing = [pair for pair, comparison in found.items() if comparison.outcome == "fails"]
     if failing:
-        return "fails", "; ".join(found[pair][3] for pair in [one for one in failing if one in needed] or failing)
-    near = [found[pair][3] for pair in needed if pair in found and found[pair][0] == "open"]
+        shown = [pair for pair in failing if pair in needed] or failing
+        return "fails", "; ".join(found[pair].words for pair in shown)
+    near = [found[pair].words for pair in needed if pair in found and found[pair].outcome == "open"]
     if near:
         return "open", "; ".join(near)
     if not found:
         return "open", ""
-    closest = min(found.values(), key=lambda one: one[1])[3]
+    closest = min(found.values(), key=lambda comparison: comparison.difference).words
     return "holds", closest if len(found) == 1 else f"the closest pair: {closest}"
 
 
-def _difference(claim: Claim, values: dict[str, Value], table: Table) -> tuple[Outcome, str]:
-    wanted = claim.difference
-    if wanted is None or not {wanted.more, wanted.less} <= set(values):
+def _evaluate_difference(relation: Difference, evidence: Evidence) -> tuple[Outcome, str]:
+    values = evidence.values
+    if not set(relation.cells) <= set(values):
         return "open", ""
-    outcome, difference, both, words = _compare(values[wanted.more], values[wanted.less])
-    if wanted.by is None:
+    outcome, difference, both, words = _compare(values[relation.more], values[relation.less])
+    if relation.by is None:
         return outcome, words
-    if not table.comparable:
-        return outcome, f"{words}; by how much is judged only {AS_PRINTED}"
-    words += f"; claimed is {number(wanted.by, values[wanted.more].places)}"
-    return ("fails" if difference < wanted.by - both - TINY else outcome), words
+    if not evidence.table.comparable:
+        return outcome, f"{words}; the amount is checked only {AS_PRINTED}"
+    words += f"; the paper claims {number(relation.by, values[relation.more].places)}"
+    return ("fails" if difference < relation.by - both - TINY else outcome), words
 
 
-def _ratio(claim: Claim, values: dict[str, Value], results: Mapping[str, Result]) -> tuple[Outcome, str]:
-    wanted = claim.ratio
-    if wanted is None or not {wanted.of, wanted.to} <= set(values):
+def _evaluate_ratio(relation: Ratio, evidence: Evidence) -> tuple[Outcome, str]:
+    values = evidence.values
+    if not set(relation.cells) <= set(values):
         return "open", ""
-    of, to = values[wanted.of], values[wanted.to]
-    room, both = wanted.at_most * to.value - of.value, math.hypot(of.noise, wanted.at_most * to.noise)
+    of, to = values[relation.of], values[relation.to]
+    room, both = relation.at_most * to.value - of.value, math.hypot(of.noise, relation.at_most * to.noise)
     share = f"{of.value / to.value:.2f}" if to.value else "no"
-    words = f"{of} is {share} times {to}, claimed is at most {wanted.at_most:g}"
-    jobs = [job for key in (wanted.of, wanted.to) for job in results[key].jobs]
+    words = f"{of} is {share} times {to}; the paper claims at most {relation.at_most:g}"
+    jobs = [job for key in relation.cells for job in evidence.results[key].jobs]
     if len(devices := {job.device for job in jobs}) > 1:
         return "open", f"{words}, measured on {' and '.join(sorted(devices))}"
-    if waited := [key for key in (wanted.of, wanted.to) if "loader" in results[key].measured]:
+    if waited := [key for key in relation.cells if "loader" in evidence.results[key].measured]:
         return "open", f"{words}, but {waited[0]} is limited by the loader"
     if room >= both - TINY:
         return "holds", words
     return ("fails", words) if room < -both - TINY else ("open", f"{words}, within the noise")
 
 
-def _reaches(claim: Claim, values: dict[str, Value]) -> tuple[Outcome, str]:
-    wanted = claim.reaches
-    if wanted is None or wanted.target not in values:
+def _evaluate_reaches(relation: Reaches, evidence: Evidence) -> tuple[Outcome, str]:
+    values = evidence.values
+    if relation.target not in values:
         return "open", ""
-    target = values[wanted.target]
+    target = values[relation.target]
     near = []
-    for key in takewhile(lambda key: key != wanted.at, wanted.series):
+    for key in takewhile(lambda key: key != relation.at, relation.series):
         if key not in values:
             continue
         outcome, difference, both, words = _compare(values[key], target)
         if outcome == "holds" or (not both and difference >= -TINY):
-            return "fails", f"{words}, before {wanted.at}"
+            return "fails", f"{words}, before {relation.at}"
         near += [words] if outcome == "open" else []
     if near:
         return "open", "; ".join(near)
-    there = [values[key] for key in wanted.series if key in values]
-    first = next((value for value in there if value.value >= target.value), None)
+    present = [values[key] for key in relation.series if key in values]
+    first = next((value for value in present if value.value >= target.value), None)
     if first:
-        return "holds", f"{first} is the first to come up to {target}"
-    return (
-        "holds",
-        f"{max(there, key=lambda one: one.value)} is the best and does not come up to {target}" if there else "",
-    )
+        return "holds", f"{first} is the first to reach {target}"
+    best = max(present, key=lambda value: value.value, default=None)
+    return "holds", f"{best} is the best and does not reach {target}" if best else ""
 
 
-def _below(claim: Claim, values: dict[str, Value], table: Table) -> tuple[Outcome, str]:
-    wanted = claim.below
-    if wanted is None or wanted.cell not in values:
+def _evaluate_below(relation: Below, evidence: Evidence) -> tuple[Outcome, str]:
+    if relation.cell not in evidence.values:
         return "open", ""
-    one = values[wanted.cell]
-    words = f"{one}, claimed is under {wanted.limit:g}"
-    if not table.comparable:
-        return "open", f"{words}, which is judged only {AS_PRINTED}"
-    if one.value < wanted.limit - one.noise - TINY:
+    value = evidence.values[relation.cell]
+    words = f"{value}; the paper claims less than {relation.limit:g}"
+    if not evidence.table.comparable:
+        return "open", f"{words}, which is checked only {AS_PRINTED}"
+    if value.value < relation.limit - value.noise - TINY:
         return "holds", words
-    within = one.value <= wanted.limit + one.noise + TINY and one.noise > 0
-    return ("open", f"{words}, within the noise of {number(one.noise, one.places)}") if within else ("fails", words)
+    within = value.value <= relation.limit + value.noise + TINY and value.noise > 0
+    return ("open", f"{words}, within the noise of {number(value.noise, value.places)}") if within else ("fails", words)
+
+
+EVALUATORS: dict[type[Relation], Callable[[Any, Evidence], tuple[Outcome, str]]] = {
+    Order: _evaluate_order,
+    Best: _evaluate_best,
+    Difference: _evaluate_difference,
+    Ratio: _evaluate_ratio,
+    Reaches: _evaluate_reaches,
+    Below: _evaluate_below,
+}

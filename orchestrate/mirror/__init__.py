@@ -1,8 +1,8 @@
-"""MLflow as a mirror of the store: one run a job, one table a parent with one child a cell. Idempotent and rebuildable.
+"""MLflow as a mirror of the store: a run per job, a parent run per table with a child run per cell.
 
-Everything in MLflow comes from the job folders; delete it and the next `sync` makes it again. A cursor a job, under
-<store>/.mirror/<digest of the tracking URI>/, says what is mirrored, so that a pass over jobs that did not change is a
-few stat calls each and does not import mlflow. Delete that folder to have every run looked for again.
+Everything in MLflow comes from the job folders; if it is deleted, the next `sync` rebuilds it. A cursor per job, under
+<store>/.mirror/<digest of the tracking URI>/, records what is mirrored, so a pass over unchanged jobs costs a few stat
+calls per job and does not import mlflow. If that folder is deleted, `sync` looks for every run by its tags.
 """
 
 from orchestrate.mirror.address import cursor_folder, tracking_uri

@@ -1,4 +1,4 @@
-"""Where the tracking store is: its URI, the sqlite file or server behind it, and the folder of cursors."""
+"""The tracking store's address: its URI, the sqlite file or server behind it, and the folder of cursors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def server(uri: str) -> str:
-    """The address of its pages: never with the password that a client may need."""
+    """The address of MLflow's web pages, without the password that a client may need."""
     return re.sub(r"//[^@/]*@", "//", uri.rstrip("/")) if is_server(uri) else "http://127.0.0.1:5000"
 
 
@@ -39,7 +36,7 @@ def is_server(uri: str) -> bool:
 
 
 def cursor_folder(store: Path) -> Path:
-    """What was mirrored to the present tracking URI: <store>/.mirror/<digest of the URI>/."""
+    """The folder that records what was mirrored to the current tracking URI: <store>/.mirror/<digest of the URI>/."""
     return store / ".mirror" / digest(tracking_uri(store))
 
 

@@ -1,4 +1,4 @@
-"""What a job folder says that its MLflow run should be. Reads files only; knows no mlflow."""
+"""A job folder's content as its MLflow run should have it. Reads files only; knows no mlflow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from jigclu.job_folder import JobFolder
 from orchestrate.jobs.submissions import submission
 from orchestrate.mirror.address import digest
 from orchestrate.mirror.store import Point
+from orchestrate.mirror.tags import JobRecord
 
 DETAILS = ("seconds", "images", "val_images", "categories", "iterations")  # of result.json, beside its metrics
-RUN_STATUS = {  # KILLED: MLflow has no word for "goes on later"; it is RUNNING again when it does
+RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it resumes, then RUNNING again
     "pending": "SCHEDULED",
     "running": "RUNNING",
     "interrupted": "KILLED",
@@ -29,7 +30,7 @@ WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl")
 
 @dataclass(frozen=True)
 class JobRunSpec:
-    """What the folder says that the run should be."""
+    """What the run should be, by the job folder."""
 
     name: str
     experiment: str
@@ -46,7 +47,7 @@ class JobRunSpec:
 
 
 def stamps(folder: Path) -> dict[str, str]:
-    """When each mirrored file was last written: a few stat calls, no reading."""
+    """File -> modification time, size and inode of each mirrored file: a few stat calls, no reading."""
     paths = [folder / name for name in WATCHED]
     if (folder / "figures").is_dir():
         paths += sorted(path for path in (folder / "figures").iterdir() if not path.name.startswith("."))
@@ -64,19 +65,19 @@ def run_state(status: dict[str, Any], result: dict[str, Any]) -> str:
 
 
 def number(value: Any) -> float | None:
-    """As MLflow can hold it: infinities become NaN (its databases would store 1.8e308 and spoil every chart's axis)."""
+    """A number that MLflow can store: infinities become NaN (its databases would store 1.8e308, which ruins charts)."""
     if not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else math.nan
 
 
 def metric_name(name: str) -> str:
-    """With the characters that MLflow refuses replaced."""
+    """The name with the characters that MLflow rejects replaced by underscores."""
     return re.sub(r"[^\w\-. /]", "_", name)
 
 
 def job_run_spec(folder: Path) -> JobRunSpec:
-    """The run that this job folder asks for."""
+    """The run that belongs to this job folder."""
     files = JobFolder(folder)
     job, status, result = files.job, files.status, files.result
     state = run_state(status, result)
@@ -84,9 +85,9 @@ def job_run_spec(folder: Path) -> JobRunSpec:
     values = {**result.get("metrics", {}), **{key: result.get(key) for key in DETAILS}}
     values |= {f"top1.lr{rate}": best["top1"] for rate, best in result.get("by_lr", {}).items()}
     points = [
-        (metric_name(f"result.{name}"), known, finished, 0)
+        (metric_name(f"result.{name}"), finite, finished, 0)
         for name, value in sorted(values.items())
-        if (known := number(value)) is not None
+        if (finite := number(value)) is not None
     ]
     end = (
         finished if state == "done" else int(1000 * status.get("heartbeat", 0)) if state in ("failed", "lost") else None
@@ -97,7 +98,7 @@ def job_run_spec(folder: Path) -> JobRunSpec:
         experiment=f"jigclu-{job.get('scale', 'paper')}",
         start=_start(folder, result),
         source=f"{job.get('source_digest', '')} {job.get('data_fingerprint', '')}",
-        tags=_tags(folder, job, status, result, state),
+        tags=_record(folder, job, status, result, state).to_tags(),
         params={**_flat(job.get("config", {})), **({"upstream": upstream} if upstream else {})},
         points=points,
         status=(RUN_STATUS.get(state, "RUNNING"), end),
@@ -105,70 +106,61 @@ def job_run_spec(folder: Path) -> JobRunSpec:
 
 
 def _start(folder: Path, result: dict[str, Any]) -> int:
-    """Unix ms: the result's finish less its seconds, else the first line's time, else when it was planned."""
+    """Unix ms: when the result was finished minus its seconds, else the first metric's time, else when it was planned."""
     if "finished" in result and "seconds" in result:
         return int(1000 * (result["finished"] - result["seconds"]))
     first = next(JobFolder(folder).metrics(), {})
     return int(1000 * first.get("time", (folder / "job.json").stat().st_mtime))
 
 
-def _tags(
-    folder: Path, job: dict[str, Any], status: dict[str, Any], result: dict[str, Any], state: str
-) -> dict[str, str]:
-    return {
-        "jigclu.job": folder.name,
-        "jigclu.stage": str(job.get("stage", "")),
-        "jigclu.label": str(job.get("label", "")),
-        "jigclu.experiments": ",".join(job.get("experiments", [])),
-        "jigclu.seed": str(job.get("seed", 0)),
-        "jigclu.protocol": str(job.get("protocol", "")),
-        "jigclu.scale": str(job.get("scale", "")),
-        "jigclu.state": state,
-        "jigclu.message": str(status.get("message") or ""),
-        "jigclu.command": str(job.get("command", "")),
-        "jigclu.device": str(result.get("device", "")),
-        "jigclu.versions": " ".join(
-            f"{name}={version}" for name, version in sorted(result.get("versions", {}).items())
-        ),
-        "jigclu.slurm_job_id": str(status.get("slurm_job_id") or ""),
-        "jigclu.attempt": str(status.get("attempt") or ""),
-        "jigclu.ranks": str(result.get("world", "")),
-        "jigclu.estimated_hours": _estimated(folder),
-        "jigclu.folder": f"{folder.parent.name}/{folder.name}",
-        "jigclu.data_fingerprint": str(job.get("data_fingerprint", "")),
-        "jigclu.source_digest": str(job.get("source_digest", "")),
-        "mlflow.source.git.commit": str(job.get("commit", "")),
-        "mlflow.note.content": _note(folder, job, status, state),
-    }
-
-
-def _estimated(folder: Path) -> str:
-    """Device-hours that the job was submitted with; "" where nobody estimated."""
-    hours = number(submission(JobFolder(folder)).get("estimate_hours"))
-    return "" if hours is None else f"{hours:.6g}"
+def _record(folder: Path, job: dict[str, Any], status: dict[str, Any], result: dict[str, Any], state: str) -> JobRecord:
+    versions = sorted(result.get("versions", {}).items())
+    return JobRecord(
+        job=folder.name,
+        stage=str(job.get("stage", "")),
+        label=str(job.get("label", "")),
+        experiments=tuple(job.get("experiments", [])),
+        seed=str(job.get("seed", 0)),
+        protocol=str(job.get("protocol", "")),
+        scale=str(job.get("scale", "")),
+        state=state,
+        message=str(status.get("message") or ""),
+        command=str(job.get("command", "")),
+        device=str(result.get("device", "")),
+        versions=" ".join(f"{name}={version}" for name, version in versions),
+        slurm_job_id=str(status.get("slurm_job_id") or ""),
+        attempt=status.get("attempt") or None,
+        ranks=result.get("world"),
+        estimated_hours=number(submission(JobFolder(folder)).get("estimate_hours")),
+        folder=f"{folder.parent.name}/{folder.name}",
+        data_fingerprint=str(job.get("data_fingerprint", "")),
+        source_digest=str(job.get("source_digest", "")),
+        commit=str(job.get("commit", "")),
+        note=_note(folder, job, status, state),
+    )
 
 
 def _note(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str) -> str:
-    """What a person reads on the run's page."""
+    """The description on the run's page, Markdown."""
     uses = [f"{use['experiment']} {use['cell']} ({use['metric']})" for use in job.get("uses", [])]
     attempt = int(status.get("attempt") or 1)
     lines = [f"**{job.get('name', folder.name)}**: {state}{f', attempt {attempt}' if attempt > 1 else ''}"]
     if status.get("message") and state in ("failed", "interrupted", "cancelled", "lost"):
         lines.append(str(status["message"])[:2000])
     if uses:
-        lines.append(f"Fills {', '.join(uses)}.")
+        lines.append(f"Result for {', '.join(uses)}.")
     if job.get("upstream"):
-        lines.append(f"Builds on {', '.join(f'`{job_id}`' for job_id in job['upstream'])}.")
+        lines.append(f"Upstream: {', '.join(f'`{job_id}`' for job_id in job['upstream'])}.")
     lines.append(f"Folder: `{folder.parent.name}/{folder.name}` in the store.")
     if job.get("command"):
-        lines.append(f"Recompute: `{job['command']}`")
+        lines.append(f"Reproduce: `{job['command']}`")
     if job.get("dirty"):
         lines.append("The working tree had uncommitted changes.")
     return "\n\n".join(lines)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys, JSON values; text as it is."""
+    """Nested values with dotted keys; text unchanged, everything else as JSON."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,9 +1,4 @@
-"""MLflow as a mirror of the store: one run a job, one table a parent with one child a cell. Idempotent and rebuildable.
-
-Everything in MLflow comes from the job folders; delete it and the next `sync` makes it again. A cursor a job, under
-<store>/.mirror/<digest of the tracking URI>/, says what is mirrored, so that a pass over jobs that did not change is a
-few stat calls each and does not import mlflow. Delete that folder to have every run looked for again.
-"""
+"""One pass of the mirror: jobs first, then the tables that they fill. Repeating it changes nothing."""
 
 from __future__ import annotations
 
@@ -21,12 +16,12 @@ from orchestrate.mirror.table_sync import sync_tables
 
 
 class MirrorError(RuntimeError):
-    """The mirror could not be brought up to date; one line. The next sync completes the work."""
+    """MLflow could not be updated; one line. The next sync completes the work."""
 
 
 @dataclass(frozen=True)
 class SyncReport:
-    """`changed`: runs (of jobs, tables, cells) that were written to; `runs`: runs looked after; `seconds`: wall."""
+    """`changed`: runs (of jobs, tables, cells) that were written to; `runs`: runs that were checked; `seconds`: wall time."""
 
     changed: int
     runs: int
@@ -36,18 +31,18 @@ class SyncReport:
 def sync(
     store: Path, jobs: Iterable[Path] | None = None, *, wait_for_lock: bool = True, tables: bool = True
 ) -> SyncReport:
-    """Mirror the job folders (`jobs`, else all under the store), then the tables that they fill.
+    """Mirror the job folders (`jobs`; by default all under the store), then the tables that they fill.
 
-    One writer at a time: holds <store>/.mirror/lock; with `wait_for_lock` off and another at it, nothing is done.
-    Raises MirrorError, whatever went wrong.
+    One writer at a time: holds <store>/.mirror/lock. Without `wait_for_lock`, does nothing if another process holds it.
+    Raises MirrorError for any failure.
     """
     began, tracking = time.monotonic(), Tracking(store)
     wanted = None if jobs is None else {Path(path).name for path in jobs}
     try:
-        with locked(store / ".mirror" / "lock", wait_for_lock) as mine:
-            changed, runs = _sync(tracking, wanted, tables) if mine else (0, 0)
+        with locked(store / ".mirror" / "lock", wait_for_lock) as acquired:
+            changed, runs = _sync(tracking, wanted, tables) if acquired else (0, 0)
     except Exception as error:
-        raise MirrorError(f"MLflow is behind, the job folders are whole: {one_line(error)}") from error
+        raise MirrorError(f"MLflow was not updated, the job folders are unaffected: {one_line(error)}") from error
     return SyncReport(changed, runs, time.monotonic() - began)
 
 
@@ -70,7 +65,7 @@ def _pass(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[in
             changed, runs = changed + wrote, runs + 1
         cursors[folder] = cursor
     if tables:
-        known = {folder: (cursor.run if cursor else "", stamps(folder)) for folder, cursor in cursors.items()}
-        more = sync_tables(tracking, known, live)
-        changed, runs = changed + more[0], runs + more[1]
+        jobs = {folder: (cursor.run if cursor else "", stamps(folder)) for folder, cursor in cursors.items()}
+        tables_changed, table_runs = sync_tables(tracking, jobs, live)
+        changed, runs = changed + tables_changed, runs + table_runs
     return changed, runs

@@ -1,6 +1,7 @@
-"""The paper's tables in MLflow: one parent run a (scale, experiment, protocol, variant), one nested child a cell of the
-ledger, references and cells that no job fills included. Updated in place: runs are found by their tags and a child never
-appears twice."""
+"""The paper's tables in MLflow: a parent run per (scale, experiment, protocol, variant), with a nested run per cell.
+
+References and cells that no job fills are included. Updated in place: runs are found by their tags, and no cell has two.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +13,25 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jigclu.files import read_json, write_json
 from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
 from orchestrate.mirror.job_content import RUN_STATUS, number, run_state
 from orchestrate.mirror.store import Tracking
+from orchestrate.mirror.tags import CELL, PARENT_RUN, PROTOCOL, TABLE, VARIANT, CellRecord, TableKey, TableRecord
 from orchestrate.planning import experiments, overlays
 from orchestrate.planning.experiments import Cell, Experiment
 
 WORST_FIRST = ("failed", "lost", "cancelled", "running", "interrupted", "pending", "not run", "done")
-CITED, NOT_APPLICABLE = "cited", "not applicable"  # the states of cells that no job fills
-PARENT = ""  # the parent's key among its cells'
-
-
-class Table(NamedTuple):
-    scale: str
-    experiment: str
-    protocol: str
-    variant: str
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {
-            "jigclu.table": self.experiment,
-            "jigclu.scale": self.scale,
-            "jigclu.protocol": self.protocol,
-            "jigclu.variant": self.variant,
-        }
+PARENT = ""  # the parent's key among its cells
 
 
 @dataclass(frozen=True)
 class Filler:
-    """A job that fills a cell, as its folder has it now. `value` is None until it is done; `measured`: how, of time and memory."""
+    """A job that fills a cell. `value`: None until it is done; `measured`: how a time or memory was measured; `planned`:
+    unix seconds."""
 
     id: str
     seed: int
@@ -59,7 +45,7 @@ class Filler:
 
 @dataclass(frozen=True)
 class TableRunSpec:
-    """What a parent or child run should hold."""
+    """The content of a parent or child run."""
 
     name: str
     status: str
@@ -70,15 +56,15 @@ class TableRunSpec:
 def sync_tables(
     tracking: Tracking, jobs: Mapping[Path, tuple[str, dict[str, str]]], live: frozenset[str] | None
 ) -> tuple[int, int]:
-    """Bring every table that a job's `uses` name up to date. `jobs`: folder -> (MLflow run id, stamps of its files).
+    """Update every table that a job's `uses` names. `jobs`: folder -> (MLflow run id, stamps of its files).
 
-    Returns how many runs were written to and how many the tables have. Raises RunGone where the cursor is out of date.
+    Returns how many runs were written to and how many the tables have. Raises RunGone if the cursor is out of date.
     """
     path = tracking.cursors / "tables.json"
     cursor = read_json(path)
-    known: dict[str, dict[str, list[str]]] = cursor.get("tables", {})
-    if live is not None and any(run not in live for cells in known.values() for run, _ in cells.values()):
-        cursor, known = {}, {}
+    entries: dict[str, dict[str, list[str]]] = cursor.get("tables", {})
+    if live is not None and any(run not in live for cells in entries.values() for run, _ in cells.values()):
+        cursor, entries = {}, {}
     ledger_files = sorted(overlays.ROOT.glob("*.yaml"))
     signature = digest(
         [
@@ -87,34 +73,45 @@ def sync_tables(
         ]
     )
     if cursor.get("signature") == signature:
-        return 0, sum(len(cells) for cells in known.values())
+        return 0, sum(len(cells) for cells in entries.values())
     ledger, changed = experiments.load_all(), 0
     for table, fillers in _tables(jobs).items():
-        if table.experiment in ledger:
-            contents = _contents(table, ledger[table.experiment].under(table.protocol), fillers)
-            key = json.dumps(table)
-            known[key], wrote = _sync_table(tracking, table, contents, known.get(key), path)
+        if table.table in ledger:
+            contents = _contents(table, ledger[table.table].under(table.protocol), fillers)
+            key = json.dumps([table.scale, table.table, table.protocol, table.variant])
+            entries[key], wrote = _sync_table(tracking, table, contents, entries.get(key), path)
             changed += wrote
-    if known:
+    if entries:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"signature": signature, "tables": known})
-    return changed, sum(len(cells) for cells in known.values())
+        write_json(path, {"signature": signature, "tables": entries})
+    return changed, sum(len(cells) for cells in entries.values())
 
 
-# -- what the folders say ---------------------------------------------------------------------------------------------
-def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[Table, dict[str, list[Filler]]]:
-    """Table -> cell key -> jobs by seed. Of two jobs for one seed (the recipe changed) the later planned one counts."""
-    tables: dict[Table, dict[str, dict[int, Filler]]] = defaultdict(lambda: defaultdict(dict))
+# -- the content of the runs, by the job folders ----------------------------------------------------------------------
+def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[TableKey, dict[str, list[Filler]]]:
+    """Table -> cell key -> jobs by seed. Of two jobs for one seed (the recipe changed) the one planned later counts."""
+    tables: dict[TableKey, dict[str, dict[int, Filler]]] = defaultdict(lambda: defaultdict(dict))
     for folder, (run, _) in jobs.items():
         files = JobFolder(folder)
         job, result = files.job, files.result
         state, planned = run_state(files.status, result), (folder / "job.json").stat().st_mtime
         for use in job.get("uses", []):
-            table = Table(use["scale"], use["experiment"], use["protocol"], use.get("variant", ""))
-            value = number(result.get("metrics", {}).get(use["metric"]))
-            commit = str(job.get("commit", ""))
-            seed, measured = int(job.get("seed", 0)), measured_how(use["metric"], result)
-            filler = Filler(folder.name, seed, state, value, measured, commit, run, planned)
+            table = TableKey(
+                table=use["experiment"],
+                scale=use["scale"],
+                protocol=use["protocol"],
+                variant=use.get("variant", ""),
+            )
+            filler = Filler(
+                id=folder.name,
+                seed=int(job.get("seed", 0)),
+                state=state,
+                value=number(result.get("metrics", {}).get(use["metric"])),
+                measured=measured_how(use["metric"], result),
+                commit=str(job.get("commit", "")),
+                run=run,
+                planned=planned,
+            )
             cell = tables[table][use["cell"]]
             if filler.seed not in cell or cell[filler.seed].planned < planned:
                 cell[filler.seed] = filler
@@ -125,7 +122,7 @@ def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[Table, dict
 
 
 def measured_how(metric: str, result: Mapping[str, Any]) -> str:
-    """What a time or a memory of a stage's result is one of, for it is the machine's as much as the method's."""
+    """How a time or memory was measured, since it depends on the machine as well as on the method; else ""."""
     if metric == "hours" and result.get("limiter"):
         return f"limited by {'the loader' if result['limiter'] == 'loader' else 'compute'}"
     if metric == "peak_memory_mb" and result.get("memory_kind"):
@@ -133,34 +130,29 @@ def measured_how(metric: str, result: Mapping[str, Any]) -> str:
     return ""
 
 
-def resting_state(cell: Cell) -> str:
-    """The state of a cell without any job: `cited`, `not applicable` or `not run`."""
-    if cell.cited is not None:
-        return CITED
-    return NOT_APPLICABLE if cell.not_applicable is not None else "not run"
-
-
-def _contents(table: Table, experiment: Experiment, fillers: dict[str, list[Filler]]) -> dict[str, TableRunSpec]:
+def _contents(table: TableKey, experiment: Experiment, fillers: dict[str, list[Filler]]) -> dict[str, TableRunSpec]:
     """Cell key -> content; PARENT first."""
-    cells = {cell.key: _cell(table, experiment, cell, fillers.get(cell.key, [])) for cell in experiment.all_cells}
-    states = [cells[cell.key].tags["jigclu.state"] for cell in experiment.all_cells if cell.report is not None]
-    title = " ".join(filter(None, (table.experiment, table.protocol, table.variant)))
+    cells, states = {}, []
+    for cell in experiment.all_cells:
+        own = fillers.get(cell.key, []) if cell.runs else []  # not the jobs of a cell that is cited by now
+        state = min((filler.state for filler in own), key=WORST_FIRST.index, default=cell.resting_state)
+        cells[cell.key] = _cell(table, experiment, cell, own, state)
+        states += [state] if cell.runs else []
+    title = " ".join(filter(None, (table.table, table.protocol, table.variant)))
     note = (
         f"**{experiment.title}** ({experiment.source}), {experiment.unit}\n\nscale {table.scale}, "
         f"protocol {table.protocol}{', ' + table.variant if table.variant else ''}: "
         f"{states.count('done')} of {len(states)} cells done."
     )
-    parent = TableRunSpec(title, _status(states), {**table.tags, "mlflow.note.content": note}, {})
-    return {PARENT: parent, **cells}
+    tags = TableRecord(**asdict(table), note=note).to_tags()
+    return {PARENT: TableRunSpec(name=title, status=_status(states), tags=tags, metrics={}), **cells}
 
 
 def _status(states: list[str]) -> str:
     return RUN_STATUS.get(min(states, key=WORST_FIRST.index, default="done"), "SCHEDULED")
 
 
-def _cell(table: Table, experiment: Experiment, cell: Cell, fillers: list[Filler]) -> TableRunSpec:
-    fillers = fillers if cell.report is not None else []  # a cell that was run once and is cited now
-    state = min((filler.state for filler in fillers), key=WORST_FIRST.index, default=resting_state(cell))
+def _cell(table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Filler], state: str) -> TableRunSpec:
     filled = [(filler.seed, filler.value) for filler in fillers if filler.value is not None]
     values = [value for _, value in filled]
     metrics: dict[str, float] = {"n": len(values)}
@@ -175,73 +167,84 @@ def _cell(table: Table, experiment: Experiment, cell: Cell, fillers: list[Filler
     unit = cell.unit or experiment.unit
     printed = "not printed in the paper" if cell.printed is None else f"printed {cell.printed:g} {unit}"
     source = f"Jobs: {', '.join(f'`{filler.id}` ({filler.state})' for filler in fillers) or 'none yet'}"
-    if cell.report is None:
+    if not cell.runs:
         source = f"Cited: {cell.cited}" if cell.cited is not None else f"Not applicable: {cell.not_applicable}"
-    tags = {
-        **table.tags,
-        "jigclu.cell": cell.key,
-        "jigclu.row": cell.row,
-        "jigclu.column": cell.column,
-        "jigclu.jobs": ",".join(filler.id for filler in fillers),
-        "jigclu.job_runs": ",".join(filler.run for filler in fillers),
-        "jigclu.commit": ",".join(dict.fromkeys(filler.commit for filler in fillers if filler.commit)),
-        "jigclu.state": state,
-        "jigclu.values": json.dumps(values),
-        "jigclu.seeds": json.dumps([seed for seed, _ in filled]),
-        "jigclu.measured": "; ".join(dict.fromkeys(filler.measured for filler in fillers if filler.measured)),
-        "mlflow.note.content": f"{experiment.title}: {cell.row} / {cell.column}, {printed}.\n\n{source}.",
-    }
-    status = "FINISHED" if cell.report is None else RUN_STATUS.get(state, "SCHEDULED")
-    return TableRunSpec(f"{table.experiment} {cell.key}".strip(), status, tags, metrics)
+    record = CellRecord(
+        **asdict(table),
+        cell=cell.key,
+        row=cell.row,
+        column=cell.column,
+        jobs=tuple(filler.id for filler in fillers),
+        job_runs=tuple(filler.run for filler in fillers),
+        commits=tuple(dict.fromkeys(filler.commit for filler in fillers if filler.commit)),
+        state=state,
+        values=tuple(values),
+        seeds=tuple(seed for seed, _ in filled),
+        measured="; ".join(dict.fromkeys(filler.measured for filler in fillers if filler.measured)),
+        note=f"{experiment.title}: {cell.row} / {cell.column}, {printed}.\n\n{source}.",
+    )
+    return TableRunSpec(
+        name=f"{table.table} {cell.key}".strip(),
+        status=RUN_STATUS.get(state, "SCHEDULED") if cell.runs else "FINISHED",
+        tags=record.to_tags(),
+        metrics=metrics,
+    )
 
 
-# -- what MLflow should hold ------------------------------------------------------------------------------------------
+# -- writing it to MLflow ---------------------------------------------------------------------------------------------
 def _sync_table(
-    tracking: Tracking, table: Table, contents: dict[str, TableRunSpec], known: dict[str, list[str]] | None, path: Path
+    tracking: Tracking,
+    table: TableKey,
+    contents: dict[str, TableRunSpec],
+    written: dict[str, list[str]] | None,
+    path: Path,
 ) -> tuple[dict[str, list[str]], int]:
-    """Write the runs whose content changed. Returns cell -> [run id, digest] and how many were written to."""
+    """Write the runs whose content changed; `written`: as returned by the last pass, by its cursor file `path`.
+
+    Returns cell -> [run id, digest] and how many runs were written to.
+    """
     digests = {key: digest(asdict(content)) for key, content in contents.items()}
-    if known and {key: entry[1] for key, entry in known.items()} == digests:
-        return known, 0
-    path.unlink(missing_ok=True)  # a crash from here on: the next pass finds the runs by their tags
+    if written and {key: entry[1] for key, entry in written.items()} == digests:
+        return written, 0
+    path.unlink(missing_ok=True)  # after a crash from here on, the next pass finds the runs by their tags
     experiment, changed = f"jigclu-{table.scale}-tables", 0
-    entries = dict(known) if known else _find(tracking, experiment, table)
+    entries = dict(written) if written else _find(tracking, experiment, table)
     for key, content in contents.items():
-        run_id, written = entries.get(key, ["", ""])
-        if written == digests[key]:
+        run_id, content_digest = entries.get(key, ["", ""])
+        if content_digest == digests[key]:
             continue
         if not run_id:
-            tags = {**table.tags, **({"jigclu.cell": key} if key else {})}
-            made = tracking.client.create_run(tracking.experiment(experiment), tags=tags, run_name=content.name)
-            run_id = made.info.run_id
+            tags = {**table.to_tags(), **({CELL: key} if key else {})}
+            run = tracking.client.create_run(tracking.experiment(experiment), tags=tags, run_name=content.name)
+            run_id = run.info.run_id
         _write(tracking, run_id, content, entries[PARENT][0] if key else "")
         entries[key] = [run_id, digests[key]]
         changed += 1
-    for key in set(entries) - set(contents):  # a cell that left the ledger
+    for key in set(entries) - set(contents):  # a cell that was removed from the experiment file
         tracking.client.delete_run(entries.pop(key)[0])
         changed += 1
     return entries, changed
 
 
-def _find(tracking: Tracking, experiment: str, table: Table) -> dict[str, list[str]]:
-    """The table's runs by cell, the parent's under PARENT; content unknown. Empty where the parent is gone."""
+def _find(tracking: Tracking, experiment: str, table: TableKey) -> dict[str, list[str]]:
+    """The table's runs by cell, the parent's under PARENT, with unknown content. Empty if there are none."""
     found: dict[str, list[str]] = {}
-    for run in tracking.find(experiment, table=table.experiment, protocol=table.protocol):
-        if run.data.tags.get("jigclu.variant", "") == table.variant:
-            found.setdefault(run.data.tags.get("jigclu.cell", PARENT), [run.info.run_id, ""])
+    for run in tracking.find(experiment, {TABLE: table.table, PROTOCOL: table.protocol}):
+        if run.data.tags.get(VARIANT, "") == table.variant:
+            found.setdefault(run.data.tags.get(CELL, PARENT), [run.info.run_id, ""])
     return found
 
 
 def _write(tracking: Tracking, run_id: str, content: TableRunSpec, parent: str) -> None:
-    """Only what differs; a number that is no longer known becomes NaN, for MLflow cannot take a metric back."""
+    """Write what differs. A number that is no longer known becomes NaN, since MLflow cannot delete a metric."""
     run, now = tracking.run(run_id), int(time.time() * 1000)
     metrics = {**dict.fromkeys(run.data.metrics, math.nan), **content.metrics}
     points = [(name, value, now, 0) for name, value in metrics.items() if not _same(value, run.data.metrics.get(name))]
-    tags = {**content.tags, **({"mlflow.parentRunId": parent} if parent else {})}
+    tags = {**content.tags, **({PARENT_RUN: parent} if parent else {})}
     tracking.log(run_id, points, tags={key: value for key, value in tags.items() if run.data.tags.get(key) != value})
     if run.info.status != content.status:
         tracking.client.update_run(run_id, content.status)
 
 
-def _same(value: float, there: float | None) -> bool:
-    return there is not None and (value == there or (math.isnan(value) and math.isnan(there)))
+def _same(value: float, present: float | None) -> bool:
+    return present is not None and (value == present or (math.isnan(value) and math.isnan(present)))

@@ -1,62 +1,67 @@
-"""How MLflow lays out the tables of runs: one shared view for jobs, one for cells."""
+"""The columns of MLflow's tables of runs: one shared view for jobs, one for cells.
+
+Two experiment tags of MLflow's web interface are used here that its documentation does not promise:
+`mlflow.sharedViewState.<name>`, the JSON of a shared view, opened by `viewStateShareKey=<name>` in the URL; and
+`mlflow.experimentKind`, without which MLflow may show the experiment as one about prompts. An MLflow that ignores them
+shows its own columns; nothing else depends on them.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
+from orchestrate.mirror.address import server
+from orchestrate.mirror.tags import CLAIMS, STALE, VERDICT, CellRecord, JobRecord
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
-from orchestrate.mirror.address import server
 
-# How MLflow's own table of runs is laid out when it is opened by `view_url`: a view that was shared, in MLflow's words.
 VIEW = "jigclu"
 
 
+def _tags(*keys: str) -> tuple[str, ...]:
+    return tuple(f"tags.`{key}`" for key in keys)
+
+
+def _metrics(*names: str) -> tuple[str, ...]:
+    return tuple(f"metrics.`{name}`" for name in names)
+
+
 _JOBS = (
-    *(
-        "tags.`jigclu.label`",
-        "tags.`jigclu.stage`",
-        "metrics.`result.top1`",
-        "tags.`jigclu.state`",
-        "tags.`jigclu.stale`",
-    ),
-    *("tags.`jigclu.attempt`", "tags.`jigclu.seed`", "metrics.`loss`", "metrics.`images_per_second`"),
-    *("tags.`jigclu.experiments`", "tags.`jigclu.device`", "tags.`jigclu.slurm_job_id`"),
+    *_tags(JobRecord.key("label"), JobRecord.key("stage")),
+    *_metrics("result.top1"),
+    *_tags(JobRecord.key("state"), STALE, JobRecord.key("attempt"), JobRecord.key("seed")),
+    *_metrics("loss", "images_per_second"),
+    *_tags(JobRecord.key("experiments"), JobRecord.key("device"), JobRecord.key("slurm_job_id")),
 )
-
-
-_TABLES = (
-    *(
-        "tags.`jigclu.row`",
-        "tags.`jigclu.column`",
-        "metrics.`value`",
-        "metrics.`printed`",
-        "metrics.`difference`",
-        "tags.`jigclu.verdict`",
-        "tags.`jigclu.state`",
-    ),
-    *("tags.`jigclu.claims`", "metrics.`std`", "metrics.`n`", "tags.`jigclu.protocol`", "tags.`jigclu.variant`"),
+_CELLS = (
+    *_tags(CellRecord.key("row"), CellRecord.key("column")),
+    *_metrics("value", "printed", "difference"),
+    *_tags(VERDICT, CellRecord.key("state"), CLAIMS),
+    *_metrics("std", "n"),
+    *_tags(CellRecord.key("protocol"), CellRecord.key("variant")),
 )
 
 
 def views(experiment: str) -> dict[str, str]:
-    """The experiment's tags that hold its view, and that it is about training: MLflow would show it as one about prompts."""
+    """The experiment's tags that hold its view and its kind."""
     tables = experiment.endswith("-tables")
-    columns = _TABLES if tables else _JOBS
-    state = {"orderByKey": "attributes.start_time", "orderByAsc": tables, "startTime": "ALL"}  # cells as in the ledger
+    columns = _CELLS if tables else _JOBS
+    # Ascending start time puts cells in the order of the experiment file.
+    state = {"orderByKey": "attributes.start_time", "orderByAsc": tables, "startTime": "ALL"}
     state |= {"selectedColumns": columns, "columnOrder": columns}
     return {f"mlflow.sharedViewState.{VIEW}": json.dumps(state), "mlflow.experimentKind": "custom_model_development"}
 
 
-def apply_view(client: MlflowClient, found: Experiment) -> None:
-    """Give the experiment its view where it has none, or another."""
-    for tag, value in views(found.name).items():
-        if found.tags.get(tag) != value:
-            client.set_experiment_tag(found.experiment_id, tag, value)
+def apply_view(client: MlflowClient, experiment: Experiment) -> None:
+    """Set the experiment's view if it has none or a different one."""
+    for tag, value in views(experiment.name).items():
+        if experiment.tags.get(tag) != value:
+            client.set_experiment_tag(experiment.experiment_id, tag, value)
 
 
 def view_url(uri: str, experiment_id: str) -> str:
-    """Where the view is seen: on the tracking server, or where `make mlflow` serves the store."""
+    """The view's URL: on the tracking server, or where `make mlflow` serves the store."""
     return f"{server(uri)}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"

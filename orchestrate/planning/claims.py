@@ -1,88 +1,113 @@
-"""Claims: sentences that the paper draws from cells, written so that a program can judge them. No torch.
+"""Claims: sentences that the paper draws from cells, written so that a program can check them. No torch.
 
-A claim is one relation between cells (by key). Reports judge it; see reports/verdicts.py for what holds, fails and open mean.
+A claim is one relation between cells (by key). reports/verdicts.py checks it and defines `holds`, `fails` and `open`.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal, get_args
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-RELATIONS = ("order", "best", "difference", "ratio", "reaches", "below")
 
-
-class Difference(BaseModel):
-    """`more` exceeds `less`; `by`: by how much the paper says, in the cells' unit."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Order(_Strict):
+    """Each cell exceeds the next."""
+
+    kind: Literal["order"] = "order"
+    cells: tuple[str, ...]
+
+
+class Best(_Strict):
+    """The first cell exceeds every other one."""
+
+    kind: Literal["best"] = "best"
+    cells: tuple[str, ...]
+
+
+class Difference(_Strict):
+    """`more` exceeds `less`; `by`: the amount that the paper states, in the cells' unit."""
+
+    kind: Literal["difference"] = "difference"
     more: str
     less: str
     by: float | None = None
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.more, self.less
 
-class Ratio(BaseModel):
+
+class Ratio(_Strict):
     """`of` is at most `at_most` times `to` (time, memory)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["ratio"] = "ratio"
     of: str
     to: str
     at_most: float = Field(gt=0)
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.of, self.to
 
-class Reaches(BaseModel):
-    """Of `series` (in order), the first cell that comes up to `target` is `at` or a later one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Reaches(_Strict):
+    """The first cell of `series` (in order) that reaches `target` is `at` or a later one."""
+
+    kind: Literal["reaches"] = "reaches"
     target: str
     series: tuple[str, ...]
     at: str
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.target, *self.series
 
-class Below(BaseModel):
-    """`cell` stays under `limit`: for scores that the paper calls trivial, a limit between it and a useful one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Below(_Strict):
+    """`cell` is below `limit`: for scores that the paper calls trivial, a limit between such a score and a useful one."""
+
+    kind: Literal["below"] = "below"
     cell: str
     limit: float
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return (self.cell,)
 
-class Claim(BaseModel):
-    """One sentence with its place in the paper and just one relation.
 
-    `order`: each cell exceeds the next. `best`: the first cell exceeds every other one.
+Relation = Order | Best | Difference | Ratio | Reaches | Below
+RELATIONS = {relation.model_fields["kind"].default: relation for relation in get_args(Relation)}
+
+
+class Claim(_Strict):
+    """One sentence with its place in the paper and exactly one relation.
+
+    In an experiment file the relation's kind is a key: `order: [m=2, m=3]`, `difference: {more: a, less: b}`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     text: str
     source: str
-    order: tuple[str, ...] | None = None
-    best: tuple[str, ...] | None = None
-    difference: Difference | None = None
-    ratio: Ratio | None = None
-    reaches: Reaches | None = None
-    below: Below | None = None
-
-    @property
-    def relation(self) -> str:
-        return next(name for name in RELATIONS if getattr(self, name) is not None)
+    relation: Annotated[Relation, Field(discriminator="kind")]
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The keys of the cells that decide it."""
-        match self.relation:
-            case "order" | "best":
-                return getattr(self, self.relation)
-            case "difference":
-                return (self.difference.more, self.difference.less) if self.difference else ()
-            case "ratio":
-                return (self.ratio.of, self.ratio.to) if self.ratio else ()
-            case "reaches":
-                return (self.reaches.target, *self.reaches.series) if self.reaches else ()
-            case _:
-                return (self.below.cell,) if self.below else ()
+        return self.relation.cells
 
-    @model_validator(mode="after")
-    def _one_relation(self) -> Claim:
-        found = [name for name in RELATIONS if getattr(self, name) is not None]
+    @model_validator(mode="before")
+    @classmethod
+    def _one_relation(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "relation" in values:
+            return values
+        found = [name for name in RELATIONS if values.get(name) is not None]
         if len(found) != 1:
-            raise ValueError(f"claim {self.text!r} needs just one of {', '.join(RELATIONS)}, it has {found or 'none'}")
-        return self
+            text, kinds = values.get("text"), ", ".join(RELATIONS)
+            raise ValueError(f"claim {text!r} needs exactly one of {kinds}; it has {', '.join(found) or 'none'}")
+        content = values[found[0]]
+        relation = content if isinstance(content, dict) else {"cells": content}
+        others = {name: value for name, value in values.items() if name not in RELATIONS}
+        return {**others, "relation": {**relation, "kind": found[0]}}

@@ -51,6 +51,13 @@ class Cell(_Strict):
         return self.report is not None
 
     @property
+    def resting_state(self) -> str:
+        """The state of the cell without any job: `cited`, `not applicable` or `not run`."""
+        if self.cited is not None:
+            return "cited"
+        return "not applicable" if self.not_applicable is not None else "not run"
+
+    @property
     def stage(self) -> str:
         return (self.report or "").split(".", 1)[0]
 
@@ -75,9 +82,9 @@ class Cell(_Strict):
 
 
 class Experiment(_Strict):
-    """One table or figure. In its file `columns` and `rows` stand as in the paper: a cell is what its row and its column say
-    together, the row having the last word; a row's `printed` is a list, null where the paper has no number. A column that the
-    paper lacks is `ours: true`: its cells are references."""
+    """One table or figure. Its file has `columns` and `rows` as in the paper: a cell merges its row and its column, and the
+    row overrides the column; a row's `printed` is a list, null if the paper has no number. A column that the paper lacks
+    is `added: true`: its cells are references."""
 
     name: str
     title: str
@@ -108,15 +115,15 @@ class Experiment(_Strict):
     def _lay_out(cls, values: Overlay) -> Overlay:
         values = dict(values)
         columns = values.pop("columns", [])
-        ours = [_less(column, "ours") for column in columns if column.get("ours")]
-        columns = [column for column in columns if not column.get("ours")]
+        added = [_without(column, "added") for column in columns if column.get("added")]
+        columns = [column for column in columns if not column.get("added")]
         rows = values.pop("rows", [])
         cells = [*values.get("cells", ()), *(cell for row in rows for cell in _row_cells(row, columns))]
-        references = [cell for row in rows for cell in _row_cells(_less(row, "printed"), ours)]
+        references = [cell for row in rows for cell in _row_cells(_without(row, "printed"), added)]
         references += [
             cell
-            for row in values.pop("references", [])
-            for cell in ([row] if "column" in row else _row_cells(row, [*columns, *ours]))
+            for reference in values.pop("references", [])
+            for cell in ([reference] if "column" in reference else _row_cells(reference, [*columns, *added]))
         ]
         return {**values, "cells": cells, "references": references}
 
@@ -151,7 +158,7 @@ class Experiment(_Strict):
         return self
 
 
-def _less(values: Overlay, key: str) -> Overlay:
+def _without(values: Overlay, key: str) -> Overlay:
     return {name: value for name, value in values.items() if name != key}
 
 
@@ -187,8 +194,8 @@ def _over(column: Overlay | str, row: Overlay | str) -> Overlay | str:
 def _validate(path: Path) -> Experiment:
     try:
         return Experiment.model_validate({"name": path.stem, **read_yaml(path)})
-    except (KeyError, TypeError, AttributeError) as error:  # rows or columns of another shape
-        raise ConfigError(f"{path.name}: rows or columns are not as in the other files: {error!r}") from None
+    except (KeyError, TypeError, AttributeError) as error:  # rows or columns with another shape
+        raise ConfigError(f"{path.name}: rows or columns are malformed: {error!r}") from None
     except ValidationError as error:
         line = error_line(error, Experiment, hidden=("name",), extra=("columns", "rows"))
         raise ConfigError(f"{path.name}: {line}") from None

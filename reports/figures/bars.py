@@ -1,7 +1,4 @@
-"""Figures: our bars beside the printed ones, and training curves. No pyplot, no display; same input, same bytes.
-
-How they are styled, saved and set into a page is shared with the line plots (`lines`) and the diagrams (`diagrams`).
-"""
+"""Tables as bars, measured beside printed. No pyplot, no display; same input, same bytes."""
 
 from __future__ import annotations
 
@@ -11,16 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from reports.figures.style import FAINT, INK, KINDS, OURS, PRINTED, WIDTH, save, style
+from reports.figures.style import FAINT, INK, KINDS, MEASURED, PRINTED, WIDTH, save, style
 from reports.formatting import number, places, printed
 from reports.records import Result, Table
-from reports.tables import OURS_ONLY, ours
+from reports.tables import NOT_IN_PAPER, measured_text
 
-MANY = 24  # cells: past it the bars are of those alone that run
+MANY = 24  # cells; if there are more, only those that run are drawn
 
 
 def label(table: Table, result: Result) -> str:
-    """The cell's place in the paper's table, in as few words as tell it apart."""
+    """The cell's row and column in the paper's table, in as few words as identify it."""
     corner = f"{table.experiment.layout.corner} = " if table.experiment.layout.corner and not result.reference else ""
     if len(table.rows) == 1:
         return corner + result.cell.column
@@ -28,14 +25,14 @@ def label(table: Table, result: Result) -> str:
 
 
 def bars(table: Table) -> dict[str, bytes]:
-    """The table as bars, top to bottom in the ledger's order, a panel a unit: {"png", "pdf", "svg"}.
+    """The table as bars, top to bottom in the ledger's order, one panel per unit: {"png", "pdf", "svg"}.
 
-    A cited cell has its printed bar alone; a cell that does not apply has none, and of a large table none has that does not run.
+    A cited cell has only its printed bar, a cell that does not apply has none. In a large table only cells that run do.
     """
     shown = [result for result in table.results if result.cell.not_applicable is None]
     if len(shown) > MANY:
         shown = [result for result in shown if result.cell.runs]
-    panels = [[one for one in shown if table.unit(one.cell) == unit] for unit in table.units]
+    panels = [[result for result in shown if table.unit(result.cell) == unit] for unit in table.units]
     panels = [panel for panel in panels if panel]
     heights = [0.35 + 0.55 * sum(map(_height, panel)) for panel in panels]
     with style():
@@ -44,57 +41,58 @@ def bars(table: Table) -> dict[str, bytes]:
         for axes, panel in zip(grid.flat, panels, strict=True):
             _panel(axes, table, panel)
         if any(result.cell.printed is not None for result in shown):
-            handles = [Patch(color=OURS), Patch(color=PRINTED)]
-            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
-            grid.flat[0].legend(handles, ["ours", "printed"], **place)
+            handles = [Patch(color=MEASURED), Patch(color=PRINTED)]
+            position = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
+            grid.flat[0].legend(handles, ["measured", "printed"], **position)
         return {kind: save(figure, kind) for kind in KINDS}
 
 
 def _height(result: Result) -> float:
-    """Of the cell's place among the bars, in places of two bars."""
+    """Height of the cell's bars, in units of two bars."""
     return 1.0 if result.computed else 0.6
 
 
 def _panel(axes: Axes, table: Table, results: list[Result]) -> None:
-    """The bars of one unit, on an axis of their own."""
+    """The bars of one unit, on their own axis."""
     middles, edge = [], 0.0
     for result in results:
         middles.append(edge + _height(result) / 2)
         edge += _height(result)
         _bar(axes, middles[-1], table, result)
     column = results[0].cell.column
-    # Where a column is a unit, as time and memory are, the axis says so and the bars need not.
-    alone = len(table.units) > 1 and all(result.cell.column == column for result in results)
-    axes.set_yticks(middles, [_axis_label(table, result, alone) for result in results])
+    # If a column has its own unit, as time and memory have, the axis names the column and the bars need not.
+    own_axis = len(table.units) > 1 and all(result.cell.column == column for result in results)
+    axes.set_yticks(middles, [_axis_label(table, result, own_axis) for result in results])
     axes.set_ylim(edge, 0)
     axes.set_xlim(*_limits(results))
-    axes.set_xlabel(column if alone else table.unit(results[0].cell))
+    axes.set_xlabel(column if own_axis else table.unit(results[0].cell))
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.spines["left"].set_visible(False)
 
 
-def _axis_label(table: Table, result: Result, row_alone: bool) -> str:
-    words = textwrap.fill(result.cell.row if row_alone else label(table, result), 24, break_long_words=False)
+def _axis_label(table: Table, result: Result, row_only: bool) -> str:
+    words = textwrap.fill(result.cell.row if row_only else label(table, result), 24, break_long_words=False)
     if result.reference:
-        return f"{words}\n({OURS_ONLY})"
+        return f"{words}\n({NOT_IN_PAPER})"
     return words if result.computed else f"{words} (cited)"
 
 
-def _bar(axes: Axes, place: float, table: Table, result: Result) -> None:
-    there, value = result.cell.printed, result.value
-    above, below = (place - 0.19, place + 0.19) if there is not None and result.computed else (place, place)
+def _bar(axes: Axes, position: float, table: Table, result: Result) -> None:
+    printed_value, value = result.cell.printed, result.value
+    both = printed_value is not None and result.computed
+    above, below = (position - 0.19, position + 0.19) if both else (position, position)
     if value is not None:
         spread = result.std or 0.0 if result.n > 1 else 0.0
         hatch = "///" if result.reference else None
-        axes.barh(above, value, height=0.34, color=OURS, hatch=hatch, edgecolor="white", linewidth=0)
+        axes.barh(above, value, height=0.34, color=MEASURED, hatch=hatch, edgecolor="white", linewidth=0)
         if spread:
             axes.errorbar(value, above, xerr=spread, color=INK, capsize=2.5, elinewidth=1, capthick=1)
         _write(axes, max(value, 0) + spread, above, number(value, places(table, result)))
     elif result.computed:
-        _write(axes, 0, above, ours(table, result), style="italic")
-    if there is not None:
-        axes.barh(below, there, height=0.28, color=PRINTED)
-        _write(axes, max(there, 0), below, printed(table, result))
+        _write(axes, 0, above, measured_text(table, result), style="italic")
+    if printed_value is not None:
+        axes.barh(below, printed_value, height=0.28, color=PRINTED)
+        _write(axes, max(printed_value, 0), below, printed(table, result))
 
 
 def _write(axes: Axes, x: float, y: float, text: str, style: str = "normal") -> None:
@@ -102,8 +100,8 @@ def _write(axes: Axes, x: float, y: float, text: str, style: str = "normal") -> 
 
 
 def _limits(results: list[Result]) -> tuple[float, float]:
-    """From nought, because a bar's length is its value; room for the number behind the longest."""
-    values = [one for result in results for one in (result.value, result.cell.printed) if one is not None]
+    """From zero, because a bar's length is its value, with room for the number after the longest bar."""
+    values = [value for result in results for value in (result.value, result.cell.printed) if value is not None]
     spread = max((result.std or 0.0 for result in results), default=0.0)
     low, high = min([0.0, *values]), max([0.0, *values]) + spread
     return (low * 1.12, high * 1.12) if high > low else (0.0, 1.0)

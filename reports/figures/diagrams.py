@@ -1,6 +1,6 @@
-"""The paper's Figures 2 and 6 in our own drawing, with the sizes of a job that was run: vector diagrams, no pyplot.
+"""The paper's Figures 2 and 6, drawn anew with the sizes of a job that was run: vector diagrams, no pyplot.
 
-Coordinates: 0 to 100 across, the same unit down, so that a square is one.
+Coordinates: 0 to 100 from left to right, in the same unit downwards, so that squares are square.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 from matplotlib.transforms import Affine2D
 
-from reports.figures.style import FAINT, INK, OURS, PRINTED, WIDTH, save, style
+from reports.figures.style import FAINT, INK, MEASURED, PRINTED, WIDTH, save, style
 
 SHALLOW = ("resnet18", "resnet34")  # 512 channels in the last feature map; the deeper ones have 2048
-IMAGES = ("#0072b2", "#e69f00", "#009e73")  # a colour an image: where a patch of a montage came from
+IMAGES = ("#0072b2", "#e69f00", "#009e73")  # a colour per image: which image a patch came from
 Box = tuple[float, float, float, float]  # left, upper, width, height
 
 
 class Sizes:
-    """What a pretraining's parameters (MLflow's, text) make of the pipeline. Missing ones are the schema's defaults."""
+    """Sizes in the pipeline by a pretraining's parameters (as in MLflow, text). Missing ones have the schema's defaults."""
 
     def __init__(self, params: Mapping[str, str]):
         self.image = int(params.get("image_size", 224))
@@ -35,41 +35,41 @@ class Sizes:
 
 
 def pipeline(params: Mapping[str, str], kind: str = "svg") -> bytes:
-    """Figure 2: montages -> backbone -> feature map -> decouple -> a vector a patch -> two branches, from top to bottom."""
+    """Figure 2: montages -> backbone -> feature map -> decouple -> a vector per patch -> two branches, from top to bottom."""
     sizes = Sizes(params)
     side, up, m = sizes.map, sizes.enlarged, sizes.m
     with style():
         figure, axes = _canvas(height=148)
         patches = [colour for colour in IMAGES for _ in range(m * m)]
         random.Random(1).shuffle(patches)
-        for place in range(len(IMAGES)):
-            _montage(axes, (2 + 21 * place, 1, 18, 18), m, patches[place * m * m :])
-        _say(
+        for position in range(len(IMAGES)):
+            _montage(axes, (2 + 21 * position, 1, 18, 18), m, patches[position * m * m :])
+        _text(
             axes,
             66,
             10,
-            f"n montages of {m} × {m} patches,\n{sizes.image} × {sizes.image} pixels;\na colour is an image",
+            f"n montages of {m} × {m} patches,\n{sizes.image} × {sizes.image} pixels;\none colour per image",
         )
         _arrow(axes, (32, 20), (32, 27))
         _part(axes, (12, 28, 40, 9), f"backbone: {sizes.backbone.replace('resnet', 'ResNet-')}")
         _arrow(axes, (32, 38), (32, 44))
         _grid(axes, (24, 45, 16, 16), side)
-        _say(axes, 66, 53, f"n feature maps,\n{side} × {side} × {sizes.channels}")
+        _text(axes, 66, 53, f"n feature maps,\n{side} × {side} × {sizes.channels}")
         _arrow(axes, (32, 62), (32, 67))
         _part(axes, (12, 68, 40, 9), "decouple: no parameters")
-        enlarge = f"enlarge to {up} × {up} (bilinear)" if up != side else f"{side} is a multiple of {m} as it is"
-        _say(axes, 66, 72.5, f"{enlarge};\naverage to {m} × {m}")
+        enlarge = f"enlarge to {up} × {up} (bilinear)" if up != side else f"{side} is already a multiple of {m}"
+        _text(axes, 66, 72.5, f"{enlarge};\naverage to {m} × {m}")
         _arrow(axes, (32, 78), (32, 83))
         _vectors(axes, (16, 84, 32, 9), m)
-        _say(axes, 66, 88.5, f"n·{m}·{m} vectors\nof {sizes.channels}")
+        _text(axes, 66, 88.5, f"n·{m}·{m} vectors\nof {sizes.channels}")
         _branches(axes, sizes)
         return save(figure, kind)
 
 
 def _branches(axes: Axes, sizes: Sizes) -> None:
     for middle, start, part, makes, loss in (
-        (24, 26, "MLP", f"z: {sizes.dim} numbers a patch", "clustering loss\n(Eq. 1, 2)"),
-        (76, 40, "FC", f"l: {sizes.m * sizes.m} logits a patch", "location loss\n(Eq. 3)"),
+        (24, 26, "MLP", f"z: {sizes.dim} numbers per patch", "clustering loss\n(Eq. 1, 2)"),
+        (76, 40, "FC", f"l: {sizes.m * sizes.m} logits per patch", "location loss\n(Eq. 3)"),
     ):
         _arrow(axes, (start, 94), (middle, 101))
         _part(axes, (middle - 10, 102, 20, 8), part)
@@ -81,30 +81,30 @@ def _branches(axes: Axes, sizes: Sizes) -> None:
 
 
 def augmentation(params: Mapping[str, str], kind: str = "svg") -> bytes:
-    """Figure 6: an image, its patches, each augmented on its own, and the montage that they go into, from top to bottom."""
+    """Figure 6: an image, its patches, each augmented separately, and the montage that they go into, from top to bottom."""
     m = Sizes(params).m
     with style():
         figure, axes = _canvas(height=104)
         _scene(axes, (0, 0, 100, 100), (4, 2, 30, 30), PALETTES[0])
-        _say(axes, 4, 36, "image", side="left")
+        _text(axes, 4, 36, "image", side="left")
         _arrow(axes, (36, 17), (62, 17))
         axes.text(49, 12, "split", ha="center", va="center", weight="bold")
         step, part = 34 / m, 30 / m
-        for place in range(m * m):
-            row, column = divmod(place, m)
-            _scene(axes, _cut(place, m), (64 + column * step, 1 + row * step, part, part), PALETTES[0])
-            _augmented(axes, place, (64 + column * step, 66 + row * step, part, part), m)
-        _say(axes, 64, 36, f"{m} × {m} patches,\nneighbours overlap", side="left", va="top")
+        for position in range(m * m):
+            row, column = divmod(position, m)
+            _scene(axes, _cut(position, m), (64 + column * step, 1 + row * step, part, part), PALETTES[0])
+            _augmented(axes, position, (64 + column * step, 66 + row * step, part, part), m)
+        _text(axes, 64, 36, f"{m} × {m} patches,\nneighbours overlap", side="left", va="top")
         _arrow(axes, (81, 47), (81, 64))
-        axes.text(79, 55, "augmentation,\neach on its own", ha="right", va="center", weight="bold")
+        axes.text(79, 55, "augmentation,\neach separately", ha="right", va="center", weight="bold")
         _arrow(axes, (62, 82), (38, 82))
         axes.text(50, 76, "montage", ha="center", va="center", weight="bold")
         _mixed(axes, (4, 66, 30, 30), m)
-        _say(axes, 4, 101, "patches of different images", side="left")
+        _text(axes, 4, 101, "patches from different images", side="left")
         return save(figure, kind)
 
 
-# -- parts of a drawing -----------------------------------------------------------------------------------------------
+# -- parts of a diagram -----------------------------------------------------------------------------------------------
 def _canvas(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, WIDTH * height / 100))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -114,7 +114,7 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _say(axes: Axes, x: float, y: float, words: str, side: str = "left", va: str = "center") -> None:
+def _text(axes: Axes, x: float, y: float, words: str, side: str = "left", va: str = "center") -> None:
     axes.text(x, y, words, ha=side, va=va, linespacing=1.35)
 
 
@@ -126,7 +126,7 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 
 def _part(axes: Axes, box: Box, words: str) -> None:
-    """A part of the network: a rounded frame with its name."""
+    """A part of the network: a rounded box with its name."""
     left, upper, width, height = box
     shape = "round,pad=0,rounding_size=2"
     axes.add_patch(
@@ -139,33 +139,33 @@ def _grid(axes: Axes, box: Box, count: int) -> None:
     """A feature map: count x count cells."""
     left, upper, width, _ = box
     cell = width / count
-    for place in range(count * count):
-        row, column = divmod(place, count)
+    for position in range(count * count):
+        row, column = divmod(position, count)
         at = left + column * cell, upper + row * cell
         axes.add_patch(Rectangle(at, cell, cell, facecolor=FAINT, edgecolor=INK, linewidth=0.6))
 
 
 def _montage(axes: Axes, box: Box, m: int, colours: list[str]) -> None:
-    """m x m patches in the colours of the images that they came from."""
+    """m x m patches, each in the colour of its image."""
     left, upper, width, _ = box
     cell = width / m
-    for place in range(m * m):
-        row, column = divmod(place, m)
+    for position in range(m * m):
+        row, column = divmod(position, m)
         at = left + column * cell + 0.3, upper + row * cell + 0.3
-        axes.add_patch(Rectangle(at, cell - 0.6, cell - 0.6, facecolor=colours[place], edgecolor="none"))
+        axes.add_patch(Rectangle(at, cell - 0.6, cell - 0.6, facecolor=colours[position], edgecolor="none"))
 
 
 def _vectors(axes: Axes, box: Box, m: int) -> None:
-    """The patches' vectors as upright bars: those of one montage, and dots for the others."""
+    """The patches' vectors as vertical bars: those of one montage, and dots for the others."""
     left, upper, width, height = box
     count = min(m * m, 9)
-    for place in range(count):
-        at = left + place * width / (count + 1), upper
-        axes.add_patch(Rectangle(at, width / (count + 1) * 0.55, height, facecolor=OURS, edgecolor="none"))
+    for position in range(count):
+        at = left + position * width / (count + 1), upper
+        axes.add_patch(Rectangle(at, width / (count + 1) * 0.55, height, facecolor=MEASURED, edgecolor="none"))
     axes.text(left + width, upper + height / 2, "…", ha="right", va="center")
 
 
-# A scene of four colours: sky, sun, far hill, near hill. As it is, and as a colour jitter and a grayscale leave it.
+# A scene of four colours (sky, sun, far hill, near hill): original, and after colour jitter and grayscale.
 PALETTES = (
     ("#56b4e9", "#f0e442", "#009e73", "#0b6b50"),
     ("#8fd0f5", "#fff59a", "#4fc79f", "#3b9b80"),
@@ -176,7 +176,7 @@ PALETTES = (
 
 
 def _scene(axes: Axes, crop: Box, box: Box, palette: tuple[str, ...], flipped: bool = False) -> None:
-    """The part `crop` of the scene (0 to 100 both ways), stretched over `box`, mirrored where `flipped`."""
+    """The part `crop` of the scene (0 to 100 in both directions), stretched over `box`, mirrored if `flipped`."""
     left, upper, width, height = box
     frame = Rectangle((left, upper), width, height, facecolor=palette[0], edgecolor=PRINTED, linewidth=0.6)
     axes.add_patch(frame)
@@ -196,29 +196,29 @@ def _scene(axes: Axes, crop: Box, box: Box, palette: tuple[str, ...], flipped: b
         shape.set_clip_path(frame)
 
 
-def _cut(place: int, m: int) -> Box:
-    """Where the scene's patch lies; neighbours overlap."""
+def _cut(position: int, m: int) -> Box:
+    """The box of the scene's patch; neighbours overlap."""
     side = 130 / m
-    left, upper = (min(max(100 / m * at - 15 / m, 0), 100 - side) for at in (place % m, place // m))
+    left, upper = (min(max(100 / m * at - 15 / m, 0), 100 - side) for at in (position % m, position // m))
     return left, upper, side, side
 
 
-def _augmented(axes: Axes, place: int, box: Box, m: int) -> None:
-    """The scene's patch after a crop, a flip and a change of colours of its own."""
-    left, upper, side, _ = _cut(place, m)
-    crop = (left + side * 0.12 * (place % 3), upper + side * 0.08 * (place % 2), side * 0.7, side * 0.7)
-    _scene(axes, crop, box, PALETTES[1 + place % (len(PALETTES) - 1)], flipped=place % 2 == 0)
+def _augmented(axes: Axes, position: int, box: Box, m: int) -> None:
+    """The scene's patch after its own crop, flip and colour change."""
+    left, upper, side, _ = _cut(position, m)
+    crop = (left + side * 0.12 * (position % 3), upper + side * 0.08 * (position % 2), side * 0.7, side * 0.7)
+    _scene(axes, crop, box, PALETTES[1 + position % (len(PALETTES) - 1)], flipped=position % 2 == 0)
 
 
 def _mixed(axes: Axes, box: Box, m: int) -> None:
-    """A montage: the scene's first patch, no longer in its place, and others of other images, plainly coloured."""
+    """A montage: the scene's first patch at another position, and patches of other images as plain colours."""
     left, upper, width, _ = box
     cell = width / m
-    for place in range(m * m):
-        row, column = divmod(place, m)
+    for position in range(m * m):
+        row, column = divmod(position, m)
         at = (left + column * cell, upper + row * cell, cell, cell)
-        if place == m * m - 2:
+        if position == m * m - 2:
             _augmented(axes, 0, at, m)
         else:
-            colour = IMAGES[place % len(IMAGES)]
+            colour = IMAGES[position % len(IMAGES)]
             axes.add_patch(Rectangle(at[:2], cell, cell, facecolor=colour, edgecolor=PRINTED, linewidth=0.6))

@@ -1,4 +1,4 @@
-"""What the jobs took beside what they were estimated to take."""
+"""Device-hours of the jobs, estimated and spent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from reports.records import Job, Table, unique_jobs
 
 @dataclass(frozen=True)
 class Line:
-    """Device-hours of finished jobs: `spent` of all; of the `graded`, which were estimated, `estimated` and what they `took`."""
+    """Device-hours of finished jobs. `spent`: by all `jobs`; `graded`: how many of them had an estimate, with `estimated`
+    their sum and `took` what these spent; `total`: the line sums up a scale's stages.
+    """
 
     scale: str
     stage: str
@@ -30,7 +32,7 @@ def kind_of(job: Job) -> str:
 
 
 def lines(shown: Iterable[Table]) -> list[Line]:
-    """A line a scale and kind of device, then one for each stage of it."""
+    """A line per scale and kind of device, then one for each of its stages."""
     scales: dict[str, list[Table]] = {}
     for table in shown:
         scales.setdefault(table.scale, []).append(table)
@@ -38,15 +40,23 @@ def lines(shown: Iterable[Table]) -> list[Line]:
     for scale, tables in scales.items():
         done = [job for job in unique_jobs(tables) if job.state == "done" and job.hours is not None]
         for kind in sorted({kind_of(job) for job in done}, reverse=True):
-            mine = [job for job in done if kind_of(job) == kind]
-            found.append(_line(scale, "", kind, mine))
-            stages = dict.fromkeys(job.stage for job in mine)
-            found += [_line(scale, stage, kind, [job for job in mine if job.stage == stage]) for stage in stages]
+            jobs = [job for job in done if kind_of(job) == kind]
+            found.append(_line(scale, "", kind, jobs))
+            stages = dict.fromkeys(job.stage for job in jobs)
+            found += [_line(scale, stage, kind, [job for job in jobs if job.stage == stage]) for stage in stages]
     return found
 
 
 def _line(scale: str, stage: str, kind: str, jobs: list[Job]) -> Line:
-    spent = sum(job.hours or 0.0 for job in jobs)
-    told = [(job.estimated_hours, job.hours) for job in jobs if job.estimated_hours and job.hours is not None]
-    estimated, took = (sum(pair[place] for pair in told) for place in (0, 1))
-    return Line(scale, stage, kind, len(jobs), spent, len(told), estimated, took, not stage)
+    graded = [job for job in jobs if job.estimated_hours and job.hours is not None]
+    return Line(
+        scale=scale,
+        stage=stage,
+        kind=kind,
+        jobs=len(jobs),
+        spent=sum(job.hours or 0.0 for job in jobs),
+        graded=len(graded),
+        estimated=sum(job.estimated_hours or 0.0 for job in graded),
+        took=sum(job.hours or 0.0 for job in graded),
+        total=not stage,
+    )

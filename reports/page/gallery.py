@@ -1,4 +1,4 @@
-"""The method in pictures: the paper's Figures 1, 3 and 5 as a pretraining drew them from its first batch, 2 and 6 as diagrams."""
+"""The method in pictures: the paper's Figures 1, 3 and 5, drawn by a pretraining from its first batch; 2 and 6 as diagrams."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from reports.records import Job
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LARGEST = 4 << 20  # bytes; a page with larger pictures inside is slow on a phone
-# What a job must say to show the method as it is; a field that it does not name has the schema's default, which is this.
+LARGEST = 4 << 20  # bytes; larger embedded pictures make the page slow on a phone
+# Parameters of a job that shows the method as the paper describes it; these are also the schema's defaults.
 PLAIN = {"method.name": "jigclu", "method.input": "montage", "method.augment": "after", "method.m": "2"}
-# Among such jobs one with both branches and an overlap of the two protocols is the better example: Figure 3 is about overlap.
+# Among such jobs, one with both branches and a protocol's overlap is preferred: Figure 3 is about overlap.
 BETTER = {"method.location_weight": ("1.0",), "method.clustering_weight": ("1.0",), "method.extend": ("0.3", "0.15")}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`image`: a data URI, or "" where `svg` is the picture."""
+    """`image`: a data URI, or "" if `svg` is the picture."""
 
     name: str
     caption: str
@@ -34,14 +34,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of one job, in the order of the paper's figures."""
+    """One job's pictures, in the order of the paper's figures."""
 
     job: Job
     pictures: tuple[Picture, ...]
 
 
 def data_uri(client: MlflowClient | None, job: Job, name: str) -> str:
-    """A picture of the job's as it stands inside a page; "" where there is none, or it is too large."""
+    """One of the job's pictures for embedding in the page; "" if there is none or it is too large."""
     picture = artifact(client, job.run_id, job.uri, f"figures/{name}.png")
     if not picture or len(picture) > LARGEST:
         return ""
@@ -59,9 +59,9 @@ def _better(job: Job) -> int:
 
 
 def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
-    """Of the first of the jobs that is `plain`, of ones with both branches and the usual overlap where there are such.
+    """Pictures of the first `plain` job, preferably with both branches and a protocol's overlap.
 
-    None where none is plain. Pictures that the job has not drawn are left out.
+    None if no job is plain. Pictures that the job has not drawn are left out.
     """
     jobs = list(jobs)
     fitting = list(filter(plain, jobs))
@@ -72,8 +72,8 @@ def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
     drawn = [
         Picture(
             "Figure 1",
-            "The pretext task, first half. A row is an image: whole, its patches as cut, and the same patches augmented, each on "
-            "its own.",
+            "The pretext task, first half. Each row is an image: the whole image, its patches, and the same patches augmented "
+            "separately.",
             data_uri(client, job, "patches"),
         ),
         Picture(
@@ -84,23 +84,23 @@ def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
         Picture("Figure 2", "The pipeline, with this job's sizes.", svg=for_page(diagrams.pipeline(job.params))),
         Picture(
             "Figure 3",
-            "Two images and the boxes of their patches. Neighbours overlap. Edges that coincide are drawn side by side.",
+            "Two images and the boxes of their patches. Neighbours overlap. Coinciding edges are drawn side by side.",
             data_uri(client, job, "split"),
         ),
         Picture(
             "Figure 5",
-            "What the network could be fed, at true relative size: small patches (a), patches scaled up (b), montages (c).",
+            "Three possible inputs, at true relative size: small patches (a), scaled-up patches (b), montages (c).",
             data_uri(client, job, "inputs"),
         ),
         Picture(
             "Figure 6",
-            "Where the augmentation stands: on every patch, after the split and before the montage.",
+            "Augmentation is applied to every patch, after the split and before the montage.",
             svg=for_page(diagrams.augmentation(job.params)),
         ),
         Picture(
             "The task solved",
-            "Montages newly drawn of training images (top), their patches as the network grouped and placed them, framed by "
-            f"whether that is right{_recovered(job)}, the truth, and the images.",
+            "From the top: new montages of training images; their patches as the network grouped and placed them, with "
+            f"frames that show whether it is correct{_recovered(job)}; the ground truth; the images.",
             data_uri(client, job, "recovery"),
         ),
         *_neighbours(client, job, jobs),
@@ -109,19 +109,24 @@ def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
 
 
 def _recovered(job: Job) -> str:
-    """How much of it is right, in words, where the job measured it."""
+    """How much of it is correct, in words, if the job measured it."""
     names = ("images", "chance", "places")
-    with_own, chance, placed = (finite(job.metrics.get(f"result.recovered_{what}")) for what in names)
-    if with_own is None or chance is None or placed is None:
+    grouped, chance, placed = (finite(job.metrics.get(f"result.recovered_{name}")) for name in names)
+    if grouped is None or chance is None or placed is None:
         return ""
-    return f" ({with_own:.0f} % of the patches are with their own image, by chance {chance:.0f} %; {placed:.0f} % in their place)"
+    return (
+        f" ({grouped:.0f} % of the patches are grouped with their own image, {chance:.0f} % by chance; {placed:.0f} % are "
+        "at their own position)"
+    )
 
 
 def _neighbours(client: MlflowClient | None, job: Job, jobs: list[Job]) -> list[Picture]:
-    """Of the first evaluation that builds on the job and drew any."""
+    """The nearest neighbours of the first evaluation of the job that drew them."""
     caption = (
-        "Nearest neighbours, by cosine of the features, among the validation images: a query a row, then the nearest, framed by "
-        "whether they are of the query's class."
+        "Nearest neighbours among the validation images, by cosine similarity of the features. Each row: a query, then its "
+        "neighbours, with frames that show whether they have the query's class."
     )
-    uris = (data_uri(client, one, "neighbours") for one in jobs if job.job in one.upstream and one.state == "done")
+    uris = (
+        data_uri(client, other, "neighbours") for other in jobs if job.job in other.upstream and other.state == "done"
+    )
     return [Picture("What it learned", caption, uri) for uri in [next(filter(None, uris), "")] if uri]

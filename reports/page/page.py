@@ -1,4 +1,4 @@
-"""Tables, figures and the jobs behind them -> one HTML page that needs nothing else: no script, no network."""
+"""Tables, figures and the jobs behind them -> one self-contained HTML page: no script, no network."""
 
 from __future__ import annotations
 
@@ -29,22 +29,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 HERE = Path(__file__).parent
-MONTAGES = 4  # a table; the others are in MLflow
-# What tells one job of a stage from another at a glance; every other field is in MLflow.
+MONTAGES = 4  # per table; the others are in MLflow
+# The config fields in which jobs of a stage usually differ; every other field is in MLflow.
 HIGHLIGHTS: dict[str, list[str]] = {
     "pretrain": [
+        *("backbone", "data.name", "data.train_images", "image_size", "method.name", "method.version", "method.m"),
         *(
-            "backbone",
-            "data.name",
-            "data.train_images",
-            "image_size",
-            "method.name",
-            "method.version",
-            "method.m",
             "method.extend",
+            "method.input",
+            "method.augment",
+            "method.loss_scale",
+            "epochs",
+            "batch_size",
+            "optimizer.lr",
         ),
-        *("method.input", "method.augment"),
-        *("method.loss_scale", "epochs", "batch_size", "optimizer.lr"),
     ],
     "linear": ["data.name", "epochs", "batch_size", "lr", "views"],
     "finetune": ["data.name", "data.subset", "epochs", "batch_size", "lr", "head_lr"],
@@ -54,24 +52,24 @@ HIGHLIGHTS: dict[str, list[str]] = {
         *("sizes.test", "precision"),
     ],
 }
-LABELS = {"data.name": "data", "sizes.test": "test_size"}  # where a key's last word alone does not say what it is
+LABELS = {"data.name": "data", "sizes.test": "test_size"}  # for keys whose last word alone is unclear
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A table with everything that the page shows of it."""
+    """A table with everything that the page shows about it."""
 
     table: Table
     svg: str
     curves: str
-    claims: tuple[verdicts.Judged, ...]
-    montages: list[tuple[str, str]]  # (config in a word, data URI)
+    claims: tuple[verdicts.CheckedClaim, ...]
+    montages: list[tuple[str, str]]  # (config in a few words, data URI)
     more_montages: int
-    predictions: list[tuple[str, str]]  # (encoder in a word, data URI)
+    predictions: list[tuple[str, str]]  # (encoder in a few words, data URI)
 
 
 def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
-    """Reads the loss curves and first batches of the table's pretraining jobs, and what its detectors found."""
+    """Read the loss curves and first batches of the table's pretraining jobs, and its detectors' predictions."""
     panels: list[tuple[str, list[list[tuple[int, float]]]]] = []
     montages: dict[str, str] = {}
     groups = _by_config([job for job in table.jobs if job.stage == "pretrain"])
@@ -82,32 +80,39 @@ def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
         if picture := data_uri(client, jobs[0], "montage"):
             montages[name] = picture
     if len(montages) == 1 and plain(groups[next(iter(montages))][0]):
-        montages = {}  # the one that every table would show; it is among the scale's pictures of the method
+        montages = {}  # every table would show it; it is among the scale's pictures of the method
     more = max(0, len(montages) - MONTAGES)
     losses = style.for_page(curves.curves(panels, "loss")) if panels else ""
-    first = list(montages.items())[:MONTAGES]
-    return Drawn(table, style.for_page(svg), losses, verdicts.judged(table), first, more, predictions(client, table))
+    return Drawn(
+        table=table,
+        svg=style.for_page(svg),
+        curves=losses,
+        claims=verdicts.check_claims(table),
+        montages=list(montages.items())[:MONTAGES],
+        more_montages=more,
+        predictions=predictions(client, table),
+    )
 
 
 def predictions(client: MlflowClient | None, table: Table) -> list[tuple[str, str]]:
-    """What the table's detectors found, a picture a config: (encoder in a word, data URI). Missing pictures are left out."""
+    """The detectors' predictions, one picture per config: (encoder in a few words, data URI). Missing ones are left out."""
     groups = _by_config([job for job in table.jobs if job.stage == "detect"])
     pictures = ((name, map(partial(data_uri, client, name="predictions"), jobs)) for name, jobs in groups.items())
     return [(name, uri) for name, uris in pictures if (uri := next(filter(None, uris), ""))]
 
 
 def _by_config(jobs: list[Job]) -> dict[str, list[Job]]:
-    """The jobs that differ by seed alone under one name, less the words that every name has: `m=2`."""
+    """Jobs that differ only in their seed under one name, without the words that every name has: `m=2`."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(re.sub(r" seed \S+", "", job.name), []).append(job)
     shared = set.intersection(*(set(name.split()) for name in groups)) if len(groups) > 1 else set()
     short = {name: " ".join(word for word in name.split() if word not in shared) for name in groups}
-    return {short[name] or "the recipe itself": group for name, group in groups.items()}
+    return {short[name] or "default recipe": group for name, group in groups.items()}
 
 
 def overview(shown: list[Table]) -> dict[str, Any]:
-    """What was run, in short: the page's head and results.json's `run`."""
+    """A summary of what was run: the page's head and `run` in results.json."""
     jobs = unique_jobs(shown)
     finished = [job.finished for job in jobs if job.finished is not None and job.state == "done"]
     return {
@@ -127,7 +132,7 @@ def overview(shown: list[Table]) -> dict[str, Any]:
 
 
 def seeds(jobs: Iterable[Job]) -> list[str]:
-    return sorted({job.seed for job in jobs if job.seed}, key=lambda one: (len(one), one))
+    return sorted({job.seed for job in jobs if job.seed}, key=lambda seed: (len(seed), seed))
 
 
 def hours(jobs: Iterable[Job]) -> dict[str, float]:
@@ -141,16 +146,19 @@ def hours(jobs: Iterable[Job]) -> dict[str, float]:
 
 
 def anchor(table: Table, result: Result) -> str:
-    """The id, in the page, of how a cell's number was made."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", f"made-{table.stem}-{result.cell.key}").strip("-")
+    """The id of a cell's jobs on the page."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"cell-{table.stem}-{result.cell.key}").strip("-")
 
 
 def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
-    """How many claims hold, fail and are open, by scale and protocol; overrides of the recipe (variants) do not count."""
-    places = dict.fromkeys((table.scale, table.protocol) for table in shown if not table.variant)
-    mine = {place: [t for t in shown if (t.scale, t.protocol) == place and not t.variant] for place in places}
+    """How many claims hold, fail and are open, by scale and protocol; variants (recipes with overrides) do not count."""
+    groups: dict[tuple[str, str], list[Table]] = {}
+    for table in shown:
+        if not table.variant:
+            groups.setdefault((table.scale, table.protocol), []).append(table)
     return [
-        {"scale": scale, "protocol": protocol} | dict(verdicts.tally(ones)) for (scale, protocol), ones in mine.items()
+        {"scale": scale, "protocol": protocol} | dict(verdicts.tally(group))
+        for (scale, protocol), group in groups.items()
     ]
 
 
@@ -165,17 +173,17 @@ def duration(seconds: float | None) -> str:
 
 
 def highlights(job: Job) -> str:
-    """`m=2 epochs=4 ...`: the config in a line, and a probe's sweep."""
+    """The config in one line, `m 2, epochs 4, ...`, and a probe's sweep."""
     keys = HIGHLIGHTS.get(job.stage, ())
-    words = [(LABELS.get(key, key.rpartition(".")[2]), job.params.get(key)) for key in keys]
-    told = [f"{key} {value}" for key, value in words if value not in (None, "", "null")]
+    labelled = [(LABELS.get(key, key.rpartition(".")[2]), job.params.get(key)) for key in keys]
+    words = [f"{label} {value}" for label, value in labelled if value not in (None, "", "null")]
     sweep = [f"{rate}: {formatting.number(value, 1)}" for rate, value in export.by_rate(job).items()]
-    return ", ".join(told) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
+    return ", ".join(words) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
 
 
 def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, list[Experiment]], uri: str = "") -> str:
-    """The page. `absent`: experiments without any run, by scale."""
-    shown = [one.table for one in drawn]
+    """The page's HTML. `absent`: experiments without any run, by scale."""
+    shown = [entry.table for entry in drawn]
     galleries = {
         scale: gallery(client, unique_jobs(table for table in shown if table.scale == scale))
         for scale in dict.fromkeys(table.scale for table in shown)
@@ -200,7 +208,7 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         galleries=galleries,
         tables=tables,
         export=export,
-        numbers=formatting,
+        formatting=formatting,
         verdicts=verdicts,
         label=bars.label,
         markup=Markup,
@@ -209,7 +217,7 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
 
 
 def own_ids(text: str) -> str:
-    """Every figure's ids with the figure's number: two figures may have a mark in common, or be the same."""
+    """Append the figure's number to its ids: two figures may share a mark, or be equal."""
     number = itertools.count()
 
     def numbered(figure: re.Match[str]) -> str:
@@ -222,11 +230,11 @@ def _views(uri: str, shown: list[Table]) -> list[tuple[str, str]]:
     """(name, URL) of MLflow's tables of jobs and of cells at each scale."""
     ids = {f"jigclu-{table.scale}": job.experiment_id for table in shown for job in table.jobs}
     ids |= {f"jigclu-{table.scale}-tables": table.experiment_id for table in shown if table.experiment_id}
-    return [(name, view_url(uri, one)) for name, one in ids.items()]
+    return [(name, view_url(uri, experiment_id)) for name, experiment_id in ids.items()]
 
 
 def recompute(shown: list[Table]) -> dict[str, str]:
-    """Job id -> the command that computes the first cell that builds on it, and so the job."""
+    """Job id -> the command that computes the first cell that needs it, and so the job itself."""
     commands: dict[str, str] = {}
     for table in shown:
         for result in table.results:

@@ -1,4 +1,4 @@
-"""Job folders as a mirror finds them, and MLflow as it leaves it: what the mirror's tests share."""
+"""Job folders for the mirror's tests, and MLflow's content after a sync."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def steps(store: Path, folder: JobFolder, name: str = "loss") -> list[int]:
 
 
 def cells(store: Path, **tags: str) -> dict[str, Any]:
-    """Cell key -> child run; fails where a key appears twice."""
+    """Cell key -> child run; fails if a key appears twice."""
     found = [run for run in runs(store, "jigclu-mini-tables") if "jigclu.cell" in run.data.tags]
     found = [run for run in found if all(run.data.tags[f"jigclu.{key}"] == value for key, value in tags.items())]
     keys = [run.data.tags["jigclu.cell"] for run in found]

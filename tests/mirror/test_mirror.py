@@ -78,7 +78,7 @@ def test_a_heartbeat_alone_writes_nothing(store: Path) -> None:
     assert mirror.sync(store).changed == 0
 
 
-def test_a_growing_file_adds_only_its_new_whole_lines(store: Path) -> None:
+def test_a_growing_file_adds_only_its_new_complete_lines(store: Path) -> None:
     folder = make_job(store, "aaaaaaaaaaaa")
     log_steps(folder, 0, 10)
     mirror.sync(store)
@@ -94,7 +94,7 @@ def test_a_growing_file_adds_only_its_new_whole_lines(store: Path) -> None:
     assert steps(store, folder) == [0, 10, 20, 30]
 
 
-def test_a_long_curve_arrives_whole(store: Path) -> None:
+def test_a_long_curve_arrives_complete(store: Path) -> None:
     folder = make_job(store, "aaaaaaaaaaaa")
     log_steps(folder, *range(1200))
     mirror.sync(store)
@@ -117,13 +117,13 @@ def test_a_curve_cut_back_on_resume_is_not_doubled(store: Path, cut: int, seen_b
     assert points(store, folder)[:-1] == before and steps(store, folder) == [0, 10, 20, 30, 40]
 
 
-def test_a_curve_cut_back_and_regrown_past_the_cursor_is_whole(store: Path) -> None:
+def test_a_curve_cut_back_and_regrown_past_the_cursor_is_complete(store: Path) -> None:
     folder = make_job(store, "aaaaaaaaaaaa")
     lines = [{"step": step, "epoch": 0.0, "time": 1700000000.123456 + step, "loss": 0.5} for step in range(10)]
     folder.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     mirror.sync(store)
     folder.cut_metrics(1)
-    with open(folder.metrics_path, "a") as file:  # shorter lines: the old offset now lies inside the line of step 10
+    with open(folder.metrics_path, "a") as file:  # shorter lines: the old offset is now inside the line of step 10
         file.writelines(
             json.dumps({"step": step, "time": 1800000000 + step, "loss": 0.5}) + "\n" for step in range(2, 30)
         )
@@ -131,7 +131,7 @@ def test_a_curve_cut_back_and_regrown_past_the_cursor_is_whole(store: Path) -> N
     assert steps(store, folder) == list(range(30))
 
 
-def test_a_rerun_by_other_code_begins_a_new_run(store: Path) -> None:
+def test_a_rerun_by_different_code_begins_a_new_run(store: Path) -> None:
     folder = make_job(store, "aaaaaaaaaaaa", source_digest="old")
     log_steps(folder, 0, 10)
     mirror.sync(store)
@@ -145,7 +145,7 @@ def test_a_rerun_by_other_code_begins_a_new_run(store: Path) -> None:
     assert [value for _, value, _ in points(store, folder)] == [7.0]
 
 
-def test_a_resume_by_other_code_goes_on_in_its_run(store: Path) -> None:
+def test_a_resume_by_different_code_continues_its_run(store: Path) -> None:
     folder = make_job(store, "aaaaaaaaaaaa", source_digest="old")
     log_steps(folder, 0, 10, 20)
     mirror.sync(store)
@@ -190,15 +190,15 @@ def test_a_batch_logged_again_after_a_crash_adds_nothing(store: Path) -> None:
     assert steps(store, folder) == [0, 10, 20, 30, 40]
 
 
-@pytest.mark.parametrize("remade", [True, False])
-def test_a_deleted_database_is_rebuilt_from_the_folders(store: Path, template: Path, remade: bool) -> None:
+@pytest.mark.parametrize("recreated", [True, False])
+def test_a_deleted_database_is_rebuilt_from_the_folders(store: Path, template: Path, recreated: bool) -> None:
     folder = make_job(store, "aaaaaaaaaaaa", uses=[use("m=2")])
     log_steps(folder, 0, 10)
     folder.write_result({"top1": 61.0})
     report = mirror.sync(store)
     before = points(store, folder)
     (store / "mlflow.db").unlink()
-    if remade:
+    if recreated:
         shutil.copy(template, store / "mlflow.db")
     assert mirror.sync(store).changed == report.changed
     assert points(store, folder) == before and cells(store)["m=2"].data.metrics["value"] == 61.0
@@ -223,6 +223,3 @@ def test_nan_and_infinity_are_kept_as_nan(store: Path) -> None:
     assert values[0] == 1.0 and values[4] == 2.0 and all(math.isnan(values[step]) for step in (1, 2, 3))
     assert math.isnan(cells(store)["m=2"].data.metrics["value"])
     assert mirror.sync(store).changed == 0
-
-
-# -- tables -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tables in MLflow, and the tracking store itself: real stores, a real server, none at all."""
+"""Tables in MLflow, and the tracking store itself: real stores, a real server, an unreachable one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from helpers.mlflow import cells, client, in_new_process, log_steps, make_job, run_of, runs, steps, use
 
 from jigclu.config import ConfigError
+from jigclu.files import locked
 from jigclu.job_folder import JobFolder
 from orchestrate import mirror
 
@@ -44,7 +45,7 @@ def test_a_table_has_every_cell_of_the_ledger(store: Path) -> None:
 
 
 def test_cells_that_no_job_fills_say_why_and_do_not_count(store: Path) -> None:
-    # A cell that was run once and is cited now: its old job says nothing of it.
+    # PIRL is cited: an old job that filled it does not count.
     make_job(store, "aaaaaaaaaaaa", uses=[use("JigClu", experiment="table1"), use("PIRL", experiment="table1")])
     JobFolder(store / "linear" / "aaaaaaaaaaaa").write_result({"top1": 61.0})
     make_job(store, "bbbbbbbbbbbb", uses=[use("after", experiment="table7")]).set_status("running")
@@ -96,7 +97,7 @@ def test_several_seeds_give_mean_and_standard_deviation(store: Path) -> None:
     assert len(client(store).get_metric_history(cell.info.run_id, "printed")) == 1
 
 
-def test_a_job_of_two_tables_fills_both_and_is_one_run(store: Path) -> None:
+def test_a_job_of_several_tables_fills_all_and_is_one_run(store: Path) -> None:
     make_job(store, "aaaaaaaaaaaa", uses=[use("m=2"), use("m=2", "paper"), use("m=2", variant="linear.epochs=3")])
     mirror.sync(store)
     assert len(runs(store)) == 1 and len(runs(store, "jigclu-mini-tables")) == 3 * 5
@@ -106,7 +107,7 @@ def test_a_job_of_two_tables_fills_both_and_is_one_run(store: Path) -> None:
         assert cells(store, **tags)["m=2"].data.metrics["value"] == 61.0
 
 
-def test_of_two_recipes_for_one_seed_the_later_planned_fills_the_cell(store: Path) -> None:
+def test_of_two_recipes_for_one_seed_the_one_planned_later_fills_the_cell(store: Path) -> None:
     old = make_job(store, "aaaaaaaaaaaa", uses=[use("m=2")])
     old.write_result({"top1": 61.0})
     mirror.sync(store)
@@ -139,13 +140,13 @@ def test_prepare_with_nothing_to_do_is_nearly_free(store: Path) -> None:
 
 def test_a_busy_lock_is_not_waited_for(store: Path) -> None:
     make_job(store, "aaaaaaaaaaaa")
-    with mirror.locked(store / ".mirror" / "lock"):
+    with locked(store / ".mirror" / "lock"):
         assert mirror.sync(store, wait_for_lock=False).runs == 0
     assert mirror.sync(store, wait_for_lock=False).runs == 1
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db", "nonsense://x"])
-def test_a_tracking_store_out_of_reach_is_one_line_and_soon(
+def test_an_unreachable_tracking_store_is_one_line_within_seconds(
     store: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     folder = make_job(store, "aaaaaaaaaaaa")
@@ -193,7 +194,7 @@ def test_a_side_mirror_sends_a_running_job_to_a_server(
     folder = make_job(store, "aaaaaaaaaaaa", uses=[use("m=2")])
     log_steps(folder, 0, 10)
     side = mirror.SideMirror(folder.path, 0.1)
-    side.start()  # the server is not up yet: the thread goes on trying
+    side.start()  # the server is not up yet: the thread keeps trying
     deadline = time.monotonic() + 150  # a fresh machine reads all of mlflow from a cold disk
     while not list(mirror.cursor_folder(store).glob("*.json")):
         assert time.monotonic() < deadline

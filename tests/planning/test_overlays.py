@@ -56,7 +56,7 @@ COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
             COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s, best: [r a, r b]}]",
             ["'r b'", "did you mean r a?"],
         ),
-        (COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s}]", ["just one of order, best"]),
+        (COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s}]", ["exactly one of order, best"]),
     ],
 )
 def test_a_mistake_in_an_experiment_file_is_one_line(

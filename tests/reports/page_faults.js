@@ -1,4 +1,4 @@
-// Text that stands out of the window (outside of what scrolls by itself), is cut by its own box or its figure, or lies over other text.
+// Text that is outside the window (unless its box scrolls), is cut off by its box or its figure, or covers other text.
 () => {
   const faults = [], boxes = [], wide = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth > wide + 1) faults.push(`the page scrolls sideways: ${document.documentElement.scrollWidth} > ${wide}`);
@@ -24,12 +24,12 @@
       faults.push(`cut: ${element.textContent.trim().slice(0, 40)}`);
   }
   boxes.sort((a, b) => a.box.top - b.box.top);
-  boxes.forEach((one, i) => {
-    for (let j = i + 1; j < boxes.length && boxes[j].box.top < one.box.bottom - 3; j++) {
+  boxes.forEach((first, i) => {
+    for (let j = i + 1; j < boxes.length && boxes[j].box.top < first.box.bottom - 3; j++) {
       const other = boxes[j];
-      const across = Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left);
-      const down = Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top);
-      if (across > 2 && down > 4 && one.parent !== other.parent) faults.push(`overlap: ${one.seen} | ${other.seen}`);
+      const across = Math.min(first.box.right, other.box.right) - Math.max(first.box.left, other.box.left);
+      const down = Math.min(first.box.bottom, other.box.bottom) - Math.max(first.box.top, other.box.top);
+      if (across > 2 && down > 4 && first.parent !== other.parent) faults.push(`overlap: ${first.seen} | ${other.seen}`);
     }
   });
   return faults;

@@ -1,4 +1,4 @@
-"""Table 4 in the report: columns of ours, numbers that a data set cannot give, too few photographs, boxes on photographs."""
+"""Table 4 in the report: added columns, numbers that a data set cannot give, too few photographs, boxes on photographs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIGURE = "Boxes on the first validation"
 def add_row(
     store: Path, row: str, config: dict[str, Any], metrics: dict[str, float], images: int, classes: int
 ) -> None:
-    """The job of a row of Table 4, with a picture except for `Supervised`. `classes` stands in the details of its result."""
+    """The job of a row of Table 4, with a picture except for `Supervised`. `classes`: a detail of its result."""
     job_id = f"{list(ROWS).index(row):012x}"
     uses = [use(key, experiment="table4", metric=one.metric) for key, one in KEYS.items() if key.startswith(row)]
     name = f"detect resnet18 {config['data']['name']} {ROWS[row]} seed 0"
@@ -46,7 +46,7 @@ def add_row(
 
 
 def report(store: Path, out: Path) -> dict[str, Any]:
-    """results.json of Table 4 at scale mini; the other files lie beside it."""
+    """results.json of Table 4 at scale mini; the other files are beside it."""
     words = ["--store", str(store), "--out", str(out), "--scale", "mini", "--targets", "table4"]
     assert __main__.main(words) == 0
     return dict(json.loads((out / "results.json").read_text()))
@@ -57,14 +57,9 @@ def lines_of(out: Path) -> list[str]:
 
 
 def row_of(out: Path, row: str) -> dict[str, str]:
-    """Column -> what stands in our line of the row."""
+    """Column -> the row's measured numbers."""
     split = [[word.strip() for word in line.strip("|").split("|")] for line in lines_of(out) if line.startswith("|")]
     return next(dict(zip(split[0], words, strict=True)) for words in split if words[0] == row)
-
-
-@pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +85,24 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_a_number_that_no_result_has_is_not_taken_for_nan(scenes: Path) -> None:
+def test_a_number_that_no_result_has_is_not_shown_as_nan(scenes: Path) -> None:
     shown = row_of(scenes, "JigClu (Ours)")
-    assert (shown["AP"], shown["APs"], shown["AP person (ours only)"]) == ("NaN", "n/a", "n/a")
+    assert (shown["AP"], shown["APs"], shown["AP person (not in the paper)"]) == ("NaN", "n/a", "n/a")
     text = (scenes / "index.html").read_text()
     assert ">n/a</a>" in text and ">NaN</a>" in text
     results = json.loads((scenes / "results.json").read_text())
     assert results["claims"][0]["reason"] == "missing: JigClu AP (NaN); MoCo v2 AP (not run)."
 
 
-def test_columns_of_ours_stand_beside_those_of_the_paper(photographs: Path) -> None:
+def test_added_columns_follow_those_of_the_paper(photographs: Path) -> None:
     shown = row_of(photographs, "JigClu (Ours)")
-    ours = ["AP any class (ours only)", "AP50 any class (ours only)", "AP person (ours only)"]
-    assert list(shown)[1:] == ["AP", "AP50", "AP75", "APs", "APm", "APl", *ours]
-    assert [shown[column] for column in ("AP", *ours)] == ["4.2", "21.5", "44.0", "12.5"]
-    assert {row_of(photographs, row)["AP person (ours only)"] for row in ("Supervised", "MoCo v2")} == {"12.5"}
+    added = ["AP any class (not in the paper)", "AP50 any class (not in the paper)", "AP person (not in the paper)"]
+    assert list(shown)[1:] == ["AP", "AP50", "AP75", "APs", "APm", "APl", *added]
+    assert [shown[column] for column in ("AP", *added)] == ["4.2", "21.5", "44.0", "12.5"]
+    assert {row_of(photographs, row)["AP person (not in the paper)"] for row in ("Supervised", "MoCo v2")} == {"12.5"}
 
 
-def test_too_few_photographs_are_said_to_be_so_with_the_columns_to_read(photographs: Path) -> None:
+def test_a_note_says_that_photographs_are_too_few_and_which_columns_to_read(photographs: Path) -> None:
     (line,) = [line for line in lines_of(photographs) if NOTE in line]
     assert line.startswith("206 photographs are too few for AP over ")
     assert line.endswith(
@@ -116,28 +111,28 @@ def test_too_few_photographs_are_said_to_be_so_with_the_columns_to_read(photogra
     assert line in (photographs / "index.html").read_text()
 
 
-def test_the_note_counts_the_categories_that_mlflow_knows_of(photographs: Path) -> None:
+def test_the_note_counts_the_categories_in_mlflow(photographs: Path) -> None:
     loaded = frames.load(connect(mirror.tracking_uri(photographs.parent / "runs")), ["mini"])
     for metrics in loaded.jobs["metrics"]:
         metrics["result.categories"] = 80.0
     (table,) = assemble.assemble(loaded, experiments.find(["table4"]), ["mini"])
     line, sizes = tables.too_few(table)
     assert line.startswith("206 photographs are too few for AP over 80 categories to mean much: read ")
-    assert "small, medium and large are other objects" in sizes
+    assert "small, medium and large mean other objects" in sizes
 
 
-def test_people_are_not_named_where_there_are_none(scenes: Path) -> None:
+def test_people_are_not_named_if_there_are_none(scenes: Path) -> None:
     (line,) = [line for line in lines_of(scenes) if NOTE in line]
     assert line.startswith("300 drawn scenes are") and "person" not in line and "AP any class" in line
 
 
-def test_enough_photographs_need_no_word(tmp_path: Path) -> None:
+def test_enough_photographs_need_no_note(tmp_path: Path) -> None:
     add_row(tmp_path / "runs", "JigClu", COCO_MINI, MEASURED, 5000, 80)
     report(tmp_path / "runs", tmp_path / "out")
     assert NOTE not in (tmp_path / "out" / "table4-mini-official.md").read_text()
 
 
-def test_boxes_of_every_encoder_stand_on_the_page_where_they_were_drawn(photographs: Path) -> None:
+def test_the_page_shows_the_boxes_of_every_encoder_that_drew_them(photographs: Path) -> None:
     text = (photographs / "index.html").read_text()
     figure = text[text.index(f"{FIGURE} photographs: annotated (left)") :].partition("</figure>")[0]
     for label in ("m=2", "moco v2", "random init"):
@@ -151,7 +146,7 @@ def test_page_without_pictures_of_boxes_has_no_such_figure(tmp_path: Path) -> No
     assert FIGURE not in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_config_of_a_detector_in_a_line(scenes: Path) -> None:
-    told = "data coco_scenes, train_images 500, backbone resnet18, schedule 1.0, batch_size 4, lr 0.01, test_size 256"
-    assert f"{told}, precision bfloat16" in (scenes / "index.html").read_text()
+def test_the_config_of_a_detector_is_one_line(scenes: Path) -> None:
+    config = "data coco_scenes, train_images 500, backbone resnet18, schedule 1.0, batch_size 4, lr 0.01, test_size 256"
+    assert f"{config}, precision bfloat16" in (scenes / "index.html").read_text()
     assert set(page.LABELS) <= {key for keys in page.HIGHLIGHTS.values() for key in keys}

@@ -1,4 +1,4 @@
-"""What the report draws: bars, lines, the diagrams of the method, and the pictures of the first batch."""
+"""The report's drawings: bars, lines, the diagrams of the method, and the pictures of the first batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICTURES = ("montage", "split", "patches", "inputs")
 def table_of(name: str, values: dict[str, float], scale: str = "mini", **more: Any) -> records.Table:
     """The experiment with these values in its cells, one seed each, as the report assembles it from MLflow's frames."""
     record: dict[str, Any] = {"table": name, "scale": scale, "protocol": "official", "variant": "", "run_id": ""}
-    record |= {"state": "done", "message": "", "verdict": "", "measured": "", "std": None, "n": 1}
+    record |= {"state": "done", "published_verdict": "", "measured": "", "std": None, "n": 1}
     record |= {"jobs": [], "commits": [], "values": [], "seeds": []} | more
     rows = [{**record, "cell": cell, "value": value} for cell, value in values.items()]
     loaded = frames.Frames(
@@ -36,12 +36,14 @@ def table_of(name: str, values: dict[str, float], scale: str = "mini", **more: A
 
 
 def job(folder: Path, job_id: str = "aaaaaaaaaaaa", state: str = "done", **params: str) -> records.Job:
-    """A pretraining whose artifacts lie in `folder`."""
-    blank: dict[str, Any] = dict.fromkeys(("run_id", "seed", "message", "commit", "command", "device", "versions"), "")
-    blank |= {"seconds": None, "finished": None, "upstream": (), "metrics": {}, "uri": str(folder)}
-    words = {"job": job_id, "name": f"pretrain {job_id} seed 0", "stage": "pretrain", "state": state}
+    """A pretraining whose artifacts are in `folder`."""
     return records.Job(
-        **blank | words, params=PARAMS | {key.replace("__", "."): value for key, value in params.items()}
+        job=job_id,
+        name=f"pretrain {job_id} seed 0",
+        stage="pretrain",
+        state=state,
+        uri=str(folder),
+        params=PARAMS | {key.replace("__", "."): value for key, value in params.items()},
     )
 
 
@@ -58,17 +60,17 @@ def words(svg: bytes) -> str:
 
 
 # -- bars -------------------------------------------------------------------------------------------------------------
-def test_a_cited_cell_has_its_printed_bar_alone() -> None:
+def test_a_cited_cell_has_only_its_printed_bar() -> None:
     drawn = words(bars.bars(table_of("table1", {"JigClu": 60.25, "MoCo": 50.25}))["svg"])
     assert "(cited)" in drawn and "63.8" in drawn and "60.2" in drawn and drawn.count("not run") == 4
 
 
-def test_of_a_large_table_only_what_runs_is_drawn() -> None:
+def test_in_a_large_table_only_cells_that_run_are_drawn() -> None:
     drawn = words(bars.bars(table_of("table3", {}))["svg"])
     assert "MoCo v2" in drawn and "PIRL" not in drawn and "(cited)" not in drawn
 
 
-def test_each_unit_has_an_axis_of_its_own() -> None:
+def test_each_unit_has_its_own_axis() -> None:
     drawn = words(
         bars.bars(table_of("table6", {"montage accuracy": 70.0, "montage time": 0.083, "small memory": 900}))["svg"]
     )
@@ -81,7 +83,7 @@ def test_a_cell_that_does_not_apply_has_no_bar() -> None:
 
 
 # -- lines ------------------------------------------------------------------------------------------------------------
-def test_a_figure_is_drawn_as_a_line_a_row_over_its_columns() -> None:
+def test_a_figure_is_drawn_with_a_line_per_row_over_its_columns() -> None:
     values = {f"{row} {x}": 40.0 + int(x) / 10 for row in ("JigClu", "SimCLR") for x in ("40", "120", "200")}
     table = table_of("figure4", values)
     files = curves.lines(table)
@@ -90,14 +92,14 @@ def test_a_figure_is_drawn_as_a_line_a_row_over_its_columns() -> None:
     assert all(word in drawn for word in ("JigClu", "SimCLR", "40", "120", "200", "% top-1")) and "printed" not in drawn
 
 
-def test_an_axis_of_shares_says_so_away_from_the_papers_scale() -> None:
+def test_an_axis_of_shares_says_so_at_other_scales_than_the_papers() -> None:
     note = "share of the scale's own epochs"
     assert curves.abscissa(table_of("figure4", {})) == f"epochs ({note})"
     assert curves.abscissa(table_of("figure4", {}, scale="paper")) == "epochs"
     assert curves.abscissa(table_of("figure7", {})) == "overlap x"
 
 
-def test_lines_of_nothing_say_that_nothing_was_run() -> None:
+def test_lines_without_values_say_that_nothing_was_run() -> None:
     assert "not run" in words(curves.lines(table_of("figure7", {}))["svg"])
 
 
@@ -115,7 +117,7 @@ def test_a_diagram_has_the_same_bytes_each_time_and_the_pages_colours(draw: Any)
     [
         (PARAMS, ["80 × 80 pixels", "ResNet-18", "3 × 3 × 512", "enlarge to 4 × 4", "n·2·2 vectors", "4 logits"]),
         ({}, ["224 × 224 pixels", "ResNet-50", "7 × 7 × 2048", "enlarge to 8 × 8", "z: 128 numbers"]),
-        ({"method.m": "3", "image_size": "96"}, ["3 × 3 × 2048", "3 is a multiple of 3", "9 logits"]),
+        ({"method.m": "3", "image_size": "96"}, ["3 × 3 × 2048", "3 is already a multiple of 3", "9 logits"]),
     ],
 )
 def test_the_pipeline_has_the_sizes_of_the_job(params: dict[str, str], shown: list[str]) -> None:
@@ -146,7 +148,7 @@ def test_the_pictures_are_those_of_the_first_finished_plain_job(tmp_path: Path) 
     assert alone is not None and alone.job.job == "555555555555"
 
 
-def test_a_picture_that_is_not_there_is_left_out(tmp_path: Path) -> None:
+def test_a_missing_picture_is_left_out(tmp_path: Path) -> None:
     found = gallery.gallery(None, [job(draw_pictures(tmp_path, "montage"))])
     assert found is not None
     assert [picture.name for picture in found.pictures] == ["Figure 1, continued", "Figure 2", "Figure 6"]
@@ -157,7 +159,7 @@ def with_jobs(table: records.Table, jobs: list[records.Job]) -> records.Table:
     return replace(table, results=(replace(first, chains=tuple((one,) for one in jobs)), *others))
 
 
-def test_pictures_stand_once_a_scale_and_name_their_job(tmp_path: Path) -> None:
+def test_pictures_are_shown_once_per_scale_and_name_their_job(tmp_path: Path) -> None:
     one = job(draw_pictures(tmp_path, *PICTURES))
     tables = [with_jobs(table_of(name, {}), [one]) for name in ("table8", "table7")]
     drawn = [page.draw(None, table, bars.bars(table)["svg"]) for table in tables]
@@ -169,13 +171,13 @@ def test_pictures_stand_once_a_scale_and_name_their_job(tmp_path: Path) -> None:
 
 def test_a_table_shows_at_most_four_first_batches(tmp_path: Path) -> None:
     folder = draw_pictures(tmp_path, *PICTURES)
-    jobs = [job(folder, f"{place:012x}", method__m=str(place + 2)) for place in range(6)]
+    jobs = [job(folder, f"{index:012x}", method__m=str(index + 2)) for index in range(6)]
     table = with_jobs(table_of("table8", {}), jobs)
     drawn = page.draw(None, table, bars.bars(table)["svg"])
     assert len(drawn.montages) == 4 and drawn.more_montages == 2
 
 
-def test_the_same_figure_twice_has_ids_of_its_own() -> None:
+def test_the_same_figure_twice_has_separate_ids() -> None:
     figure = '<svg><path id="a"/><use href="#a"/><g clip-path="url(#a)"/></svg>'
     assert page.own_ids(f'<p id="a">{figure}{figure}') == '<p id="a">' + "".join(
         f'<svg><path id="a-{n}"/><use href="#a-{n}"/><g clip-path="url(#a-{n})"/></svg>' for n in (0, 1)

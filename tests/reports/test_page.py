@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing fails, nothing is fetched, every link leads somewhere, no text is cut or covered."""
+"""The page in a real browser: no error, no request, every link has a target, no text is cut off or covered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.report import out, own_tracking, store  # noqa: F401  fixtures
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser test")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -18,8 +17,8 @@ WIDTHS = {"phone": 390, "laptop": 1366, "print": 794}  # CSS pixels; A4 is 794 w
 
 FAULTS, CONTRAST = (Path(__file__).with_name(f"page_{what}.js").read_text() for what in ("faults", "contrast"))
 TWICE = """() => {
-  const ids = [...document.querySelectorAll('[id]')].map(one => one.id);
-  return ids.filter((id, place) => ids.indexOf(id) !== place);
+  const ids = [...document.querySelectorAll('[id]')].map(element => element.id);
+  return ids.filter((id, index) => ids.indexOf(id) !== index);
 }"""
 
 
@@ -33,13 +32,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, out: Path) -> Iterator[Any]:
-    """test_report's; `said`: what went wrong, `asked`: what was fetched."""
+    """The report's page; `problems`: errors and warnings, `requests`: requested URLs."""
     context = browser.new_context(viewport={"width": 1366, "height": 900}, offline=True)
     page = context.new_page()
-    page.said, page.asked = [], []
-    page.on("console", lambda message: page.said.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("request", lambda request: page.asked.append(request.url))
+    page.problems, page.requests = [], []
+    page.on(
+        "console", lambda message: page.problems.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
     page.goto((out / "index.html").as_uri())
     yield page
     context.close()
@@ -47,12 +48,12 @@ def page(browser: Any, out: Path) -> Iterator[Any]:
 
 def test_no_script_error_and_no_request_to_the_network(page: Any, out: Path) -> None:
     page.wait_for_load_state("networkidle")
-    assert page.said == []
-    elsewhere = [url for url in page.asked if not url.startswith("data:")]
-    assert elsewhere == [(out / "index.html").as_uri()]
+    assert page.problems == []
+    other = [url for url in page.requests if not url.startswith("data:")]
+    assert other == [(out / "index.html").as_uri()]
 
 
-def test_every_link_in_the_page_leads_to_something(page: Any) -> None:
+def test_every_link_on_the_page_has_a_target(page: Any) -> None:
     lost = page.evaluate(
         """() => [...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute('href').slice(1))
            .filter(id => !document.getElementById(id))"""
@@ -63,35 +64,35 @@ def test_every_link_in_the_page_leads_to_something(page: Any) -> None:
 
 
 def test_from_a_number_to_its_job_and_the_command_that_recomputes_it(page: Any) -> None:
-    """Two clicks, and what was folded away is open."""
+    """Two clicks, and the folded part is open."""
     page.click("a.value:has-text('61.5')")
-    made = page.locator("tbody:target")
-    assert made.is_visible() and "60.00, 63.00" in made.inner_text()
-    assert "python orchestrate/run.py table8 --scale mini --seeds 2 --cells m=2" in made.inner_text()
-    made.locator("a[href^='#job-']").nth(1).click()
+    number = page.locator("tbody:target")
+    assert number.is_visible() and "60.00, 63.00" in number.inner_text()
+    assert "python orchestrate/run.py table8 --scale mini --seeds 2 --cells m=2" in number.inner_text()
+    number.locator("a[href^='#job-']").nth(1).click()
     job = page.locator("details.job:has(:target)")
     assert job.get_attribute("open") is not None
-    told = job.inner_text()
-    assert "python orchestrate/run.py table8 --only bbbbbbbbbb00" in told
-    assert "c0ffee" * 6 in told and "linear/bbbbbbbbbb00/logs/" in told and "backbone: resnet18" in told
+    text = job.inner_text()
+    assert "python orchestrate/run.py table8 --only bbbbbbbbbb00" in text
+    assert "c0ffee" * 6 in text and "linear/bbbbbbbbbb00/logs/" in text and "backbone: resnet18" in text
     assert job.locator("a[href*='/runs/']").count() == 1
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("unfolded", [False, True], ids=["folded", "unfolded"])
-def test_no_text_is_cut_or_covered(width: str, unfolded: bool, page: Any) -> None:
+def test_no_text_is_cut_off_or_covered(width: str, unfolded: bool, page: Any) -> None:
     page.set_viewport_size({"width": WIDTHS[width], "height": 900})
     page.emulate_media(media="print" if width == "print" else "screen")
     if unfolded:
-        page.evaluate("() => document.querySelectorAll('details').forEach(one => one.open = true)")
+        page.evaluate("() => document.querySelectorAll('details').forEach(element => element.open = true)")
     assert page.evaluate(FAULTS) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(scheme: str, page: Any) -> None:
+def test_text_has_enough_contrast_with_its_background(scheme: str, page: Any) -> None:
     page.emulate_media(color_scheme=scheme)
-    ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, ground[4:-1].split(","))) < 200) == (scheme == "dark")
+    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
     assert page.evaluate(CONTRAST) == []
 
 

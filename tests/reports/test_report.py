@@ -1,4 +1,4 @@
-"""The report, from real job folders over the real mirror and a real MLflow store."""
+"""The report, from real job folders through the real mirror and a real MLflow store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers.report import FAILURE, NASTY, ROOT, add_job, by_cell, out, own_tracking, run, store, use  # noqa: F401  fixtures
+from helpers.report import FAILURE, NASTY, ROOT, by_cell, run
 
 from orchestrate import mirror
 from orchestrate.mirror.store import connect
@@ -30,18 +30,18 @@ def uploaded(store: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in files}
 
 
-def test_second_report_is_byte_equal_and_adds_nothing_to_mlflow(store: Path, out: Path, tmp_path: Path) -> None:
-    before = uploaded(store)
+def test_second_report_is_byte_equal_and_adds_nothing_to_mlflow(half_store: Path, out: Path, tmp_path: Path) -> None:
+    before = uploaded(half_store)
     assert set(before) == {f"table8-mini-official.{kind}" for kind in ("md", "csv", "tex", "png", "pdf")}
-    run(store, tmp_path)
-    assert uploaded(store) == before
+    run(half_store, tmp_path)
+    assert uploaded(half_store) == before
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in out.iterdir()}
     for path in out.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
-def test_table_is_uploaded_again_when_its_bytes_changed(store: Path, out: Path) -> None:
-    client = connect(mirror.tracking_uri(store))
+def test_table_is_uploaded_again_when_its_bytes_changed(half_store: Path, out: Path) -> None:
+    client = connect(mirror.tracking_uri(half_store))
     loaded = frames.load(client, ["mini"])
     table = assemble.assemble(loaded, experiments.find(["table8"]), ["mini"])[0]
     files = table_files.write_one(table)
@@ -50,9 +50,9 @@ def test_table_is_uploaded_again_when_its_bytes_changed(store: Path, out: Path) 
     assert publish.upload(client, replace(table, digest="of older bytes"), files)
 
 
-def test_half_a_table_is_shown_with_what_is_missing_and_why(out: Path) -> None:
+def test_half_a_table_shows_what_is_missing_and_why(out: Path) -> None:
     text = (out / "table8-mini-official.md").read_text()
-    assert "| m | 2 | 3 | 4 | random init (ours only) |" in text
+    assert "| m | 2 | 3 | 4 | random init (not in the paper) |" in text
     assert "| Accuracy (%) | 61.5 ± 2.1 (n=2) | NaN | failed | not run |" in text
     assert "| printed | 80.9 | 74.7 | 70.1 | |" in text.replace("  |", " |")
     assert "−19.4" in text
@@ -72,7 +72,7 @@ def test_half_a_table_is_shown_with_what_is_missing_and_why(out: Path) -> None:
         assert shown in page
 
 
-def test_results_json_has_every_cell_of_every_shown_table(store: Path, out: Path) -> None:
+def test_results_json_has_every_cell_of_every_shown_table(half_store: Path, out: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     ledger = experiments.find(["table8"])[0]
     shown = list(dict.fromkeys((one["scale"], one["protocol"], one["variant"]) for one in results["cells"]))
@@ -115,12 +115,12 @@ def test_fullest_scale_comes_first_and_the_larger_of_equals() -> None:
     assert assemble.fullest_first(loaded) == ["mini", "paper", "smoke"]
 
 
-def test_flags_choose_scales_in_the_order_given(store: Path, tmp_path: Path) -> None:
-    results = run(store, tmp_path, "--scale", "smoke", "mini", "--protocol", "official", "--targets", "m")
+def test_flags_choose_scales_in_the_order_given(half_store: Path, tmp_path: Path) -> None:
+    results = run(half_store, tmp_path, "--scale", "smoke", "mini", "--protocol", "official", "--targets", "m")
     assert results["run"]["scales"] == ["smoke", "mini"] and results["run"]["protocols"] == ["official"]
 
 
-def test_no_run_at_all_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_without_runs_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "runs", tmp_path / "out")["cells"] == []
     assert "python orchestrate/run.py table8 --scale mini" in (tmp_path / "out" / "index.html").read_text()
     assert "No runs yet" in capsys.readouterr().out
@@ -133,8 +133,8 @@ def test_named_experiment_without_runs_is_shown_cell_by_cell(tmp_path: Path) -> 
     assert (tmp_path / "out" / "table8-mini-official.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_claims_are_judged_in_every_output(
-    store: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_output_has_the_checked_claims(
+    half_store: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = json.loads((out / "results.json").read_text())
     ledger = experiments.find(["table8"])[0]
@@ -151,11 +151,11 @@ def test_claims_are_judged_in_every_output(
     assert rf"\textbf{{open}}: {tables.escape(line)}" in (out / "table8-mini-official.tex").read_text()
     page = (out / "index.html").read_text()
     assert "missing: m=3 (NaN); m=4 (failed)." in page and 'href="#table8-mini-official"' in page
-    run(store, tmp_path, "--scale", "mini")
+    run(half_store, tmp_path, "--scale", "mini")
     assert f"- **open**: {line}" in capsys.readouterr().out
 
 
-def test_cited_and_inapplicable_cells_are_shown_but_not_counted_as_ours(tmp_path: Path) -> None:
+def test_cited_and_inapplicable_cells_are_shown_but_not_counted(tmp_path: Path) -> None:
     results = run(tmp_path / "runs", tmp_path, "--scale", "paper", "--targets", "table1", "table7")
     pirl = by_cell(results, "paper")["PIRL"]
     assert (pirl["state"], pirl["cited"], pirl["printed"], pirl["value"], pirl["difference"]) == (
@@ -168,37 +168,37 @@ def test_cited_and_inapplicable_cells_are_shown_but_not_counted_as_ours(tmp_path
     assert "| PIRL | cited |\n| printed | 63.6 |\n| SimCLR | not run |" in text
     assert "Not run: Supervised, JigClu, MoCo, SimCLR, MoCo v2, Random init. To run:" in text and "PIRL [26]" in text
     text = (tmp_path / "table7-paper-official.md").read_text()
-    assert "| Aug after montage | not applicable |\n| Random init (ours only) |" in text
+    assert "| Aug after montage | not applicable |\n| Random init (not in the paper) |" in text
     assert "0 of 6" in (tmp_path / "index.html").read_text()
 
 
 def test_a_figure_that_prints_no_numbers_has_neither_printed_nor_ours_only(tmp_path: Path) -> None:
     run(tmp_path / "runs", tmp_path, "--scale", "mini", "--targets", "figure7")
     text = (tmp_path / "figure7-mini-official.md").read_text()
-    assert "| JigClu | not run |" in text and "printed |" not in text and tables.OURS_ONLY not in text
+    assert "| JigClu | not run |" in text and "printed |" not in text and tables.NOT_IN_PAPER not in text
 
 
-def test_missing_artifacts_leave_the_numbers(store: Path, tmp_path: Path) -> None:
-    folder, aside = store / "mlartifacts" / "jigclu-mini", store / "aside"
+def test_missing_artifacts_leave_the_numbers(half_store: Path, tmp_path: Path) -> None:
+    folder, aside = half_store / "mlartifacts" / "jigclu-mini", half_store / "aside"
     folder.rename(aside)
     try:
-        assert by_cell(run(store, tmp_path))["m=2"]["value"] == 61.5
+        assert by_cell(run(half_store, tmp_path))["m=2"]["value"] == 61.5
     finally:
         aside.rename(folder)
     assert "data:image/png" not in (tmp_path / "index.html").read_text()
 
 
 def test_unreachable_server_is_one_line(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    half_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert __main__.main(["--store", str(store), "--out", str(tmp_path)]) == 2
+    assert __main__.main(["--store", str(half_store), "--out", str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["warning", "error"]
 
 
-def test_unknown_names_are_answered_with_the_valid_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_an_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     for flag, word, right in (
         ("--scale", "minni", "mini"),
         ("--protocol", "papr", "paper"),
@@ -233,14 +233,14 @@ def test_page_needs_no_network(out: Path) -> None:
 
 def nasty_table() -> records.Table:
     cell = Cell(key="a", row=NASTY, column="b", report="linear.top1", printed=1.25)
-    places: dict[str, Any] = {"title": NASTY, "source": "§1", "topic": "t", "unit": "% top-1"}
-    experiment = Experiment(name="table0", recipe={"linear": {}}, cells=(cell,), **places)
+    words: dict[str, Any] = {"title": NASTY, "source": "§1", "topic": "t", "unit": "% top-1"}
+    experiment = Experiment(name="table0", recipe={"linear": {}}, cells=(cell,), **words)
     message = f"{NASTY} \N{SNOWMAN}"
-    result = records.Result(cell, False, "failed", message, "", "", None, None, 0, None, (), (), (), (), (), "", "")
-    return records.Table(experiment, "paper", "official", "", (result,), "", "", "")
+    result = records.Result(cell=cell, reference=False, state="failed", message=message)
+    return records.Table(experiment=experiment, scale="paper", protocol="official", variant="", results=(result,))
 
 
-def test_latex_escapes_what_latex_would_read() -> None:
+def test_latex_escapes_special_characters() -> None:
     wanted = r"100\% of \#1 \& \$x\_1\textasciicircum{}2\$ \textasciitilde{} \{a\textbackslash{}b\} \textbar{} "
     assert tables.escape(NASTY) == wanted + r"\textless{}c\textgreater{} \S{} \textperiodcentered{} é"
     assert "☃" not in tables.latex(nasty_table())
@@ -256,15 +256,15 @@ def test_latex_compiles_on_its_own(out: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_markdown_keeps_a_nasty_name_in_its_cell() -> None:
+def test_markdown_keeps_special_characters_in_their_cell() -> None:
     text = tables.markdown(nasty_table())
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.replace(r"\|", "").count("|") for line in lines} == {3}
 
 
-def test_reports_never_imports_torch(store: Path, tmp_path: Path) -> None:
+def test_reports_never_imports_torch(half_store: Path, tmp_path: Path) -> None:
     code = "import sys; from reports.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
-    words = [sys.executable, "-c", code, "--store", str(store), "--out", str(tmp_path)]
+    words = [sys.executable, "-c", code, "--store", str(half_store), "--out", str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines()[-2:] == [str(tmp_path / "index.html"), "False"]
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""`run.py all`: every table and figure of the paper, cut to a size that CI can run to the end, through the real orchestrator."""
+"""`run.py all`: every table and figure of the paper, small enough for CI, through the real orchestrator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helpers.orchestrator import ROOT, TINY, jobs, prepared_store, run
 from orchestrate.planning import experiments
 from orchestrate.planning.experiments import Cell
 
-# A pretraining is 4 to 8 steps, and every method, input, augmentation and stage of the paper's is one of the jobs.
+# A pretraining is 4 to 8 steps, and every method, input, augmentation and stage of the paper is among the jobs.
 CUT: dict[str, Any] = {
     **{key: value for key, value in TINY.items() if not key.startswith("linear.data.")},
     "pretrain.data.train_images": 40, "pretrain.batch_size": 10, "pretrain.epochs": 2,
@@ -47,13 +47,14 @@ def whole_paper(template: Path) -> tuple[Path, subprocess.CompletedProcess[str]]
 
 
 def cells() -> dict[tuple[str, str], Cell]:
-    """(experiment, key) -> the cells that were asked for."""
-    found = {(one.name, cell.key): cell for one in experiments.load_all().values() for cell in one.all_cells}
+    """(experiment, key) -> the requested cells."""
+    ledger = experiments.load_all()
+    found = {(name, cell.key): cell for name, experiment in ledger.items() for cell in experiment.all_cells}
     return {key: cell for key, cell in found.items() if key[1] in CELLS and (DETECTS or cell.stage != "detect")}
 
 
 @pytest.mark.timeout(600)
-def test_the_whole_paper_in_a_cut_runs_to_the_end(template: Path) -> None:
+def test_a_small_version_of_the_whole_paper_runs_to_the_end(template: Path) -> None:
     store, done = whole_paper(template)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert ("table4: left out" in done.stdout) is not DETECTS
@@ -61,7 +62,7 @@ def test_the_whole_paper_in_a_cut_runs_to_the_end(template: Path) -> None:
     assert all(job.done for job in jobs(store))
 
 
-def test_every_cell_that_was_asked_for_is_filled_with_a_number(template: Path) -> None:
+def test_every_requested_cell_is_filled_with_a_number(template: Path) -> None:
     store, _ = whole_paper(template)
     filled = {
         (use["experiment"], use["cell"]): job.result["metrics"][use["metric"]]
@@ -73,7 +74,7 @@ def test_every_cell_that_was_asked_for_is_filled_with_a_number(template: Path) -
     assert filled["table6", "small time"] > 0 and filled["table6", "small memory"] > 100
 
 
-def test_cells_that_ask_for_the_same_job_share_it(template: Path) -> None:
+def test_cells_that_need_the_same_job_share_it(template: Path) -> None:
     store, _ = whole_paper(template)
     of_default = [job for job in jobs(store, "pretrain") if job.job["name"] == "pretrain resnet18 scenes m=2 seed 0"]
     (shared,) = of_default
@@ -99,7 +100,7 @@ def test_a_second_run_of_the_paper_starts_nothing(template: Path) -> None:
     assert done.returncode == 0 and "jobs are done already" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_report_shows_every_table_and_judges_every_claim(template: Path, tmp_path: Path) -> None:
+def test_the_report_shows_every_table_and_checks_every_claim(template: Path, tmp_path: Path) -> None:
     store, _ = whole_paper(template)
     command = [sys.executable, "-m", "reports", "--store", str(store), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -107,11 +108,11 @@ def test_the_report_shows_every_table_and_judges_every_claim(template: Path, tmp
     page = (tmp_path / "out" / "index.html").read_text()
     names = [
         name
-        for name, one in experiments.load_all().items()
-        if any((name, cell.key) in cells() for cell in one.all_cells)
+        for name, experiment in experiments.load_all().items()
+        if any((name, cell.key) in cells() for cell in experiment.all_cells)
     ]
     assert len(names) == 10 + DETECTS and all(experiments.load_all()[name].source in page for name in names)
-    told = json.loads((tmp_path / "out" / "results.json").read_text())["claims"]
+    claims = json.loads((tmp_path / "out" / "results.json").read_text())["claims"]
     wanted = {(name, claim.text) for name in names for claim in experiments.load_all()[name].claims}
-    assert {(one["experiment"], one["text"]) for one in told} == wanted
-    assert {one["outcome"] for one in told} <= {"holds", "fails", "open"}
+    assert {(claim["experiment"], claim["text"]) for claim in claims} == wanted
+    assert {claim["outcome"] for claim in claims} <= {"holds", "fails", "open"}
