@@ -15,11 +15,11 @@ from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 from jigclu import augment, counter_rng
 from jigclu.data.loader import Batch
 from jigclu.methods.base import Method
-from jigclu.methods.inputs import split, whole
 from jigclu.methods.jigclu import JigClu
 from jigclu.montage import stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
+from jigclu.training.inputs import split, whole
 
 # Okabe and Ito's eight, told apart by the colour-blind; with more than eight boxes they come round again.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#000000")
@@ -62,7 +62,7 @@ def boxes(method: JigClu, batch: Batch) -> Tensor:
 def patches(method: JigClu, batch: Batch) -> Tensor:
     """A row an image: the image as a square, its m*m patches as cut, and the same patches augmented."""
     mm, size = method.m * method.m, patch_size(method.config.image_size, method.m)
-    canvases = batch.canvas.to(method.where.device)
+    canvases = batch.canvas.to(method.rank_info.device)
     square = crop_resize(canvases, whole(batch.sizes)[:, 0].to(canvases.device), size)
     cut = method.patches.plain(canvases, batch.sizes, size)
     augmented = augment.to_pixels(method.patches(batch, 0, size))

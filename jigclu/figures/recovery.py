@@ -12,11 +12,11 @@ from torchvision.utils import make_grid, save_image
 from jigclu import augment, counter_rng
 from jigclu.data.loader import Batch
 from jigclu.figures.neighbours import RIGHT, WRONG
-from jigclu.methods.inputs import whole
 from jigclu.methods.jigclu import JigClu
 from jigclu.montage import assemble, stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
+from jigclu.training.inputs import whole
 
 IMAGES = 8  # that are shuffled among themselves
 CHANCES = 100  # groupings at random, for what chance gives

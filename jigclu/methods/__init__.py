@@ -18,10 +18,10 @@ METHODS: dict[str, Callable[[PretrainConfig, int, RankInfo, int], Method]] = {
 }
 
 
-def build(config: PretrainConfig, seed: int, where: RankInfo, classes: int) -> Method:
+def build(config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int) -> Method:
     """The method that the config names, its network freshly initialised on the CPU from torch's global generator.
 
     `classes`: how many the data set has; only `supervised` looks at it. Raises ConfigError where the method's numbers do not fit
     the batch or the ranks.
     """
-    return METHODS[config.method.name](config, seed, where, classes)
+    return METHODS[config.method.name](config, seed, rank_info, classes)

@@ -10,11 +10,11 @@ from jigclu.config import PretrainConfig
 from jigclu.config.methods import JigCluConfig
 from jigclu.data.loader import Batch
 from jigclu.losses import clustering_loss, location_loss
-from jigclu.methods.inputs import Patches
 from jigclu.montage import exchange, stitch
 from jigclu.network import JigCluNetwork
 from jigclu.patches import patch_size
 from jigclu.training.distributed import RankInfo, gather_batch
+from jigclu.training.inputs import Patches
 
 OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)
 
@@ -22,12 +22,12 @@ OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07
 class JigClu:
     """n images -> n montages of m x m patches; m*m*n vectors -> n clusters and m*m positions."""
 
-    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int = 0):
+    def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int = 0):
         method = config.method
         assert isinstance(method, JigCluConfig)
-        self.config, self.method, self.seed, self.where, self.m = config, method, seed, where, method.m
+        self.config, self.method, self.seed, self.rank_info, self.m = config, method, seed, rank_info, method.m
         self.network = JigCluNetwork(config.backbone, self.m, method.dim, montage=method.input == "montage")
-        self.patches = Patches(config, method, seed, where.device)
+        self.patches = Patches(config, method, seed, rank_info.device)
         scaled = method.loss_scale == "official"
         self.alpha = method.clustering_weight * (method.temperature / OFFICIAL_BASE if scaled else 1.0)
         self.beta = method.location_weight
@@ -40,14 +40,16 @@ class JigClu:
         """
         size = self.config.image_size if self.method.input == "scaled" else patch_size(self.config.image_size, self.m)
         images = self.patches(batch, epoch, size)
-        length = self.where.world * len(images)
+        length = self.rank_info.world * len(images)
         if self.method.input == "montage":
             permutation = counter_rng.permutation(self.seed, counter_rng.MONTAGE, epoch, step, length)
         else:
             permutation = torch.arange(length)
-        moved = permutation.to(self.where.device, non_blocking=True)
+        moved = permutation.to(self.rank_info.device, non_blocking=True)
         if self.method.input == "montage":
-            images = stitch(images, moved, self.m) if self.where.world == 1 else exchange(images, permutation, self.m)
+            images = (
+                stitch(images, moved, self.m) if self.rank_info.world == 1 else exchange(images, permutation, self.m)
+            )
         return images.contiguous(memory_format=torch.channels_last), moved
 
     def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -64,7 +66,9 @@ class JigClu:
 
         Gathered position-major over the global batch: the permutation's order.
         """
-        embeddings, logits = (gather_batch(vectors, self.m * self.m, self.where) for vectors in (embeddings, logits))
+        embeddings, logits = (
+            gather_batch(vectors, self.m * self.m, self.rank_info) for vectors in (embeddings, logits)
+        )
         images = len(permutation) // (self.m * self.m)
         clusters, positions = permutation % images, permutation // images
         clustering = clustering_loss(embeddings, clusters, self.method.temperature)

@@ -45,7 +45,7 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
     """
     session = Session(folder, config.runtime)
     dataset = open_dataset(config.data, "train")
-    if session.where.is_main:
+    if session.rank_info.is_main:
         session.folder.update_job(data_fingerprint=dataset.fingerprint)
     trainer = Trainer(config, session, dataset)
     while trainer.epoch < config.epochs:
@@ -59,13 +59,13 @@ class Trainer:
     def __init__(self, config: PretrainConfig, session: Session, dataset: CanvasDataset):
         self.config, self.session, self.dataset = config, session, dataset
         self.val: CanvasDataset | None = None  # the monitor's
-        self.seed, self.where = session.folder.seed, session.where
+        self.seed, self.rank_info = session.folder.seed, session.rank_info
         torch.manual_seed(self.seed)
-        self.method = methods.build(config, self.seed, self.where, len(dataset.classes))
-        network = self.method.network.to(self.where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.method = methods.build(config, self.seed, self.rank_info, len(dataset.classes))
+        network = self.method.network.to(self.rank_info.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if session.restored:
             network.load_state_dict(session.restored["network"])
-        self.network = distribute(network, self.where)
+        self.network = distribute(network, self.rank_info)
         # All parameters, biases and BN included, decay alike (protocols.md §1.7).
         self.optimizer = torch.optim.SGD(
             network.parameters(),
@@ -92,7 +92,7 @@ class Trainer:
 
     @property
     def peak_memory_mb(self) -> float:
-        return max(self.memory_before, peak_memory_mb(self.where.device))
+        return max(self.memory_before, peak_memory_mb(self.rank_info.device))
 
     @property
     def epoch(self) -> int:
@@ -106,18 +106,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         groups = epoch_groups(
-            self.seed, epoch, len(self.dataset), config.batch_size, rank=self.where.rank, world=self.where.world
+            self.seed, epoch, len(self.dataset), config.batch_size, rank=self.rank_info.rank, world=self.rank_info.world
         )
-        workers = loader_workers(config.runtime, self.where.device)
+        workers = loader_workers(config.runtime, self.rank_info.device)
         self.network.train()
-        device = self.where.device
+        device = self.rank_info.device
         stream = batches(self.dataset, groups[done:], workers, self.unreadable, substitute=True, device=device)
 
         def prepare(batch: Batch, step: int) -> Prepared:
             return self.method.prepare(batch, epoch, step)
 
         for step, batch, prepared in prefetched(self.timed(stream), prepare, device, done):
-            if self.session.step == 0 and self.where.is_main:
+            if self.session.step == 0 and self.rank_info.is_main:
                 first_batch.draw(self.method, batch, prepared, self.session.folder.path / "figures")
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 loss, self.last = self.method.loss(self.network, prepared)
@@ -145,12 +145,12 @@ class Trainer:
     def monitor(self, epoch: int) -> dict[str, float]:
         """The kNN accuracy of the encoder as it is, every `runtime.monitor_every` epochs. Touches no training state."""
         every = self.config.runtime.monitor_every
-        if not every or (epoch + 1) % every or not self.where.is_main:
+        if not every or (epoch + 1) % every or not self.rank_info.is_main:
             return {}
         shared = self.config.model_dump(include={"data", "backbone", "image_size", "precision", "runtime"})
         config = KnnConfig(**shared, resize=self.config.image_size * 8 // 7)  # 224 of 256, at any size
         backbone = load_encoder(config.backbone, self.method.encoder_state_dict())
-        extractor = Extractor(backbone, config, self.where.device)
+        extractor = Extractor(backbone, config, self.rank_info.device)
         self.val = self.val or open_dataset(config.data, "val")
         return {"knn_top1": evaluate(extractor, self.dataset, self.val)["top1"]}
 
@@ -168,7 +168,7 @@ class Trainer:
         wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
-        if not self.where.is_main:
+        if not self.rank_info.is_main:
             return {"metrics": metrics}
         save_atomic(
             self.session.folder.path / "encoder.pt",
@@ -185,5 +185,5 @@ class Trainer:
             unreadable=sorted(self.unreadable.paths),
             precision=self.config.precision,
             limiter="loader" if wait > STARVED else "compute",
-            memory_kind="device" if self.where.device.type == "cuda" else "resident",
+            memory_kind="device" if self.rank_info.device.type == "cuda" else "resident",
         )
