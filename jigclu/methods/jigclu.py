@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,9 @@ from jigclu import augment, counter_rng
 from jigclu.config import PretrainConfig
 from jigclu.config.methods import JigCluConfig
 from jigclu.data.loader import Batch
+from jigclu.figures import first_batch, recovery
 from jigclu.losses import clustering_loss, location_loss
+from jigclu.methods.base import Logged, Method
 from jigclu.montage import exchange, stitch
 from jigclu.network import JigCluNetwork
 from jigclu.patches import patch_size
@@ -19,8 +23,10 @@ from jigclu.training.inputs import Patches
 OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)
 
 
-class JigClu:
+class JigClu(Method):
     """n images -> n montages of m x m patches; m*m*n vectors -> n clusters and m*m positions."""
+
+    network: JigCluNetwork
 
     def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int = 0):
         method = config.method
@@ -52,16 +58,14 @@ class JigClu:
             )
         return images.contiguous(memory_format=torch.channels_last), moved
 
-    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
         """Eq. 4 over the global batch, the same on every rank; in float32 whatever the network's precision."""
         images, permutation = prepared
         embeddings, logits = network(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.objective(embeddings.float(), logits.float(), permutation)
 
-    def objective(
-        self, embeddings: Tensor, logits: Tensor, permutation: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def objective(self, embeddings: Tensor, logits: Tensor, permutation: Tensor) -> tuple[Tensor, Logged]:
         """embeddings (m*m*n, dim) and logits (m*m*n, m*m) of this rank's input; permutation (m*m*N,) of the global batch.
 
         Gathered position-major over the global batch: the permutation's order.
@@ -88,3 +92,14 @@ class JigClu:
 
     def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
         return augment.to_pixels(prepared[0])
+
+    def draw_figures(self, batch: Batch, prepared: tuple[Tensor, ...], folder: Path) -> None:
+        """montage.png (the network's input), split.png (Figure 3), patches.png (Figures 1 and 6), inputs.png (Figure 5)."""
+        first_batch.draw_inputs(self.picture(prepared), folder / "montage.png")
+        first_batch.draw_jigsaw(self.patches, batch, folder)
+
+    def final_metrics(self, batch: Batch, epoch: int, folder: Path) -> dict[str, float]:
+        """`recovery.recover`'s: how well the network solves its own task, if its input is montages."""
+        if self.method.input != "montage":
+            return {}
+        return recovery.recover(self.network, self.patches, batch, epoch, self.config.precision == "bfloat16", folder)

@@ -14,6 +14,7 @@ from jigclu.config.base import ConfigError
 from jigclu.config.methods import MoCoConfig
 from jigclu.data.loader import Batch
 from jigclu.losses import top1_percent_strict
+from jigclu.methods.base import Logged, Method
 from jigclu.network import EncoderWithHead
 from jigclu.training.distributed import RankInfo, gather_batch
 from jigclu.training.inputs import views
@@ -70,17 +71,16 @@ class KeyEncoder(nn.Module):
         return self.net(images.contiguous(memory_format=torch.channels_last))
 
 
-class MoCo:
+class MoCo(Method):
     """n images -> n queries, and N keys of the global batch."""
+
+    network: MoCoNetwork
 
     def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int = 0):
         method = config.method
         assert isinstance(method, MoCoConfig)
         self.config, self.method, self.seed, self.rank_info = config, method, seed, rank_info
-        if method.queue < config.batch_size:
-            raise ConfigError(
-                f"pretrain.method.queue: a queue of {method.queue} does not hold the {config.batch_size} keys of one batch"
-            )
+        method.check(config.batch_size, config.image_size)
         self.groups = groups(config.batch_size, method.shuffle_groups)
         if self.groups % rank_info.world:
             raise ConfigError(
@@ -98,7 +98,7 @@ class MoCo:
         images = views(self.config, 2, batch, self.seed, epoch, self.rank_info.device)
         return images, order.to(self.rank_info.device, non_blocking=True)
 
-    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
         """InfoNCE over the global batch, in float32. Moves the key encoder before, the queue after: once a step."""
         images, order = prepared
         for_queries, for_keys = images.chunk(2)
@@ -126,7 +126,7 @@ class MoCo:
         keys[order] = shuffled
         return keys
 
-    def objective(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def objective(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Logged]:
         """queries (n, dim) of this rank, keys (N, dim) normalised: cross-entropy of [q.k+, q.queue] / temperature at place 0.
 
         `contrastive_accuracy`: percent of queries that are nearer to their key than to every key of the queue.

@@ -22,18 +22,6 @@ START_HOURS = 6 / 3600
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
 
 
-def passes(config: Any) -> float:
-    """Forward-backward passes of the backbone over an image of the config's size, for each image of the data set."""
-    method = config.method
-    if method.name == "simclr":
-        return 2.0
-    if method.name == "moco":
-        return 4 / 3  # the key's pass has no backward
-    if method.name == "jigclu" and method.input == "scaled":
-        return float(method.m**2)
-    return 1.0
-
-
 def _detection_hours(config: DetectConfig, device: str) -> float:
     """Training by images seen, the test and precise batch norm at a third of a training step an image."""
     count = coco.expected_images(config.data, "train")
@@ -55,7 +43,7 @@ def hours(stage: str, config: Any, device: str) -> float:
     )
     train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
     if stage == "pretrain":
-        return START_HOURS + train * config.epochs * passes(config) / rate / 3600
+        return START_HOURS + train * config.epochs * config.method.passes / rate / 3600
     if stage == "finetune":
         validations = -(-config.epochs // config.validate_every)
         return START_HOURS + (train * config.epochs + val * validations / 3) / rate / 3600
