@@ -14,13 +14,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import augmentation, exchange, formats, levers, loading, orchestration, probe, profile, results, step
-from benchmarks.setting import Setting, setting
+from benchmarks import ablations, augmentation, exchange, formats, loading, orchestration, probe, profile, results, step
 from benchmarks.timing import Group, about
+from benchmarks.workload import Workload, default_workload
 from jigclu.config.base import nearest
 from jigclu.training.session import device_name
 
-Measure = Callable[[Setting, int], Group]
+Measure = Callable[[Workload, int], Group]
 GROUPS: dict[str, Measure] = {
     "step": step.measure,
     "loading": loading.measure,
@@ -28,8 +28,8 @@ GROUPS: dict[str, Measure] = {
     "formats": formats.measure,
     "probe": probe.measure,
     "exchange": exchange.measure,
-    "levers": levers.measure,
-    "orchestration": lambda here, rounds: orchestration.measure(rounds, full=True),
+    "ablations": ablations.measure,
+    "orchestration": lambda workload, rounds: orchestration.measure(rounds, full=True),
 }
 
 
@@ -48,17 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.rounds < 3:
         print(f"--rounds {given.rounds}: quartiles need at least 3", file=sys.stderr)
         return 2
-    here = setting()
-    device = device_name(here.device)
+    workload = default_workload()
+    device = device_name(workload.device)
     facts = about(device)
     committed = results.read(device)
     print(results.heading(facts), flush=True)
     measured = []
     for name in given.groups or GROUPS:
         if name == "profile":
-            print(f"\n{profile.summary(here)}", flush=True)
+            print(f"\n{profile.summary(workload)}", flush=True)
             continue
-        group = GROUPS[name](here, given.rounds)
+        group = GROUPS[name](workload, given.rounds)
         measured.append(group)
         print(f"\n{results.table(group, committed)}", flush=True)
     if given.save and measured:

@@ -1,4 +1,4 @@
-"""Augmentation: ours in batches against PIL and torchvision one patch at a time, with the same images and parameters."""
+"""The suite's batched augmentation against PIL and torchvision one patch at a time, with the same images and parameters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from benchmarks.setting import Setting, one_batch, photographs
 from benchmarks.timing import Group, Ratio, timed
+from benchmarks.workload import Workload, one_batch, photographs
 from jigclu import augment
 from jigclu.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
-from jigclu.methods.inputs import split
+from jigclu.training.inputs import split
 
 CORES = 16  # the released recipe's share of a node; PIL's rate on one core is multiplied, which takes nothing from it
 COLOURS: dict[int, Callable[[Image.Image, float], Image.Image]] = {
@@ -23,51 +23,55 @@ COLOURS: dict[int, Callable[[Image.Image, float], Image.Image]] = {
 }  # fmt: skip
 
 
-def measure(here: Setting, rounds: int) -> Group:
-    patch, threads = here.image_size // 2, torch.get_num_threads()
-    with photographs(here, here.batch_size) as dataset:
-        batch = one_batch(here, dataset)
+def measure(workload: Workload, rounds: int) -> Group:
+    patch, threads = workload.image_size // 2, torch.get_num_threads()
+    with photographs(workload, workload.batch_size) as dataset:
+        batch = one_batch(workload, dataset)
     images = [tf.to_pil_image(canvas) for canvas in batch.canvas]
     boxes = split(batch.sizes, 2, 0.3)
-    canvases = batch.canvas.to(here.device)
-    drawn = augment.draw(here.config().augment, 0, 0, batch.indices, boxes)
+    canvases = batch.canvas.to(workload.device)
+    drawn = augment.draw(workload.config().augment, 0, 0, batch.indices, boxes)
 
-    def ours() -> Tensor:
-        return augment.apply(canvases, augment.draw(here.config().augment, 0, 0, batch.indices, boxes), patch)
+    def batched() -> Tensor:
+        return augment.apply(canvases, augment.draw(workload.config().augment, 0, 0, batch.indices, boxes), patch)
 
     count = len(drawn.flip)
     rows = timed(
-        "ours, all threads" if here.device.type == "cpu" else "ours, on the device",
-        ours,
+        "batched, all threads" if workload.device.type == "cpu" else "batched, on the device",
+        batched,
         rounds,
         items=count,
         unit="patches",
     )
     torch.set_num_threads(1)
     alone = {"PIL, one core": lambda: by_pil(images, drawn, patch)}
-    if here.device.type == "cpu":
-        alone["ours, one core"] = ours
+    if workload.device.type == "cpu":
+        alone["batched, one core"] = batched
     rows += timed("", alone, max(3, rounds // 3), items=count, unit="patches", warm=1)
     torch.set_num_threads(threads)
-    alike = psnr(ours().cpu(), by_pil(images, drawn, patch))
+    alike = psnr(batched().cpu(), by_pil(images, drawn, patch))
     group = Group(
-        "augmentation", f"{count} patches of {patch} px from canvases of {here.canvas} px; PSNR {alike:.1f} dB", rows
+        "augmentation",
+        f"{count} patches of {patch} px from canvases of {workload.canvas} px; PSNR {alike:.1f} dB",
+        rows,
     )
     median = {row.name: row.median for row in rows}
-    if here.device.type == "cpu":
-        group.ratios.append(
-            Ratio("PIL / ours, seconds on one core", median["PIL, one core"] / median["ours, one core"], (">=", 1.0))
-        )
-    else:
-        device = median["ours, on the device"]
+    if workload.device.type == "cpu":
         group.ratios.append(
             Ratio(
-                f"PIL on {CORES} cores / ours on the device, seconds",
+                "PIL / batched, seconds on one core", median["PIL, one core"] / median["batched, one core"], (">=", 1.0)
+            )
+        )
+    else:
+        device = median["batched, on the device"]
+        group.ratios.append(
+            Ratio(
+                f"PIL on {CORES} cores / batched on the device, seconds",
                 median["PIL, one core"] / CORES / device,
                 (">=", 20.0),
             )
         )
-        group.ratios.append(Ratio("ours on the device, ms", 1e3 * device, ("<=", 3.0)))
+        group.ratios.append(Ratio("batched on the device, ms", 1e3 * device, ("<=", 3.0)))
     return group
 
 
@@ -92,6 +96,6 @@ def one_by_pil(image: Image.Image, drawn: Parameters, i: int, size: int) -> Tens
     return tf.normalize(tf.to_tensor(patch), augment.MEAN, augment.STD)
 
 
-def psnr(ours: Tensor, theirs: Tensor) -> float:
+def psnr(batched: Tensor, reference: Tensor) -> float:
     """In dB, of pixels in [0, 1]."""
-    return -10 * math.log10(float((augment.to_pixels(ours) - augment.to_pixels(theirs)).square().mean()))
+    return -10 * math.log10(float((augment.to_pixels(batched) - augment.to_pixels(reference)).square().mean()))

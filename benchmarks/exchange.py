@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.setting import Setting
 from benchmarks.timing import Group, Ratio, Row, timed
+from benchmarks.workload import Workload
 from jigclu import counter_rng
 from jigclu.montage import exchange, stitch
 
@@ -23,9 +23,9 @@ RANKS, M = 2, 2
 COLLECTIVES = ("all_to_all_single", "all_to_all", "all_gather", "all_gather_into_tensor", "all_reduce", "broadcast")
 
 
-def measure(here: Setting, rounds: int) -> Group:
+def measure(workload: Workload, rounds: int) -> Group:
     """Two processes with gloo on this machine's loopback, whatever the device: what is counted is the same with NCCL."""
-    local, size = here.batch_size // RANKS, here.image_size // M
+    local, size = workload.batch_size // RANKS, workload.image_size // M
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.setting import Setting, one_batch, photographs, setting
 from benchmarks.step import bare_step, full_step
 from benchmarks.timing import Group, Ratio, Row, timed
+from benchmarks.workload import Workload, default_workload, one_batch, photographs
 from jigclu import methods
 from jigclu.training.usage import peak_memory_mb
 
@@ -27,13 +27,15 @@ FORMATS = {
 }
 
 
-def measure(here: Setting, rounds: int) -> Group:
-    turns = [[apart(name, max(3, rounds // 4), here.batch_size) for name in FORMATS] for _ in range(2)]
+def measure(workload: Workload, rounds: int) -> Group:
+    turns = [[apart(name, max(3, rounds // 4), workload.batch_size) for name in FORMATS] for _ in range(2)]
     rows = [both(*one) for one in zip(*turns, strict=True)]
     kind = (
-        "device memory" if here.device.type == "cuda" else "resident memory above what was there before the first step"
+        "device memory"
+        if workload.device.type == "cuda"
+        else "resident memory above what was there before the first step"
     )
-    group = Group("formats", f"{here.words}; {kind}", rows)
+    group = Group("formats", f"{workload.words}; {kind}", rows)
     bare, montage, scaled, small = rows
     memory = {row.name: row.facts["peak_memory_mb"] for row in rows}
     group.ratios = [
@@ -65,17 +67,19 @@ def both(first: Row, second: Row) -> Row:
 
 
 def alone(name: str, rounds: int) -> None:
-    here = setting()
-    with photographs(here, here.batch_size) as dataset:
-        batch = one_batch(here, dataset)
+    workload = default_workload()
+    with photographs(workload, workload.batch_size) as dataset:
+        batch = one_batch(workload, dataset)
     form = "montage" if name == "bare" else name
-    method = methods.build(here.config(method={"name": "jigclu", "input": form}), 0, here.where, len(dataset.classes))
-    montages = torch.randn(here.batch_size, 3, here.image_size, here.image_size, device=here.device)
+    method = methods.build(
+        workload.config(method={"name": "jigclu", "input": form}), 0, workload.rank_info, len(dataset.classes)
+    )
+    montages = torch.randn(workload.batch_size, 3, workload.image_size, workload.image_size, device=workload.device)
     montages = montages.contiguous(memory_format=torch.channels_last)
-    step = bare_step(here, montages) if name == "bare" else full_step(here, method, batch)
+    step = bare_step(workload, montages) if name == "bare" else full_step(workload, method, batch)
     before = resident_mb()
     row = timed(name, step, rounds, warm=2)[0]
-    peak = peak_memory_mb(here.device) - (0 if here.device.type == "cuda" else before)
+    peak = peak_memory_mb(workload.device) - (0 if workload.device.type == "cuda" else before)
     print(json.dumps({"seconds": row.seconds, "peak_memory_mb": peak}))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.setting import Setting, one_batch, photographs
 from benchmarks.step import bare_step
 from benchmarks.timing import Group, Ratio, Row, timed, wait
+from benchmarks.workload import Workload, one_batch, photographs
 from jigclu import methods
 from jigclu.config import DataConfig
 from jigclu.data import pack_writer
@@ -28,19 +28,21 @@ FILES, JPEG, RAW = "files", "packed, JPEG quality 90", "packed, raw"
 BATCHES = {"cuda": 32, "cpu": 6}  # an epoch's
 
 
-def measure(here: Setting, rounds: int) -> Group:
-    images = 4 * here.batch_size
-    with photographs(here, images) as files, packed(here, files) as packs:
+def measure(workload: Workload, rounds: int) -> Group:
+    images = 4 * workload.batch_size
+    with photographs(workload, images) as files, packed(workload, files) as packs:
         sets = {FILES: files, **packs}
-        reading = {name: reader(here, dataset) for name, dataset in sets.items()}
+        reading = {name: reader(workload, dataset) for name, dataset in sets.items()}
         rows = [
             row_named(row, f"{row.name}, warm, one core")
             for row in timed("", reading, max(3, rounds // 2), items=images)
         ]
         rows += [cold(name, dataset, reading[name], images) for name, dataset in sets.items()]
-        bare = bare_of(here, files)
-        trained, waits = end_to_end(here, sets, bare, max(3, rounds // 3))
-    group = Group("loading", f"{here.words}; JPEG files of {here.photo[0]} x {here.photo[1]}", rows + trained)
+        bare = bare_of(workload, files)
+        trained, waits = end_to_end(workload, sets, bare, max(3, rounds // 3))
+    group = Group(
+        "loading", f"{workload.words}; JPEG files of {workload.photo[0]} x {workload.photo[1]}", rows + trained
+    )
     median = {row.name: row.median / row.items for row in group.rows}
     group.ratios = [
         Ratio(
@@ -64,25 +66,25 @@ def row_named(row: Row, name: str) -> Row:
 
 
 @contextmanager
-def packed(here: Setting, files: CanvasDataset) -> Iterator[dict[str, CanvasDataset]]:
+def packed(workload: Workload, files: CanvasDataset) -> Iterator[dict[str, CanvasDataset]]:
     """The same images as a JPEG pack and as a raw one, written by the suite's own writer."""
     assert isinstance(files.source, FolderSource)
     made = {}
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as root:
         for name, quality in ((JPEG, 90), (RAW, None)):
-            data = DataConfig(name="imagenette", canvas=here.canvas, quality=quality)
+            data = DataConfig(name="imagenette", canvas=workload.canvas, quality=quality)
             folder = folder_of(data, Path(root))
             folder.mkdir(parents=True)
             pack_writer.write(data, {"train": files.source, "val": files.source}, folder, 0, lambda told: None)
             source = open_pack(data, "train", Path(root))
             assert source is not None
-            made[name] = CanvasDataset(source, here.canvas)
+            made[name] = CanvasDataset(source, workload.canvas)
         yield made
 
 
-def reader(here: Setting, dataset: CanvasDataset) -> Callable[[], None]:
+def reader(workload: Workload, dataset: CanvasDataset) -> Callable[[], None]:
     """All images in this process, as batches on the CPU."""
-    groups = np.array_split(np.arange(len(dataset)), len(dataset) // here.batch_size)
+    groups = np.array_split(np.arange(len(dataset)), len(dataset) // workload.batch_size)
 
     def read() -> None:
         for _ in batches(dataset, [group.tolist() for group in groups], 0, Unreadable(), substitute=True):
@@ -120,26 +122,26 @@ def forget(dataset: CanvasDataset) -> None:
             os.close(handle)
 
 
-def bare_of(here: Setting, dataset: CanvasDataset) -> Callable[[], None]:
-    method = methods.build(here.config(), 0, here.where, len(dataset.classes))
-    step = bare_step(here, method.prepare(one_batch(here, dataset), 0, 0)[0])
+def bare_of(workload: Workload, dataset: CanvasDataset) -> Callable[[], None]:
+    method = methods.build(workload.config(), 0, workload.rank_info, len(dataset.classes))
+    step = bare_step(workload, method.prepare(one_batch(workload, dataset), 0, 0)[0])
 
     def steps() -> None:
-        for _ in range(BATCHES[here.device.type]):
+        for _ in range(BATCHES[workload.device.type]):
             step()
 
     return steps
 
 
 def end_to_end(
-    here: Setting, sets: dict[str, CanvasDataset], bare: Callable[[], None], rounds: int
+    workload: Workload, sets: dict[str, CanvasDataset], bare: Callable[[], None], rounds: int
 ) -> tuple[list[Row], dict[str, float]]:
     """Epochs of the stage's own trainer, worker start and all; with them the loop's waiting, as its result has it."""
-    images = BATCHES[here.device.type] * here.batch_size
+    images = BATCHES[workload.device.type] * workload.batch_size
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as store:
         trainers = {}
         for place, (name, dataset) in enumerate(sets.items()):
-            config = here.config(images, epochs=rounds + 1)
+            config = workload.config(images, epochs=rounds + 1)
             session = Session(Path(store) / "pretrain" / str(place), config.runtime)
             trainers[name] = Trainer(config, session, repeated(dataset, images))
         works = {"bare backbone": bare} | {

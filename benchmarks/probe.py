@@ -6,8 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.setting import Setting
 from benchmarks.timing import Group, Ratio, Row
+from benchmarks.workload import Workload
 from jigclu.config import parse
 from jigclu.job_folder import JobFolder
 from jigclu.stages import linear
@@ -15,18 +15,20 @@ from jigclu.stages import linear
 RATES = (1.0, 0.1, 10.0, 30.0, 3.0)
 
 
-def measure(here: Setting, rounds: int) -> Group:
+def measure(workload: Workload, rounds: int) -> Group:
     """The stage itself, in a job folder, `rounds` times each; fresh crops every epoch, as the protocol has it."""
     one, many = [], []
     for _ in range(max(3, rounds // 3)):
-        one.append(probe(here, RATES[:1]))
-        many.append(probe(here, RATES))
-    images = 4 * here.batch_size
+        one.append(probe(workload, RATES[:1]))
+        many.append(probe(workload, RATES))
+    images = 4 * workload.batch_size
     rows = [
         Row("1 learning rate", tuple(one), images),
         Row(f"{len(RATES)} learning rates, one pass", tuple(many), images),
     ]
-    group = Group("probe", f"linear stage, {images} images, 2 epochs, {here.backbone}, {here.image_size} px", rows)
+    group = Group(
+        "probe", f"linear stage, {images} images, 2 epochs, {workload.backbone}, {workload.image_size} px", rows
+    )
     passes = len(RATES) * rows[0].median
     group.ratios.append(
         Ratio(f"{len(RATES)} rates on one pass / {len(RATES)} passes, seconds", rows[1].median / passes, ("<=", 0.3))
@@ -34,12 +36,17 @@ def measure(here: Setting, rounds: int) -> Group:
     return group
 
 
-def probe(here: Setting, rates: tuple[float, ...]) -> float:
+def probe(workload: Workload, rates: tuple[float, ...]) -> float:
     """Seconds of one linear stage with these learning rates on a random encoder."""
-    data = {"name": "scenes", "canvas": here.canvas, "train_images": 4 * here.batch_size, "val_images": here.batch_size}
+    data = {
+        "name": "scenes",
+        "canvas": workload.canvas,
+        "train_images": 4 * workload.batch_size,
+        "val_images": workload.batch_size,
+    }
     config = parse("linear", {
-        "data": data, "backbone": here.backbone, "image_size": here.image_size, "resize": here.image_size * 8 // 7,
-        "batch_size": here.batch_size, "epochs": 2, "lr": rates[0], "other_lrs": list(rates[1:]), "precision": "bfloat16",
+        "data": data, "backbone": workload.backbone, "image_size": workload.image_size, "resize": workload.image_size * 8 // 7,
+        "batch_size": workload.batch_size, "epochs": 2, "lr": rates[0], "other_lrs": list(rates[1:]), "precision": "bfloat16",
         "runtime": {"workers": 0},
     })  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as store:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.levers import method_and_batch
-from benchmarks.setting import Setting
+from benchmarks.ablations import method_and_batch
 from benchmarks.step import full_step
 from benchmarks.timing import wait
+from benchmarks.workload import Workload
 
 STEPS = 5
 
 
-def summary(here: Setting, lines: int = 20) -> str:
+def summary(workload: Workload, lines: int = 20) -> str:
     """A Markdown table of the operations that take most, in percent of the step and calls a step."""
-    method, batch = method_and_batch(here)
-    step = full_step(here, method, batch)
+    method, batch = method_and_batch(workload)
+    step = full_step(workload, method, batch)
     for _ in range(3):
         step()
     wait()
-    device = here.device.type == "cuda"
+    device = workload.device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device else [])]
     with profile(activities=kinds) as seen:
         for _ in range(STEPS):

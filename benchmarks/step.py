@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.setting import Setting, one_batch, photographs
 from benchmarks.timing import Group, Ratio, Row, timed, wait
+from benchmarks.workload import Workload, one_batch, photographs
 from jigclu import methods
 from jigclu.data.loader import Batch
 from jigclu.methods.base import Method
@@ -19,17 +19,17 @@ from jigclu.training.prefetch import prefetched
 TARGET = {"cuda": 0.95, "cpu": 0.93}
 
 
-def measure(here: Setting, rounds: int) -> Group:
-    with photographs(here, here.batch_size) as dataset:
-        batch = one_batch(here, dataset)
-        method = methods.build(here.config(), 0, here.where, len(dataset.classes))
+def measure(workload: Workload, rounds: int) -> Group:
+    with photographs(workload, workload.batch_size) as dataset:
+        batch = one_batch(workload, dataset)
+        method = methods.build(workload.config(), 0, workload.rank_info, len(dataset.classes))
         montages = method.prepare(batch, 0, 0)[0]
-        bare, full = bare_step(here, montages), full_step(here, method, batch)
-        rows = timed("", {"bare backbone": bare, "full step": full}, rounds, items=here.batch_size)
-        rows += parts(here, method, batch, rounds)
-    group = Group("step", here.words, rows)
+        bare, full = bare_step(workload, montages), full_step(workload, method, batch)
+        rows = timed("", {"bare backbone": bare, "full step": full}, rounds, items=workload.batch_size)
+        rows += parts(workload, method, batch, rounds)
+    group = Group("step", workload.words, rows)
     median = {row.name: row.median for row in rows}
-    target = (">=", TARGET[here.device.type])
+    target = (">=", TARGET[workload.device.type])
     group.ratios.append(
         Ratio("full step / bare backbone, images/s", median["bare backbone"] / median["full step"], target)
     )
@@ -42,22 +42,22 @@ def measure(here: Setting, rounds: int) -> Group:
     return group
 
 
-def network_of(here: Setting, module: torch.nn.Module) -> torch.nn.Module:
-    return module.to(here.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+def network_of(workload: Workload, module: torch.nn.Module) -> torch.nn.Module:
+    return module.to(workload.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
 
-def optimizer_of(here: Setting, network: torch.nn.Module) -> torch.optim.SGD:
-    given = here.config().optimizer
+def optimizer_of(workload: Workload, network: torch.nn.Module) -> torch.optim.SGD:
+    given = workload.config().optimizer
     return torch.optim.SGD(network.parameters(), given.lr, momentum=given.momentum, weight_decay=given.weight_decay)
 
 
-def bare_step(here: Setting, montages: torch.Tensor) -> Callable[[], None]:
+def bare_step(workload: Workload, montages: torch.Tensor) -> Callable[[], None]:
     """Forward, backward and optimiser step of the backbone alone on montages that are there already: the limit."""
-    network = network_of(here, Backbone(here.backbone))
-    optimizer = optimizer_of(here, network)
+    network = network_of(workload, Backbone(workload.backbone))
+    optimizer = optimizer_of(workload, network)
 
     def step() -> None:
-        with torch.autocast(here.device.type, torch.bfloat16):
+        with torch.autocast(workload.device.type, torch.bfloat16):
             loss = network(montages).float().square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -66,16 +66,18 @@ def bare_step(here: Setting, montages: torch.Tensor) -> Callable[[], None]:
     return step
 
 
-def full_step(here: Setting, method: Method, batch: Batch) -> Callable[[], None]:
+def full_step(workload: Workload, method: Method, batch: Batch) -> Callable[[], None]:
     """Copy, augmentation, montage, network with heads, loss, backward, optimiser step: all but decoding."""
-    network = network_of(here, method.network)
-    optimizer = optimizer_of(here, network)
-    same = itertools.repeat(pin(here, batch))
-    stream = prefetched(same, lambda one, count: method.prepare(one, 0, count), here.device, 0)  # as the trainer does
+    network = network_of(workload, method.network)
+    optimizer = optimizer_of(workload, network)
+    same = itertools.repeat(pin(workload, batch))
+    stream = prefetched(
+        same, lambda one, count: method.prepare(one, 0, count), workload.device, 0
+    )  # as the trainer does
 
     def step() -> None:
         _, _, prepared = next(stream)
-        with torch.autocast(here.device.type, torch.bfloat16):
+        with torch.autocast(workload.device.type, torch.bfloat16):
             loss, _ = method.loss(network, prepared)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -84,28 +86,28 @@ def full_step(here: Setting, method: Method, batch: Batch) -> Callable[[], None]
     return step
 
 
-def pin(here: Setting, batch: Batch) -> Batch:
+def pin(workload: Workload, batch: Batch) -> Batch:
     """As the loader gives it: in pinned memory where there is a GPU."""
-    return Batch(*(part.pin_memory() for part in batch)) if here.device.type == "cuda" else batch
+    return Batch(*(part.pin_memory() for part in batch)) if workload.device.type == "cuda" else batch
 
 
-def parts(here: Setting, method: Method, batch: Batch, rounds: int) -> list[Row]:
+def parts(workload: Workload, method: Method, batch: Batch, rounds: int) -> list[Row]:
     """One part of the step at a time, waited for: their sum may pass the step's, in which a GPU overlaps them."""
-    network, pinned = network_of(here, method.network), pin(here, batch)
-    there = batch._replace(canvas=batch.canvas.to(here.device))
+    network, pinned = network_of(workload, method.network), pin(workload, batch)
+    there = batch._replace(canvas=batch.canvas.to(workload.device))
     prepared = method.prepare(there, 0, 0)
 
     def loss() -> torch.Tensor:
-        with torch.autocast(here.device.type, torch.bfloat16):
+        with torch.autocast(workload.device.type, torch.bfloat16):
             value: torch.Tensor = method.loss(network, prepared)[0]
         return value
 
     works: dict[str, Callable[[], Any]] = {
-        "copy": lambda: pinned.canvas.to(here.device, non_blocking=True),
+        "copy": lambda: pinned.canvas.to(workload.device, non_blocking=True),
         "augment": lambda: method.prepare(there, 0, 0),
         "forward": loss,
         "forward and backward": lambda: loss().backward(),
     }
-    rows = timed("", works, rounds, items=here.batch_size)
+    rows = timed("", works, rounds, items=workload.batch_size)
     wait()
     return rows

@@ -118,15 +118,15 @@ def train_batches(
     seed: int,
     keys: Order,
     workers: int,
-    where: RankInfo,
+    rank_info: RankInfo,
     unreadable: Unreadable,
 ) -> Generator[list[dict[str, Any]], None, None]:
     """This rank's part of every batch of `keys`. Raises ConfigError where the batch does not divide by the ranks, DataError."""
     batch = keys.shape[1]
-    if batch % where.world:
-        raise ConfigError(f"a global batch of {batch} does not divide by {where.world} ranks")
-    local = batch // where.world
-    mine = keys[:, where.rank * local : (where.rank + 1) * local]
+    if batch % rank_info.world:
+        raise ConfigError(f"a global batch of {batch} does not divide by {rank_info.world} ranks")
+    local = batch // rank_info.world
+    mine = keys[:, rank_info.rank * local : (rank_info.rank + 1) * local]
     return _readable(Mapped(images, DatasetMapper(cfg, True), seed, True), _Groups(mine), workers, unreadable)
 
 
@@ -156,8 +156,8 @@ class _Groups:
 
 
 def test_batches(
-    cfg: CfgNode, images: list[dict[str, Any]], workers: int, where: RankInfo, unreadable: Unreadable
+    cfg: CfgNode, images: list[dict[str, Any]], workers: int, rank_info: RankInfo, unreadable: Unreadable
 ) -> Generator[list[dict[str, Any]], None, None]:
     """One image at a time (as d2 tests), this rank's share of them."""
-    mine = [[(index, 0)] for index in range(where.rank, len(images), where.world)]
+    mine = [[(index, 0)] for index in range(rank_info.rank, len(images), rank_info.world)]
     return _readable(Mapped(images, DatasetMapper(cfg, False), 0, False), mine, workers, unreadable)

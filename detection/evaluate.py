@@ -40,7 +40,7 @@ class Counted:
         return self.batches
 
 
-def precise_batch_norm(network: nn.Module, batches: Iterable[Any], count: int, where: RankInfo) -> None:
+def precise_batch_norm(network: nn.Module, batches: Iterable[Any], count: int, rank_info: RankInfo) -> None:
     """Every batch norm's running statistics measured anew, over `count` batches (protocols.md §2.6 "TEST.PRECISE_BN").
 
     The mean over the ranks: fvcore weighs a batch by its own pixels, of which ranks have different numbers.
@@ -49,10 +49,10 @@ def precise_batch_norm(network: nn.Module, batches: Iterable[Any], count: int, w
     if count and get_bn_modules(network):
         with EventStorage():  # d2's heads write to one while they train
             update_bn_stats(network, batches, count)
-        for module in get_bn_modules(network) if where.world > 1 else ():
+        for module in get_bn_modules(network) if rank_info.world > 1 else ():
             for statistic in (module.running_mean, module.running_var):
                 dist.all_reduce(statistic)
-                statistic /= where.world
+                statistic /= rank_info.world
 
 
 def evaluate(network: nn.Module, batches: Counted, name: str, folder: Path) -> dict[str, float]:

@@ -63,24 +63,24 @@ class Detector:
 
     def __init__(self, config: DetectConfig, session: Session, scratch: Path):
         self.config, self.session, self.scratch = config, session, scratch
-        self.where, self.seed = session.where, session.folder.seed
+        self.rank_info, self.seed = session.rank_info, session.folder.seed
         train_split, self.val_split = (
             open_split(config.data, split, data_root(), scratch / split) for split in ("train", "val")
         )
-        if self.where.is_main:
+        if self.rank_info.is_main:
             session.folder.update_job(data_fingerprint=f"{train_split.fingerprint}+{self.val_split.fingerprint}")
         self.images = data.with_objects(data.register("jigclu_train", train_split, scratch))
         self.val_images = data.register("jigclu_val", self.val_split, scratch)
         self.count = expected_images(config.data, "train")  # by which the schedule goes
-        self.cfg = detectron2_config(config, self.count, len(self.val_split.categories), self.where.device.type)
+        self.cfg = detectron2_config(config, self.count, len(self.val_split.categories), self.rank_info.device.type)
         self.iterations = self.cfg.SOLVER.MAX_ITER
         self.keys = data.order(
             self.images, self.seed, self.iterations + config.precise_bn, self.cfg.SOLVER.IMS_PER_BATCH
         )
         self.unreadable = {"train": Unreadable(), "val": Unreadable()}
-        self.workers = loader_workers(config.runtime, self.where.device)
+        self.workers = loader_workers(config.runtime, self.rank_info.device)
         self.model = self._network()
-        self.network = distribute(self.model, self.where)
+        self.network = distribute(self.model, self.rank_info)
         batches = self._batches(session.step, self.iterations)
         self.training = train.Training(
             self.cfg, session, self.network, build_optimizer(self.cfg, self.model), batches, self.count
@@ -98,7 +98,7 @@ class Detector:
 
     def _batches(self, start: int, end: int) -> Generator[Any, None, None]:
         keys, broken = self.keys[start:end], self.unreadable["train"]
-        return data.train_batches(self.cfg, self.images, self.seed, keys, self.workers, self.where, broken)
+        return data.train_batches(self.cfg, self.images, self.seed, keys, self.workers, self.rank_info, broken)
 
     def run(self) -> dict[str, Any]:
         session = self.session
@@ -120,17 +120,17 @@ class Detector:
         )
 
     def _evaluate(self) -> dict[str, float]:
-        config, where = self.config, self.where
+        config, rank_info = self.config, self.rank_info
         with closing(self._batches(self.iterations, len(self.keys))) as batches:
             watched = self._watched(batches, "batch norm", config.precise_bn)
-            precise_batch_norm(self.model, watched, config.precise_bn, where)
-        mine = len(range(where.rank, len(self.val_images), where.world))
+            precise_batch_norm(self.model, watched, config.precise_bn, rank_info)
+        mine = len(range(rank_info.rank, len(self.val_images), rank_info.world))
         broken = self.unreadable["val"]
-        with closing(data.test_batches(self.cfg, self.val_images, self.workers, where, broken)) as batches:
+        with closing(data.test_batches(self.cfg, self.val_images, self.workers, rank_info, broken)) as batches:
             # Ranks may have different numbers of images: there a stop waits until the job is through.
-            watched = self._watched(batches, "evaluation", mine, polled=where.world == 1)
+            watched = self._watched(batches, "evaluation", mine, polled=rank_info.world == 1)
             metrics = evaluate(self.model, Counted(watched, mine), "jigclu_val", self.scratch)
-        if where.is_main:
+        if rank_info.is_main:
             self._draw()
         return metrics
 
@@ -143,13 +143,13 @@ class Detector:
     def _watched(self, batches: Iterator[Any], what: str, count: int, polled: bool = True) -> Iterator[Any]:
         """The same batches, with a heartbeat, a look for a stop signal, and random numbers for each."""
         for number, batch in enumerate(batches):
-            if polled and agree(int(interrupt.requested()), self.where):
-                if self.where.is_main:
+            if polled and agree(int(interrupt.requested()), self.rank_info):
+                if self.rank_info.is_main:
                     self.session.folder.set_status("interrupted", message=f"stopped in {what}")
                 raise interrupt.Interrupted(f"stopped in {what}; the training is saved, this is done again")
-            if self.where.is_main:
+            if self.rank_info.is_main:
                 self.session.folder.set_status("running", force=False, message=f"{what}: {number + 1} of {count}")
-            train.seed_step(self.seed, self.iterations + number, self.where.rank)
+            train.seed_step(self.seed, self.iterations + number, self.rank_info.rank)
             yield batch
 
 

@@ -33,14 +33,14 @@ class StepBoundary(HookBase):
         self.session, self.images, self.batch = session, images, batch
 
     def before_step(self) -> None:
-        seed_step(self.session.folder.seed, self.session.step, self.session.where.rank)
+        seed_step(self.session.folder.seed, self.session.step, self.session.rank_info.rank)
 
     def after_step(self) -> None:
         step = self.session.step + 1
         self.session.tick(step * self.batch / self.images, self.batch, self._metrics())
 
     def _metrics(self) -> dict[str, Any]:
-        if not self.session.where.is_main:
+        if not self.session.rank_info.is_main:
             return {}
         latest = {name: value for name, (value, _) in get_event_storage().latest().items()}
         losses = {name: value for name, value in latest.items() if name.startswith("loss_")}

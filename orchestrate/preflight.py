@@ -12,7 +12,6 @@ from jigclu.config.detection import DetectionDataConfig
 from jigclu.data.catalog import check, check_whole, data_root, expected_images
 from jigclu.data.sources import coco
 from jigclu.files import locked
-from jigclu.patches import patch_size
 from orchestrate import mirror
 from orchestrate.clusters import RANKED, Cluster, Placement
 from orchestrate.planning.plan import Job, Plan
@@ -100,13 +99,11 @@ def _check_config(job: Job) -> None:
                 f"{config.solver.batch_size}; the two steps of the learning rate need at least {FEWEST_ITERATIONS}"
             )
         return
-    method = config.method if isinstance(config, PretrainConfig) else None
-    if method and method.name == "jigclu" and (patch := patch_size(config.image_size, method.m)) < 8:
-        raise ConfigError(
-            f"{job.name}: image_size {config.image_size} leaves patches of {patch} pixels; 8 is the least"
-        )
-    if method and method.name == "moco" and method.queue < config.batch_size:
-        raise ConfigError(f"{job.name}: a queue of {method.queue} does not hold one batch of {config.batch_size}")
+    if isinstance(config, PretrainConfig):
+        try:
+            config.method.check(config.batch_size, config.image_size)
+        except ConfigError as error:
+            raise ConfigError(f"{job.name}: {error}") from None
     if isinstance(config, ClassifierConfig) and config.crop == "padded":
         largest = config.data.canvas + 2 * config.padding
         if config.image_size > largest:

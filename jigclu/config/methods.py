@@ -1,20 +1,47 @@
-"""Schemas of the pretext methods: what each of them alone can be told. No torch."""
+"""Schemas of the pretext methods: the settings of each, and what planning must know about it. No torch.
+
+To add a method: a class and its place in `MethodConfig` here, a line in `jigclu/methods/__init__.py`, the implementation in
+`jigclu/methods/<name>.py`, its recipe in `experiments/methods/<name>.yaml`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from jigclu.config.base import Momentum, NotNegative, Positive, PositiveFloat, Strict
+from jigclu.config.base import ConfigError, Momentum, NotNegative, Positive, PositiveFloat, Strict
+
+SMALLEST_PATCH = 8  # pixels
 
 
-class JigCluConfig(Strict):
+class MethodSchema(Strict):
+    """What planning asks of every method's config; the defaults suit a method with one view an image."""
+
+    @property
+    def passes(self) -> float:
+        """Its cost: forward-backward passes of the backbone per image, over an input of the config's `image_size`."""
+        return 1.0
+
+    @property
+    def short_label(self) -> str:
+        """The method in a job's name, as `m=2`; empty: the name of its file in experiments/methods."""
+        return ""
+
+    def check(self, batch_size: int, image_size: int) -> None:
+        """Check what no single field can: the method against the global batch and the input's side in pixels.
+
+        Raises:
+            ConfigError: one line, with the numbers that do not fit.
+        """
+
+
+class JigCluConfig(MethodSchema):
     """The pretext task (paper §3). `loss_scale: official` multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2).
 
-    `input`: what the network is fed (paper §5.1, Figure 5): montages, the patches as they are, or the patches scaled up to
-    the size of an image. `augment`: where the augmentation stands (paper §5.2, Table 7): on every patch `after` the split; the
-    crop alone on the whole image and the rest on every patch (`during`); all of it on the whole image (`before`).
+    `input`: the network's input (paper §5.1, Figure 5): montages, the patches as they are (`small`), or the patches scaled up to
+    the size of an image. `augment`: when images are augmented (paper §5.2, Table 7): every patch `after` the split; the whole
+    image is cropped and every patch gets the rest (`during`); the whole image gets all of it (`before`).
     """
 
     name: Literal["jigclu"] = "jigclu"
@@ -28,20 +55,40 @@ class JigCluConfig(Strict):
     input: Literal["montage", "small", "scaled"] = "montage"
     augment: Literal["after", "during", "before"] = "after"
 
+    @property
+    def passes(self) -> float:
+        """A montage, or m*m small patches, have the pixels of one image; patches scaled up are m*m images."""
+        return float(self.m**2) if self.input == "scaled" else 1.0
 
-class SimCLRConfig(Strict):
+    @property
+    def short_label(self) -> str:
+        return f"m={self.m}"
+
+    def check(self, batch_size: int, image_size: int) -> None:
+        if (patch := image_size // self.m) < SMALLEST_PATCH:
+            raise ConfigError(
+                f"image_size {image_size} leaves patches of {patch} pixels; {SMALLEST_PATCH} is the least"
+            )
+
+
+class SimCLRConfig(MethodSchema):
     """SimCLR (Chen et al. 2020): two views of every image, NT-Xent over the 2N of the global batch, a two-layer head."""
 
     name: Literal["simclr"] = "simclr"
     temperature: PositiveFloat = 0.1
     dim: Positive = 128
 
+    @property
+    def passes(self) -> float:
+        """Two views an image."""
+        return 2.0
 
-class MoCoConfig(Strict):
-    """MoCo (He et al. 2020): a key encoder that trails the query's, and a queue of keys as negatives.
+
+class MoCoConfig(MethodSchema):
+    """MoCo (He et al. 2020): a key encoder that follows the query encoder, and a queue of keys as negatives.
 
     Version 1 has a linear head, version 2 (Chen et al. 2020) an MLP. `momentum` is the key encoder's. `shuffle_groups`: the keys'
-    batch statistics are those of so many random parts of the batch (MoCo's eight GPUs), so that they tell nothing about the query.
+    batch is normalised in this many random parts (MoCo's eight GPUs), so that batch statistics do not reveal the query.
     """
 
     name: Literal["moco"] = "moco"
@@ -52,24 +99,29 @@ class MoCoConfig(Strict):
     shuffle_groups: Positive = 8
     dim: Positive = 128
 
+    @property
+    def passes(self) -> float:
+        """The query's view, and the key's without a backward pass (a third of a training step)."""
+        return 4 / 3
 
-class SupervisedConfig(Strict):
+    def check(self, batch_size: int, image_size: int) -> None:
+        if self.queue < batch_size:
+            raise ConfigError(f"a queue of {self.queue} does not hold the {batch_size} keys of one batch")
+
+
+class SupervisedConfig(MethodSchema):
     """Cross-entropy with the labels: the `Supervised` rows."""
 
     name: Literal["supervised"] = "supervised"
 
 
 def _named(values: Any) -> Any:
+    """A method without a name is the paper's own."""
     return {"name": "jigclu", **values} if isinstance(values, dict) else values
 
 
-MethodConfig = Annotated[
-    Annotated[JigCluConfig | SimCLRConfig | MoCoConfig | SupervisedConfig, Field(discriminator="name")],
-    BeforeValidator(_named),
-]
-METHODS: dict[str, type[Strict]] = {
-    "jigclu": JigCluConfig,
-    "simclr": SimCLRConfig,
-    "moco": MoCoConfig,
-    "supervised": SupervisedConfig,
+_AnyMethod = JigCluConfig | SimCLRConfig | MoCoConfig | SupervisedConfig
+MethodConfig = Annotated[Annotated[_AnyMethod, Field(discriminator="name")], BeforeValidator(_named)]
+METHODS: dict[str, type[MethodSchema]] = {
+    schema.model_fields["name"].default: schema for schema in get_args(_AnyMethod)
 }

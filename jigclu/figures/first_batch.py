@@ -1,4 +1,4 @@
-"""Figures of the first batch of a pretraining, by the code that makes its batches.
+"""Figures of the first batch of a pretraining, drawn by the code that makes its batches.
 
 Nothing in here talks to other ranks: only rank 0 draws.
 """
@@ -14,67 +14,67 @@ from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
 from jigclu import augment, counter_rng
 from jigclu.data.loader import Batch
-from jigclu.methods.base import Method
-from jigclu.methods.inputs import split, whole
-from jigclu.methods.jigclu import JigClu
 from jigclu.montage import stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
+from jigclu.training.inputs import Patches, split, whole
 
-# Okabe and Ito's eight, told apart by the colour-blind; with more than eight boxes they come round again.
+# Okabe and Ito's eight, which colour-blind people can tell apart; more than eight boxes repeat them.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#000000")
 IMAGES = 4  # of the batch, in patches.png and inputs.png
 
 
+def draw_inputs(images: Tensor, path: Path) -> None:
+    """Up to 16 inputs of the network, images (N, 3, h, w) in [0, 1], as a grid."""
+    save_image(make_grid(images[:16].cpu(), nrow=4, padding=4, pad_value=1), path)
+
+
 @torch.no_grad()
-def draw(method: Method, batch: Batch, prepared: tuple[Tensor, ...], figures: Path) -> None:
-    """Up to 16 of the network's inputs as they are fed, `prepared`: montage.png of JigClu, inputs.png of the others.
-
-    Of JigClu also split.png (Figure 3), patches.png (Figures 1 and 6) and inputs.png (Figure 5), from the batch.
-    """
-    fed = make_grid(method.picture(prepared)[:16].cpu(), nrow=4, padding=4, pad_value=1)
-    if not isinstance(method, JigClu):
-        save_image(fed, figures / "inputs.png")
-        return
+def draw_jigsaw(patches: Patches, batch: Batch, folder: Path) -> None:
+    """JigClu's own figures, of a few images of the batch: split.png, patches.png and inputs.png."""
     few = Batch(*(field[:IMAGES] for field in batch))
-    made = {"montage": fed, "split": boxes(method, few), "patches": patches(method, few), "inputs": inputs(method, few)}
-    for name, picture in made.items():
-        save_image(picture, figures / f"{name}.png")
+    drawings = {
+        "split": draw_boxes(patches, few),
+        "patches": draw_patches(patches, few),
+        "inputs": draw_forms(patches, few),
+    }
+    for name, drawing in drawings.items():
+        save_image(drawing, folder / f"{name}.png")
 
 
-def boxes(method: JigClu, batch: Batch) -> Tensor:
-    """Two images, not augmented, and on each the m x m boxes of its split. Boxes are drawn inset, so that shared edges show."""
-    m, pictures = method.m, []
+def draw_boxes(patches: Patches, batch: Batch) -> Tensor:
+    """Two images, not augmented, with the m x m boxes of each one's split, drawn inset so that shared edges show."""
+    m, pictures = patches.m, []
     for canvas, size in zip(batch.canvas[:2].cpu(), batch.sizes[:2], strict=True):
         zoom = max(1, 256 // int(size.min()))
         height, width = (size * zoom).tolist()
         canvas = canvas.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)[:, :height, :width]
         line = max(2, min(height, width) // 80)
-        place = torch.arange(m * m)
-        inset = line * (place // m + place % m)[:, None]  # neighbours in a row and in a column differ
-        frames = split(size[None], m, method.patches.extend)[0] * zoom
+        positions = torch.arange(m * m)
+        inset = line * (positions // m + positions % m)[:, None]  # neighbours in a row and in a column differ
+        frames = split(size[None], m, patches.extend)[0] * zoom
         frames = torch.cat((frames[:, :2] + inset, frames[:, 2:] - 1 - inset), 1)
         colours = [COLOURS[position % len(COLOURS)] for position in range(m * m)]
         pictures.append(draw_bounding_boxes(canvas, frames, colors=colours, width=line) / 255)
     return _beside(pictures)
 
 
-def patches(method: JigClu, batch: Batch) -> Tensor:
+def draw_patches(patches: Patches, batch: Batch) -> Tensor:
     """A row an image: the image as a square, its m*m patches as cut, and the same patches augmented."""
-    mm, size = method.m * method.m, patch_size(method.config.image_size, method.m)
-    canvases = batch.canvas.to(method.where.device)
+    mm, size = patches.m * patches.m, patch_size(patches.image_size, patches.m)
+    canvases = batch.canvas.to(patches.device)
     square = crop_resize(canvases, whole(batch.sizes)[:, 0].to(canvases.device), size)
-    cut = method.patches.plain(canvases, batch.sizes, size)
-    augmented = augment.to_pixels(method.patches(batch, 0, size))
+    cut = patches.plain(canvases, batch.sizes, size)
+    augmented = augment.to_pixels(patches(batch, 0, size))
     columns = torch.cat((square, cut, augmented)).unflatten(0, (1 + 2 * mm, -1))
     return make_grid(columns.transpose(0, 1).flatten(0, 1).cpu(), nrow=1 + 2 * mm, padding=2, pad_value=1)
 
 
-def inputs(method: JigClu, batch: Batch) -> Tensor:
+def draw_forms(patches: Patches, batch: Batch) -> Tensor:
     """Figure 5, at true relative size: the batch as (a) small patches, (b) patches scaled up, (c) montages."""
-    m, side = method.m, method.config.image_size
-    small, scaled = (augment.to_pixels(method.patches(batch, 0, size)).cpu() for size in (patch_size(side, m), side))
-    montages = stitch(small, counter_rng.permutation(method.seed, counter_rng.MONTAGE, 0, 0, len(small)), m)
+    m, side = patches.m, patches.image_size
+    small, scaled = (augment.to_pixels(patches(batch, 0, size)).cpu() for size in (patch_size(side, m), side))
+    montages = stitch(small, counter_rng.permutation(patches.seed, counter_rng.MONTAGE, 0, 0, len(small)), m)
     rows = ((small, 2 * m), (scaled, 2 * m), (montages, 2))
     return _beside([make_grid(images, nrow=nrow, padding=2, pad_value=1) for images, nrow in rows])
 

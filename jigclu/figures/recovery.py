@@ -1,4 +1,4 @@
-"""The pretext task solved: patches put back together by the network's own clusters and locations, beside input and truth."""
+"""The pretext task solved: images put together from the network's own clusters and locations, beside input and truth."""
 
 from __future__ import annotations
 
@@ -6,59 +6,75 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from jigclu import augment, counter_rng
 from jigclu.data.loader import Batch
 from jigclu.figures.neighbours import RIGHT, WRONG
-from jigclu.methods.inputs import whole
-from jigclu.methods.jigclu import JigClu
 from jigclu.montage import assemble, stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
+from jigclu.training.inputs import Patches, whole
 
-IMAGES = 8  # that are shuffled among themselves
-CHANCES = 100  # groupings at random, for what chance gives
+IMAGES = 8  # shuffled among themselves
+CHANCES = 100  # random groupings, for the level of chance
 
 
 @torch.no_grad()
-def recover(method: JigClu, batch: Batch, epoch: int, figures: Path) -> dict[str, float]:
-    """Draw recovery.png from up to IMAGES images, and say how much of it is right, both in percent of the patches.
+def recover(
+    network: nn.Module, make_patches: Patches, batch: Batch, epoch: int, bfloat16: bool, folder: Path
+) -> dict[str, float]:
+    """Draw recovery.png from up to IMAGES images and measure how much of it is right.
 
-    `recovered_images`: of the image that their group stands for, every group for another one; `recovered_chance`: the same of
-    groups at random; `recovered_places`: besides put where they came from. The network is in eval mode meanwhile.
+    Args:
+        network: montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); it runs in eval mode in here.
+        make_patches: the method's patches, which are drawn for `epoch`.
+        batch: images, of which the first IMAGES are used.
+        epoch: also chooses the permutation, as in training.
+        bfloat16: whether the network runs under autocast.
+        folder: where recovery.png goes.
+
+    Returns:
+        Percentages of the patches: `recovered_images` are in the group of their image (each group stands for one image, and
+        no two for the same); `recovered_chance`, the same for random groups; `recovered_places` are also in their position.
     """
     batch = Batch(*(field[:IMAGES] for field in batch))
-    m, count = method.m, len(batch.labels)
-    patches = method.patches(batch, epoch, patch_size(method.config.image_size, m))
-    permutation = counter_rng.permutation(method.seed, counter_rng.MONTAGE, epoch, 0, m * m * count)
+    m, count = make_patches.m, len(batch.labels)
+    patches = make_patches(batch, epoch, patch_size(make_patches.image_size, m))
+    permutation = counter_rng.permutation(make_patches.seed, counter_rng.MONTAGE, epoch, 0, m * m * count)
     montages = stitch(patches, permutation.to(patches.device), m)
-    embeddings, logits = _seen(method, montages)
+    embeddings, logits = _predictions(network, montages, bfloat16)
     groups = grouped(embeddings, m * m)
-    places = torch.stack([placed(logits[group].log_softmax(1)) for group in groups])
+    predicted = torch.stack([assigned_positions(logits[group].log_softmax(1)) for group in groups])
     images, positions = permutation[groups] % count, permutation[groups] // count  # (count, m*m) each
     owner = owners(images)
-    rightly, there = images == owner[:, None], places == positions
+    right_image, right_position = images == owner[:, None], predicted == positions
     pixels = augment.to_pixels(patches).cpu()
     rows = [
         augment.to_pixels(montages).cpu(),
-        assemble(_by_position(_framed(pixels[permutation[groups]], rightly & there), places), m),
+        assemble(_by_position(_framed(pixels[permutation[groups]], right_image & right_position), predicted), m),
         assemble(pixels.unflatten(0, (m * m, count))[:, owner].flatten(0, 1), m),
         _squares(batch, montages.shape[-1])[owner],
     ]
-    save_image(make_grid(torch.cat(rows), nrow=count, padding=4, pad_value=1), figures / "recovery.png")
-    percent = {"recovered_images": rightly, "recovered_places": rightly & there}
-    told = {name: 100 * float(right.double().mean()) for name, right in percent.items()}
-    return {**told, "recovered_chance": chance(count, m * m)}
+    save_image(make_grid(torch.cat(rows), nrow=count, padding=4, pad_value=1), folder / "recovery.png")
+    return {
+        "recovered_images": _percent(right_image),
+        "recovered_places": _percent(right_image & right_position),
+        "recovered_chance": chance(count, m * m),
+    }
 
 
-def _seen(method: JigClu, montages: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings and logits of the unwrapped network, on the CPU: no other rank is asked."""
-    network, training = method.network, method.network.training
+def _percent(right: Tensor) -> float:
+    return 100 * float(right.double().mean())
+
+
+def _predictions(network: nn.Module, montages: Tensor, bfloat16: bool) -> tuple[Tensor, Tensor]:
+    """Embeddings and logits on the CPU; the network must not be wrapped for several ranks, which would wait for the others."""
+    training = network.training
     network.eval()
     try:
-        with torch.autocast(montages.device.type, torch.bfloat16, enabled=method.config.precision == "bfloat16"):
+        with torch.autocast(montages.device.type, torch.bfloat16, enabled=bfloat16):
             embeddings, logits = network(montages.contiguous(memory_format=torch.channels_last))
     finally:
         network.train(training)
@@ -66,9 +82,9 @@ def _seen(method: JigClu, montages: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grouped(embeddings: Tensor, size: int) -> Tensor:
-    """(k*size, dim) -> (k, size): which vectors belong together, by greedy agglomeration into groups of equal size.
+    """(k*size, dim) -> (k, size) indices: greedy agglomeration of the vectors into groups of equal size.
 
-    The two nearest vectors that are left begin a group; the one nearest to it on average joins until it is full.
+    The two nearest free vectors begin a group, and the free vector nearest to it on average joins until it is full.
     """
     unit = F.normalize(embeddings, dim=1)
     near = (unit @ unit.T).fill_diagonal_(-torch.inf)
@@ -76,7 +92,7 @@ def grouped(embeddings: Tensor, size: int) -> Tensor:
     groups = []
     for _ in range(len(embeddings) // size):
         among = near.masked_fill(~(free[:, None] & free), -torch.inf)
-        group = [int(one) for one in divmod(int(among.argmax()), len(near))][:size]
+        group = list(divmod(int(among.argmax()), len(near)))[:size]
         free[group] = False
         while len(group) < size:
             closest = near[group].mean(0).masked_fill(~free, -torch.inf)
@@ -86,18 +102,18 @@ def grouped(embeddings: Tensor, size: int) -> Tensor:
     return torch.tensor(groups)
 
 
-def placed(scores: Tensor) -> Tensor:
-    """(n, n) log probabilities [vector, position] -> (n,): a position each, none twice, the surest first."""
-    left, places = scores.clone(), torch.empty(len(scores), dtype=torch.int64)
+def assigned_positions(scores: Tensor) -> Tensor:
+    """(n, n) log probabilities [vector, position] -> (n,): each vector's own position, the most confident assigned first."""
+    free, positions = scores.clone(), torch.empty(len(scores), dtype=torch.int64)
     for _ in range(len(scores)):
-        vector, position = divmod(int(left.argmax()), len(scores))
-        places[vector] = position
-        left[vector], left[:, position] = -torch.inf, -torch.inf
-    return places
+        vector, position = divmod(int(free.argmax()), len(scores))
+        positions[vector] = position
+        free[vector], free[:, position] = -torch.inf, -torch.inf
+    return positions
 
 
 def owners(images: Tensor) -> Tensor:
-    """(k, size) image of each vector of each group -> (k,): the image that each group stands for, none twice, most votes first."""
+    """(k, size) image of each vector of each group -> (k,): each group's own image, the group with most votes chooses first."""
     count = len(images)
     votes = F.one_hot(images, count).sum(1)
     found = torch.empty(count, dtype=torch.int64)
@@ -109,20 +125,20 @@ def owners(images: Tensor) -> Tensor:
 
 
 def chance(count: int, size: int) -> float:
-    """What percentage of the vectors of `count` images stands in the right group where they are grouped at random."""
-    generator, of = torch.Generator().manual_seed(0), torch.arange(count).repeat(size)
-    drawn = [of[torch.randperm(count * size, generator=generator)].view(count, size) for _ in range(CHANCES)]
+    """Percentage of the vectors of `count` images in the right group when groups are random."""
+    generator, image_of = torch.Generator().manual_seed(0), torch.arange(count).repeat(size)
+    drawn = [image_of[torch.randperm(count * size, generator=generator)].view(count, size) for _ in range(CHANCES)]
     return 100 * float(torch.stack([images == owners(images)[:, None] for images in drawn]).double().mean())
 
 
-def _by_position(pixels: Tensor, places: Tensor) -> Tensor:
+def _by_position(pixels: Tensor, positions: Tensor) -> Tensor:
     """(k, m*m, 3, h, h) and the position of each -> (m*m*k, 3, h, h), position-major, as `assemble` wants it."""
-    order = places.argsort(dim=1)[:, :, None, None, None].expand_as(pixels)
+    order = positions.argsort(dim=1)[:, :, None, None, None].expand_as(pixels)
     return pixels.gather(1, order).transpose(0, 1).flatten(0, 1)
 
 
 def _framed(pixels: Tensor, right: Tensor) -> Tensor:
-    """(k, m*m, 3, h, h) with a frame that says whether the patch is where it belongs."""
+    """(k, m*m, 3, h, h), each patch framed in RIGHT or WRONG."""
     line = max(1, pixels.shape[-1] // 24)
     colours = torch.where(right[..., None], torch.tensor(RIGHT), torch.tensor(WRONG))[..., None, None]
     inner = F.pad(torch.zeros_like(pixels[0, 0, :1])[:, line:-line, line:-line], (line,) * 4, value=1.0)
@@ -130,6 +146,6 @@ def _framed(pixels: Tensor, right: Tensor) -> Tensor:
 
 
 def _squares(batch: Batch, side: int) -> Tensor:
-    """The images whole, as squares of `side` pixels."""
+    """The whole images as squares of `side` pixels."""
     canvases = batch.canvas.cpu()
     return crop_resize(canvases, whole(batch.sizes.cpu())[:, 0], side)

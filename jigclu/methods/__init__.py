@@ -1,27 +1,31 @@
 """Pretext methods by name, behind one interface (`base.Method`)."""
 
-from collections.abc import Callable
+import pkgutil
 
 from jigclu.config import PretrainConfig
 from jigclu.methods.base import Method
-from jigclu.methods.jigclu import JigClu
-from jigclu.methods.moco import MoCo
-from jigclu.methods.simclr import SimCLR
-from jigclu.methods.supervised import Supervised
 from jigclu.training.distributed import RankInfo
 
-METHODS: dict[str, Callable[[PretrainConfig, int, RankInfo, int], Method]] = {
-    "jigclu": JigClu,
-    "simclr": SimCLR,
-    "moco": MoCo,
-    "supervised": Supervised,
+# Every name of `config.methods.METHODS` -> its implementation, imported when a job needs it.
+METHODS = {
+    "jigclu": "jigclu.methods.jigclu:JigClu",
+    "simclr": "jigclu.methods.simclr:SimCLR",
+    "moco": "jigclu.methods.moco:MoCo",
+    "supervised": "jigclu.methods.supervised:Supervised",
 }
 
 
-def build(config: PretrainConfig, seed: int, where: RankInfo, classes: int) -> Method:
-    """The method that the config names, its network freshly initialised on the CPU from torch's global generator.
+def build(config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int) -> Method:
+    """The config's method, its network freshly initialised on the CPU from torch's global generator.
 
-    `classes`: how many the data set has; only `supervised` looks at it. Raises ConfigError where the method's numbers do not fit
-    the batch or the ranks.
+    Args:
+        config: its `method.name` chooses the implementation.
+        seed: of the job; every random number that the method draws follows from it.
+        rank_info: this process's place among the ranks.
+        classes: how many the data set has; only `supervised` uses it.
+
+    Raises:
+        ConfigError: the method's numbers do not fit the batch or the ranks.
     """
-    return METHODS[config.method.name](config, seed, where, classes)
+    method: Method = pkgutil.resolve_name(METHODS[config.method.name])(config, seed, rank_info, classes)
+    return method

@@ -1,34 +1,53 @@
-"""What a pretext method is to the training loop."""
+"""The interface between a pretext method and the training loop."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from jigclu.data.loader import Batch
+from jigclu.figures import first_batch
+
+Logged = dict[str, Tensor | float]
 
 
-class Method(Protocol):
-    """One pretext task. `network` is what is trained, and its state_dict all the state that there is.
+class Method(ABC):
+    """One pretext task, built as `Class(config, seed, rank_info, classes)`; `classes`: how many the data set has.
 
-    The loop may wrap it for several ranks and then passes the wrapped one.
+    `network` is trained, and its state_dict is all the state that a method keeps. The loop may wrap it for several ranks and
+    then passes the wrapped one to `loss`.
     """
 
-    @property
-    def network(self) -> nn.Module: ...
+    network: nn.Module
 
+    @abstractmethod
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
-        """The network's input first, then its targets, from decoded images on the device. No gradient, no state."""
+        """The network's input first, then its targets, from decoded images. No gradient, no state."""
 
-    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The scalar to minimise, and what to log, `loss` first; of the global batch, the same on every rank.
+    @abstractmethod
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
+        """The scalar to minimise, and the values to log, `loss` first; over the global batch, the same on every rank.
 
-        Once a training step: a method may keep state in the network's buffers.
+        Called once a training step: a method may keep state in the network's buffers.
         """
 
+    @abstractmethod
     def encoder_state_dict(self) -> dict[str, Tensor]:
         """The backbone under torchvision's key names."""
 
+    @abstractmethod
     def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
-        """(N, 3, h, w) in [0, 1]: what the network saw, for people to look at."""
+        """The network's input for people to look at: (N, 3, h, w) in [0, 1]."""
+
+    def draw_figures(self, batch: Batch, prepared: tuple[Tensor, ...], folder: Path) -> None:
+        """Draw the first batch into `folder`: inputs.png. Called on rank 0 alone, so no other rank may be waited for."""
+        first_batch.draw_inputs(self.picture(prepared), folder / "inputs.png")
+
+    def final_metrics(self, batch: Batch, epoch: int, folder: Path) -> dict[str, float]:
+        """Metrics of the trained network on a few training images that it sees as if in `epoch`; figures go to `folder`.
+
+        Called on rank 0 alone. Most methods have none.
+        """
+        return {}

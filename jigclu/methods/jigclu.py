@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -9,25 +11,29 @@ from jigclu import augment, counter_rng
 from jigclu.config import PretrainConfig
 from jigclu.config.methods import JigCluConfig
 from jigclu.data.loader import Batch
+from jigclu.figures import first_batch, recovery
 from jigclu.losses import clustering_loss, location_loss
-from jigclu.methods.inputs import Patches
+from jigclu.methods.base import Logged, Method
 from jigclu.montage import exchange, stitch
 from jigclu.network import JigCluNetwork
 from jigclu.patches import patch_size
 from jigclu.training.distributed import RankInfo, gather_batch
+from jigclu.training.inputs import Patches
 
 OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)
 
 
-class JigClu:
+class JigClu(Method):
     """n images -> n montages of m x m patches; m*m*n vectors -> n clusters and m*m positions."""
 
-    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int = 0):
+    network: JigCluNetwork
+
+    def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int = 0):
         method = config.method
         assert isinstance(method, JigCluConfig)
-        self.config, self.method, self.seed, self.where, self.m = config, method, seed, where, method.m
+        self.config, self.method, self.seed, self.rank_info, self.m = config, method, seed, rank_info, method.m
         self.network = JigCluNetwork(config.backbone, self.m, method.dim, montage=method.input == "montage")
-        self.patches = Patches(config, method, seed, where.device)
+        self.patches = Patches(config, method, seed, rank_info.device)
         scaled = method.loss_scale == "official"
         self.alpha = method.clustering_weight * (method.temperature / OFFICIAL_BASE if scaled else 1.0)
         self.beta = method.location_weight
@@ -40,31 +46,33 @@ class JigClu:
         """
         size = self.config.image_size if self.method.input == "scaled" else patch_size(self.config.image_size, self.m)
         images = self.patches(batch, epoch, size)
-        length = self.where.world * len(images)
+        length = self.rank_info.world * len(images)
         if self.method.input == "montage":
             permutation = counter_rng.permutation(self.seed, counter_rng.MONTAGE, epoch, step, length)
         else:
             permutation = torch.arange(length)
-        moved = permutation.to(self.where.device, non_blocking=True)
+        moved = permutation.to(self.rank_info.device, non_blocking=True)
         if self.method.input == "montage":
-            images = stitch(images, moved, self.m) if self.where.world == 1 else exchange(images, permutation, self.m)
+            images = (
+                stitch(images, moved, self.m) if self.rank_info.world == 1 else exchange(images, permutation, self.m)
+            )
         return images.contiguous(memory_format=torch.channels_last), moved
 
-    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
         """Eq. 4 over the global batch, the same on every rank; in float32 whatever the network's precision."""
         images, permutation = prepared
         embeddings, logits = network(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.objective(embeddings.float(), logits.float(), permutation)
 
-    def objective(
-        self, embeddings: Tensor, logits: Tensor, permutation: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def objective(self, embeddings: Tensor, logits: Tensor, permutation: Tensor) -> tuple[Tensor, Logged]:
         """embeddings (m*m*n, dim) and logits (m*m*n, m*m) of this rank's input; permutation (m*m*N,) of the global batch.
 
         Gathered position-major over the global batch: the permutation's order.
         """
-        embeddings, logits = (gather_batch(vectors, self.m * self.m, self.where) for vectors in (embeddings, logits))
+        embeddings, logits = (
+            gather_batch(vectors, self.m * self.m, self.rank_info) for vectors in (embeddings, logits)
+        )
         images = len(permutation) // (self.m * self.m)
         clusters, positions = permutation % images, permutation // images
         clustering = clustering_loss(embeddings, clusters, self.method.temperature)
@@ -84,3 +92,14 @@ class JigClu:
 
     def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
         return augment.to_pixels(prepared[0])
+
+    def draw_figures(self, batch: Batch, prepared: tuple[Tensor, ...], folder: Path) -> None:
+        """montage.png (the network's input), split.png (Figure 3), patches.png (Figures 1 and 6), inputs.png (Figure 5)."""
+        first_batch.draw_inputs(self.picture(prepared), folder / "montage.png")
+        first_batch.draw_jigsaw(self.patches, batch, folder)
+
+    def final_metrics(self, batch: Batch, epoch: int, folder: Path) -> dict[str, float]:
+        """`recovery.recover`'s: how well the network solves its own task, if its input is montages."""
+        if self.method.input != "montage":
+            return {}
+        return recovery.recover(self.network, self.patches, batch, epoch, self.config.precision == "bfloat16", folder)

@@ -14,9 +14,10 @@ from jigclu.config.base import ConfigError
 from jigclu.config.methods import MoCoConfig
 from jigclu.data.loader import Batch
 from jigclu.losses import top1_percent_strict
-from jigclu.methods.inputs import views
+from jigclu.methods.base import Logged, Method
 from jigclu.network import EncoderWithHead
 from jigclu.training.distributed import RankInfo, gather_batch
+from jigclu.training.inputs import views
 
 
 class MoCoNetwork(nn.Module):
@@ -70,33 +71,34 @@ class KeyEncoder(nn.Module):
         return self.net(images.contiguous(memory_format=torch.channels_last))
 
 
-class MoCo:
+class MoCo(Method):
     """n images -> n queries, and N keys of the global batch."""
 
-    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int = 0):
+    network: MoCoNetwork
+
+    def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int = 0):
         method = config.method
         assert isinstance(method, MoCoConfig)
-        self.config, self.method, self.seed, self.where = config, method, seed, where
-        if method.queue < config.batch_size:
-            raise ConfigError(
-                f"pretrain.method.queue: a queue of {method.queue} does not hold the {config.batch_size} keys of one batch"
-            )
+        self.config, self.method, self.seed, self.rank_info = config, method, seed, rank_info
+        method.check(config.batch_size, config.image_size)
         self.groups = groups(config.batch_size, method.shuffle_groups)
-        if self.groups % where.world:
+        if self.groups % rank_info.world:
             raise ConfigError(
                 f"pretrain.method.shuffle_groups: {self.groups} groups of a batch of {config.batch_size} do not divide by "
-                f"{where.world} ranks"
+                f"{rank_info.world} ranks"
             )
         self.network = MoCoNetwork(config.backbone, method.dim, method.version == 1, method.queue)
 
     @torch.no_grad()
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
         """(views (2n, 3, S, S), the queries' and then the keys'; permutation (N,) of the global batch that shuffles the keys')."""
-        order = counter_rng.permutation(self.seed, counter_rng.KEYS, epoch, step, len(batch.indices) * self.where.world)
-        images = views(self.config, 2, batch, self.seed, epoch, self.where.device)
-        return images, order.to(self.where.device, non_blocking=True)
+        order = counter_rng.permutation(
+            self.seed, counter_rng.KEYS, epoch, step, len(batch.indices) * self.rank_info.world
+        )
+        images = views(self.config, 2, batch, self.seed, epoch, self.rank_info.device)
+        return images, order.to(self.rank_info.device, non_blocking=True)
 
-    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
         """InfoNCE over the global batch, in float32. Moves the key encoder before, the queue after: once a step."""
         images, order = prepared
         for_queries, for_keys = images.chunk(2)
@@ -115,21 +117,21 @@ class MoCo:
         Shuffled batch norm: `groups` random parts of the batch go through the key encoder one by one, each rank its share.
         Queries are normalised over the whole batch, so batch statistics do not tell which key is whose.
         """
-        everyone = gather_batch(images, 1, self.where)
-        share = self.groups // self.where.world
-        parts = order.view(self.groups, -1)[self.where.rank * share : (self.where.rank + 1) * share]
+        everyone = gather_batch(images, 1, self.rank_info)
+        share = self.groups // self.rank_info.world
+        parts = order.view(self.groups, -1)[self.rank_info.rank * share : (self.rank_info.rank + 1) * share]
         shuffled = torch.cat([F.normalize(self.network.key(everyone[part]).float(), dim=1) for part in parts])
-        shuffled = gather_batch(shuffled, 1, self.where)
+        shuffled = gather_batch(shuffled, 1, self.rank_info)
         keys = torch.empty_like(shuffled)
         keys[order] = shuffled
         return keys
 
-    def objective(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def objective(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Logged]:
         """queries (n, dim) of this rank, keys (N, dim) normalised: cross-entropy of [q.k+, q.queue] / temperature at place 0.
 
         `contrastive_accuracy`: percent of queries that are nearer to their key than to every key of the queue.
         """
-        q = F.normalize(gather_batch(queries, 1, self.where), dim=1)
+        q = F.normalize(gather_batch(queries, 1, self.rank_info), dim=1)
         # A copy of the queue: it is written before the backward pass needs what was multiplied.
         logits = torch.cat(((q * keys).sum(dim=1, keepdim=True), q @ self.network.queue.to(q.dtype, copy=True).T), 1)
         logits = logits / self.method.temperature

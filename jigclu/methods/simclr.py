@@ -11,37 +11,40 @@ from jigclu.config import PretrainConfig
 from jigclu.config.methods import SimCLRConfig
 from jigclu.data.loader import Batch
 from jigclu.losses import clustering_loss, top1_percent_strict
-from jigclu.methods.inputs import views
+from jigclu.methods.base import Logged, Method
 from jigclu.network import EncoderWithHead
 from jigclu.training.distributed import RankInfo, gather_batch
+from jigclu.training.inputs import views
 
 
-class SimCLR:
+class SimCLR(Method):
     """n images -> 2n views -> 2n vectors.
 
     Its loss, NT-Xent, is JigClu's Eq. 1-2 with clusters of two: the mean over the 2N views of -log softmax, over all the others, of
     the cosine with the other view. One piece of code serves both.
     """
 
-    def __init__(self, config: PretrainConfig, seed: int, where: RankInfo, classes: int = 0):
+    network: EncoderWithHead
+
+    def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int = 0):
         assert isinstance(config.method, SimCLRConfig)
-        self.config, self.method, self.seed, self.where = config, config.method, seed, where
+        self.config, self.method, self.seed, self.rank_info = config, config.method, seed, rank_info
         self.network = EncoderWithHead(config.backbone, config.method.dim)
 
     @torch.no_grad()
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
         """(views (2n, 3, S, S),), the first of every image, then the second."""
-        return (views(self.config, 2, batch, self.seed, epoch, self.where.device),)
+        return (views(self.config, 2, batch, self.seed, epoch, self.rank_info.device),)
 
-    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
         """NT-Xent over the global batch, in float32."""
         embeddings = network(prepared[0])
         with torch.autocast(embeddings.device.type, enabled=False):
             return self.objective(embeddings.float())
 
-    def objective(self, embeddings: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def objective(self, embeddings: Tensor) -> tuple[Tensor, Logged]:
         """embeddings (2n, dim) of this rank's views. `contrastive_accuracy`: percent of views whose other view is the nearest."""
-        embeddings = gather_batch(embeddings, 2, self.where)
+        embeddings = gather_batch(embeddings, 2, self.rank_info)
         images = torch.arange(len(embeddings) // 2, device=embeddings.device)
         total = clustering_loss(embeddings, images.repeat(2), self.method.temperature)
         z = F.normalize(embeddings.detach(), dim=1)

@@ -13,10 +13,10 @@ from jigclu.training.checkpoint import load_verified
 from jigclu.training.session import Session
 
 
-def alone(session: Session) -> None:
+def require_one_process(session: Session) -> None:
     """Raises ConfigError where several ranks were started: a frozen forward pass is one process's work."""
-    if session.where.world > 1:
-        raise ConfigError(f"evaluation of a frozen encoder runs in one process, not in {session.where.world}")
+    if session.rank_info.world > 1:
+        raise ConfigError(f"evaluation of a frozen encoder runs in one process, not in {session.rank_info.world}")
 
 
 def starting_backbone(config: EvaluationConfig | DetectConfig, session: Session) -> Backbone:
@@ -44,4 +44,4 @@ def frozen_extractor(config: EvaluationConfig, session: Session) -> Extractor:
             session.folder.set_status("interrupted", message=f"stopped while making {text}")
             raise interrupt.Interrupted(f"stopped while making {text}")
 
-    return Extractor(backbone, config, session.where.device, tell)
+    return Extractor(backbone, config, session.rank_info.device, tell)

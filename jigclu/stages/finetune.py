@@ -33,7 +33,7 @@ def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
     """
     session = Session(folder, config.runtime)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    if session.where.is_main:
+    if session.rank_info.is_main:
         session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     tuner = Finetuner(config, session, train, val)
     while tuner.epoch < config.epochs:
@@ -53,15 +53,15 @@ class Finetuner:
 
     def __init__(self, config: FinetuneConfig, session: Session, train: CanvasDataset, val: CanvasDataset):
         self.config, self.session, self.train, self.val = config, session, train, val
-        self.seed, self.where = session.folder.seed, session.where
+        self.seed, self.rank_info = session.folder.seed, session.rank_info
         self.steps_per_epoch = len(self._groups(0))
         backbone = starting_backbone(config, session)
         head = fresh_classifier(backbone.dim, len(train.classes), self.seed)
         model = nn.Sequential(OrderedDict(backbone=backbone, head=head))
-        self.model = model.to(self.where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(self.rank_info.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if session.restored:
             self.model.load_state_dict(session.restored["network"])
-        self.network = distribute(self.model, self.where)
+        self.network = distribute(self.model, self.rank_info)
         self.bases = (config.lr, config.head_lr or config.lr)
         self.optimizer = torch.optim.SGD(
             [
@@ -91,8 +91,8 @@ class Finetuner:
         return self.session.step // self.steps_per_epoch
 
     def _groups(self, epoch: int) -> list[list[int]]:
-        where, size = self.where, self.config.batch_size
-        return epoch_groups(self.seed, epoch, len(self.train), size, rank=where.rank, world=where.world)
+        rank_info, size = self.rank_info, self.config.batch_size
+        return epoch_groups(self.seed, epoch, len(self.train), size, rank=rank_info.rank, world=rank_info.world)
 
     def train_epoch(self) -> None:
         """From the step that the job stands at to the end of its epoch, then validate where it is due."""
@@ -101,15 +101,15 @@ class Finetuner:
         for group, base in zip(self.optimizer.param_groups, self.bases, strict=True):
             group["lr"] = rate(config, base, epoch)
         lr, head_lr = (group["lr"] for group in self.optimizer.param_groups)
-        workers = loader_workers(config.runtime, self.where.device)
+        workers = loader_workers(config.runtime, self.rank_info.device)
         self.network.train()  # batch norm learns too (protocols.md §2.4)
         groups = self._groups(epoch)[done:]
-        device = self.where.device
+        device = self.rank_info.device
         stream = batches(self.train, groups, workers, self.unreadable["train"], substitute=True, device=device)
         for step, batch in enumerate(stream, done):
-            canvas = batch.canvas.to(self.where.device, non_blocking=True)
+            canvas = batch.canvas.to(self.rank_info.device, non_blocking=True)
             images = random_crop(config, canvas, batch.sizes, batch.indices, self.seed, epoch)
-            loss = F.cross_entropy(self._scores(self.network, images), batch.labels.to(self.where.device))
+            loss = F.cross_entropy(self._scores(self.network, images), batch.labels.to(self.rank_info.device))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -119,7 +119,7 @@ class Finetuner:
                 epoch + (step + 1) / self.steps_per_epoch,
                 config.batch_size,
                 {
-                    "loss": _total(loss.detach(), self.where) / self.where.world,
+                    "loss": _total(loss.detach(), self.rank_info) / self.rank_info.world,
                     "lr": lr,
                     "head_lr": head_lr,
                     **measured,
@@ -129,7 +129,7 @@ class Finetuner:
 
     def _scores(self, network: nn.Module, images: Tensor) -> Tensor:
         """(N, 3, h, w) normalised -> (N, classes) float32."""
-        with torch.autocast(self.where.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with torch.autocast(self.rank_info.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             return network(images.contiguous(memory_format=torch.channels_last)).float()
 
     def _validate_if_due(self, epoch: int) -> dict[str, float]:
@@ -144,34 +144,36 @@ class Finetuner:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """{"top1", "top5"} in percent on the val split, which the ranks share out between them."""
-        config, where = self.config, self.where
-        local = max(1, config.batch_size // where.world)
-        mine = range(where.rank, len(self.val), where.world)
+        config, rank_info = self.config, self.rank_info
+        local = max(1, config.batch_size // rank_info.world)
+        mine = range(rank_info.rank, len(self.val), rank_info.world)
         groups = [list(mine[start : start + local]) for start in range(0, len(mine), local)]
         self.model.eval()
-        found = torch.zeros(3, dtype=torch.float64, device=where.device)  # in the top 1, in the top 5, images
-        classes = torch.zeros(2, len(self.val.classes), dtype=torch.int64, device=where.device)
-        workers = loader_workers(config.runtime, where.device)
-        for batch in batches(self.val, groups, workers, self.unreadable["val"], substitute=False, device=where.device):
+        found = torch.zeros(3, dtype=torch.float64, device=rank_info.device)  # in the top 1, in the top 5, images
+        classes = torch.zeros(2, len(self.val.classes), dtype=torch.int64, device=rank_info.device)
+        workers = loader_workers(config.runtime, rank_info.device)
+        for batch in batches(
+            self.val, groups, workers, self.unreadable["val"], substitute=False, device=rank_info.device
+        ):
             if not len(batch.labels):
                 continue
-            canvas = batch.canvas.to(where.device, non_blocking=True)
+            canvas = batch.canvas.to(rank_info.device, non_blocking=True)
             scores = self._scores(self.model, centre_crop(canvas, batch.sizes, config.resize, config.image_size))
-            labels = batch.labels.to(where.device)
+            labels = batch.labels.to(rank_info.device)
             found[:2] += hits(scores, labels)
             found[2] += len(labels)
             classes += by_class(scores.argmax(1) == labels, labels, classes.shape[1])
-            if where.is_main:
+            if rank_info.is_main:
                 self.session.folder.set_status("running", force=False)  # the heartbeat of a long validation
-        self.classes_now = _total(classes, where).cpu()
-        top1, top5, count = _total(found, where).tolist()
+        self.classes_now = _total(classes, rank_info).cpu()
+        top1, top5, count = _total(found, rank_info).tolist()
         self.validated = int(count)
         return {"top1": 100 * (top1 / count), "top5": 100 * (top5 / count)}
 
     def finish(self) -> dict[str, Any]:
         metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
         metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
-        if self.where.is_main:
+        if self.rank_info.is_main:
             show(self.session.folder, self.val, self.classes)
         return self.session.finish(
             metrics,
@@ -184,8 +186,8 @@ class Finetuner:
         )
 
 
-def _total(values: Tensor, where: RankInfo) -> Tensor:
+def _total(values: Tensor, rank_info: RankInfo) -> Tensor:
     """The sum over all ranks, on every rank."""
-    if where.world > 1:
+    if rank_info.world > 1:
         dist.all_reduce(values)
     return values

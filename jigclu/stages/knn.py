@@ -14,14 +14,14 @@ from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.evaluation.extractor import Extractor
 from jigclu.evaluation.metrics import accuracy, by_class
 from jigclu.figures.neighbours import show
-from jigclu.stages.encoders import alone, frozen_extractor
+from jigclu.stages.encoders import frozen_extractor, require_one_process
 from jigclu.training.session import Session
 
 
 def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
     """Vote of the train split's features on the val split's; metrics top1, top5 in percent."""
     session = Session(folder, config.runtime)
-    alone(session)
+    require_one_process(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     extractor = frozen_extractor(config, session)

@@ -17,7 +17,7 @@ from jigclu.data.order import epoch_groups
 from jigclu.evaluation.metrics import accuracy, by_class
 from jigclu.evaluation.transforms import random_crop
 from jigclu.figures.neighbours import show
-from jigclu.stages.encoders import alone, fresh_classifier, frozen_extractor
+from jigclu.stages.encoders import fresh_classifier, frozen_extractor, require_one_process
 from jigclu.training.schedules import steps
 from jigclu.training.session import Session, TrainingError
 
@@ -32,7 +32,7 @@ def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
     neighbours.png.
     """
     session = Session(folder, config.runtime)
-    alone(session)
+    require_one_process(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     probe = Probe(config, session, train, val)
@@ -53,7 +53,7 @@ class Probe:
 
     def __init__(self, config: LinearConfig, session: Session, train: CanvasDataset, val: CanvasDataset):
         self.config, self.session, self.train, self.val = config, session, train, val
-        self.seed, self.device = session.folder.seed, session.where.device
+        self.seed, self.device = session.folder.seed, session.rank_info.device
         self.extractor = frozen_extractor(config, session)
         self.rates = [config.lr, *(rate for rate in config.other_lrs if rate != config.lr)]
         # Every learning rate starts from the same weights: what differs is the rate alone.

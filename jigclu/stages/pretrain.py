@@ -16,8 +16,6 @@ from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.data.loader import Batch, Unreadable, batches, loader_workers
 from jigclu.data.order import epoch_groups
 from jigclu.evaluation.extractor import Extractor
-from jigclu.figures import first_batch, recovery
-from jigclu.methods.jigclu import JigClu
 from jigclu.network import load_encoder
 from jigclu.stages.knn import evaluate
 from jigclu.training.checkpoint import save_atomic
@@ -28,24 +26,34 @@ from jigclu.training.session import Session
 from jigclu.training.usage import peak_memory_mb
 
 log = logging.getLogger("jigclu")
-STARVED = 0.1  # of the time in training: past it the loader, not the device, sets the pace
+STARVED = 0.1  # share of the training time spent waiting for the loader, past which the loader is the limiter
+SAMPLES = 8  # training images for the method's final metrics
 
 
 def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
-    """Train in `folder` (a job folder; its newest checkpoint is gone on from) and return result.json's content.
+    """Pretrain in a job folder; resumes from the newest checkpoint.
 
-    Writes encoder.pt (torchvision's key names, loads with weights_only) and figures of the first batch (`pictures`). Raises
-    interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError on too many unreadable images,
-    ConfigError where the method's numbers do not fit the batch or the ranks.
+    Writes encoder.pt (torchvision's key names, loads with weights_only) and the method's figures of the first batch.
 
-    Metrics beside the last step's and `recovery.recover`'s: `hours` in training over all attempts; `peak_memory_mb` in MiB, of
-    rank 0, the most of any attempt, `memory_kind` says of what; `loader_wait`, the part of that time (0 to 1) in which the loop
-    waited for the loader. On a GPU the loop runs ahead of the device, so `loader_wait` is the most that the device can have lost.
-    `limiter`: loader or compute.
+    Args:
+        config: the resolved config.
+        folder: the job folder; the seed is in its job.json.
+
+    Returns:
+        The content of result.json. Its metrics are the last step's, the method's `final_metrics`, and: `hours` in training
+        over all attempts; `peak_memory_mb`, in MiB, the peak on rank 0 over all attempts (`memory_kind`: of the device or
+        resident); `loader_wait`, the share (0 to 1) of that time in which the loop waited for the loader. On a GPU the loop
+        runs ahead of the device, so `loader_wait` is an upper bound of what the device lost. `limiter`: loader or compute.
+
+    Raises:
+        interrupt.Interrupted: after a stop signal; the state is saved.
+        session.TrainingError: the loss is not finite.
+        DataError: too many images are unreadable.
+        ConfigError: the method's numbers do not fit the batch or the ranks.
     """
     session = Session(folder, config.runtime)
     dataset = open_dataset(config.data, "train")
-    if session.where.is_main:
+    if session.rank_info.is_main:
         session.folder.update_job(data_fingerprint=dataset.fingerprint)
     trainer = Trainer(config, session, dataset)
     while trainer.epoch < config.epochs:
@@ -59,13 +67,13 @@ class Trainer:
     def __init__(self, config: PretrainConfig, session: Session, dataset: CanvasDataset):
         self.config, self.session, self.dataset = config, session, dataset
         self.val: CanvasDataset | None = None  # the monitor's
-        self.seed, self.where = session.folder.seed, session.where
+        self.seed, self.rank_info = session.folder.seed, session.rank_info
         torch.manual_seed(self.seed)
-        self.method = methods.build(config, self.seed, self.where, len(dataset.classes))
-        network = self.method.network.to(self.where.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.method = methods.build(config, self.seed, self.rank_info, len(dataset.classes))
+        network = self.method.network.to(self.rank_info.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if session.restored:
             network.load_state_dict(session.restored["network"])
-        self.network = distribute(network, self.where)
+        self.network = distribute(network, self.rank_info)
         # All parameters, biases and BN included, decay alike (protocols.md §1.7).
         self.optimizer = torch.optim.SGD(
             network.parameters(),
@@ -92,7 +100,7 @@ class Trainer:
 
     @property
     def peak_memory_mb(self) -> float:
-        return max(self.memory_before, peak_memory_mb(self.where.device))
+        return max(self.memory_before, peak_memory_mb(self.rank_info.device))
 
     @property
     def epoch(self) -> int:
@@ -106,19 +114,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         groups = epoch_groups(
-            self.seed, epoch, len(self.dataset), config.batch_size, rank=self.where.rank, world=self.where.world
+            self.seed, epoch, len(self.dataset), config.batch_size, rank=self.rank_info.rank, world=self.rank_info.world
         )
-        workers = loader_workers(config.runtime, self.where.device)
+        workers = loader_workers(config.runtime, self.rank_info.device)
         self.network.train()
-        device = self.where.device
+        device = self.rank_info.device
         stream = batches(self.dataset, groups[done:], workers, self.unreadable, substitute=True, device=device)
 
         def prepare(batch: Batch, step: int) -> Prepared:
             return self.method.prepare(batch, epoch, step)
 
         for step, batch, prepared in prefetched(self.timed(stream), prepare, device, done):
-            if self.session.step == 0 and self.where.is_main:
-                first_batch.draw(self.method, batch, prepared, self.session.folder.path / "figures")
+            if self.session.step == 0 and self.rank_info.is_main:
+                self.method.draw_figures(batch, prepared, self.session.folder.path / "figures")
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 loss, self.last = self.method.loss(self.network, prepared)
             self.optimizer.zero_grad(set_to_none=True)
@@ -145,39 +153,25 @@ class Trainer:
     def monitor(self, epoch: int) -> dict[str, float]:
         """The kNN accuracy of the encoder as it is, every `runtime.monitor_every` epochs. Touches no training state."""
         every = self.config.runtime.monitor_every
-        if not every or (epoch + 1) % every or not self.where.is_main:
+        if not every or (epoch + 1) % every or not self.rank_info.is_main:
             return {}
         shared = self.config.model_dump(include={"data", "backbone", "image_size", "precision", "runtime"})
         config = KnnConfig(**shared, resize=self.config.image_size * 8 // 7)  # 224 of 256, at any size
         backbone = load_encoder(config.backbone, self.method.encoder_state_dict())
-        extractor = Extractor(backbone, config, self.where.device)
+        extractor = Extractor(backbone, config, self.rank_info.device)
         self.val = self.val or open_dataset(config.data, "val")
         return {"knn_top1": evaluate(extractor, self.dataset, self.val)["top1"]}
 
-    def recovered(self) -> dict[str, float]:
-        """What the network makes of newly drawn montages of training images, drawn; {} where the input is no montage."""
-        method, config = self.method, self.config
-        if not isinstance(method, JigClu) or method.method.input != "montage":
-            return {}
-        chosen = epoch_groups(self.seed, config.epochs, len(self.dataset), config.batch_size)[0][: recovery.IMAGES]
-        stream = batches(self.dataset, [chosen], 0, self.unreadable, substitute=True)
-        return recovery.recover(method, next(stream), config.epochs, self.session.folder.path / "figures")
-
     def finish(self) -> dict[str, Any]:
-        seconds = self.session.seconds
+        """Write encoder.pt and result.json (rank 0); returns the latter."""
+        seconds = self.session.seconds  # before anything below takes time
         wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
-        if not self.where.is_main:
+        if not self.rank_info.is_main:
             return {"metrics": metrics}
-        save_atomic(
-            self.session.folder.path / "encoder.pt",
-            {key: value.cpu() for key, value in self.method.encoder_state_dict().items()},
-        )
-        try:
-            metrics |= self.recovered()
-        except Exception as error:  # a training is not lost over a picture
-            log.warning("the recovered montages were not drawn: %s", error)
+        self.save_encoder()
+        metrics |= self.final_metrics()
         return self.session.finish(
             metrics,
             images=len(self.dataset),
@@ -185,5 +179,20 @@ class Trainer:
             unreadable=sorted(self.unreadable.paths),
             precision=self.config.precision,
             limiter="loader" if wait > STARVED else "compute",
-            memory_kind="device" if self.where.device.type == "cuda" else "resident",
+            memory_kind="device" if self.rank_info.device.type == "cuda" else "resident",
         )
+
+    def save_encoder(self) -> None:
+        weights = {key: value.cpu() for key, value in self.method.encoder_state_dict().items()}
+        save_atomic(self.session.folder.path / "encoder.pt", weights)
+
+    def final_metrics(self) -> dict[str, float]:
+        """The method's metrics of the trained network, on training images drawn as in the epoch after the last."""
+        config = self.config
+        try:
+            indices = epoch_groups(self.seed, config.epochs, len(self.dataset), config.batch_size)[0][:SAMPLES]
+            batch = next(batches(self.dataset, [indices], 0, self.unreadable, substitute=True))
+            return self.method.final_metrics(batch, config.epochs, self.session.folder.path / "figures")
+        except Exception as error:  # a figure that fails must not lose the training
+            log.warning("the method's final metrics were not computed: %s", error)
+            return {}

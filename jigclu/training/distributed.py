@@ -36,15 +36,15 @@ def join_ranks(device: str = "auto", threads: int | None = None) -> RankInfo:
     cuda = torch.cuda.is_available() and device != "cpu"
     if device == "cuda" and not cuda:
         raise RuntimeError("runtime.device is cuda, but torch sees no GPU here")
-    where = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    own_device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
-        torch.cuda.set_device(where)
+        torch.cuda.set_device(own_device)
     if dist.is_initialized():
-        return RankInfo(dist.get_rank(), dist.get_world_size(), where)
+        return RankInfo(dist.get_rank(), dist.get_world_size(), own_device)
     if world > 1:
         dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
-        return RankInfo(rank, world, where)
-    return RankInfo(0, 1, where)
+        return RankInfo(rank, world, own_device)
+    return RankInfo(0, 1, own_device)
 
 
 class _SumGradient(torch.autograd.Function):
@@ -73,34 +73,34 @@ def gather(value: Tensor) -> Tensor:
     return _SumGradient.apply(value)
 
 
-def gather_batch(values: Tensor, positions: int, where: RankInfo) -> Tensor:
+def gather_batch(values: Tensor, positions: int, rank_info: RankInfo) -> Tensor:
     """(positions * n, ...) of this rank's n images -> (positions * N, ...) of the global batch, both position-major.
 
     Image = rank * n + local image. With gradient, see `gather`; the values themselves where there is one rank.
     """
-    if where.world == 1:
+    if rank_info.world == 1:
         return values
     return gather(values).unflatten(1, (positions, -1)).transpose(0, 1).flatten(0, 2)
 
 
-def distribute(network: nn.Module, where: RankInfo) -> nn.Module:
+def distribute(network: nn.Module, rank_info: RankInfo) -> nn.Module:
     """The network ready to train over the ranks; itself where there is one.
 
     Buffers aren't sent round before every step: batch norm's are the same on every rank because its statistics are, a queue
     of keys because every rank enqueues the same ones.
     """
-    if where.world == 1:
+    if rank_info.world == 1:
         return network
-    synchronise_batch_norm(network, where.device)
+    synchronise_batch_norm(network, rank_info.device)
     return nn.parallel.DistributedDataParallel(
-        network, device_ids=[where.device] if where.device.type == "cuda" else None, broadcast_buffers=False
+        network, device_ids=[rank_info.device] if rank_info.device.type == "cuda" else None, broadcast_buffers=False
     )
 
 
-def agree(flags: int, where: RankInfo) -> int:
+def agree(flags: int, rank_info: RankInfo) -> int:
     """Bitwise OR of small flags over all ranks."""
-    if where.world == 1:
+    if rank_info.world == 1:
         return flags
-    bits = torch.tensor([flags & 1, flags >> 1 & 1], device=where.device)
+    bits = torch.tensor([flags & 1, flags >> 1 & 1], device=rank_info.device)
     dist.all_reduce(bits, dist.ReduceOp.MAX)
     return int(bits[0]) | int(bits[1]) << 1

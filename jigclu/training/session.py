@@ -38,8 +38,8 @@ class Session:
 
     def __init__(self, folder: str | Path, runtime: RuntimeConfig):
         self.folder, self.runtime = JobFolder(folder), runtime
-        self.where: RankInfo = join_ranks(runtime.device, runtime.threads)
-        if self.where.is_main:
+        self.rank_info: RankInfo = join_ranks(runtime.device, runtime.threads)
+        if self.rank_info.is_main:
             self.folder.create()
         self.checkpoints = Checkpoints(self.folder.path / "checkpoint")
         self.restored = self.checkpoints.latest()
@@ -49,9 +49,9 @@ class Session:
         self._window: list[tuple[int, float, dict[str, Tensor | float], bool]] = []
         self._rate_from = (time.monotonic(), 0)
         self._images = 0
-        self._usage = Usage(self.where.device)
+        self._usage = Usage(self.rank_info.device)
         self.state: Callable[[], dict[str, Any]] = dict
-        if self.where.is_main:
+        if self.rank_info.is_main:
             self.folder.cut_metrics(self.step)
             attempt = int(self.folder.status.get("attempt", 0)) + 1
             self.folder.set_status("running", attempt=attempt, step=self.step, message="")
@@ -79,24 +79,24 @@ class Session:
         due = due or last or self.step % self.runtime.log_every == 0
         self._window.append((self.step, epoch, metrics, due))
         flags = (_STOP if interrupt.requested() else 0) | (_SAVE if self._save_due() else 0)
-        flags = agree(flags, self.where)
+        flags = agree(flags, self.rank_info)
         if due or flags:
             self._flush()
         if flags and not last:
             self.save()
         if flags & _STOP and not last:
-            if self.where.is_main:
+            if self.rank_info.is_main:
                 self.folder.set_status("interrupted", message=f"stopped at step {self.step} of {self.steps}")
             raise interrupt.Interrupted(f"stopped at step {self.step} of {self.steps}, saved")
 
     def save(self) -> None:
-        if self.where.is_main:
+        if self.rank_info.is_main:
             self.folder.sync_metrics()  # a checkpoint's curve must not be less safe than the checkpoint
             self.checkpoints.save(self.step, {**self.state(), "seconds": self.seconds})
         self._saved = time.monotonic()
 
     def _save_due(self) -> bool:
-        return self.where.is_main and time.monotonic() - self._saved >= 60 * self.runtime.checkpoint_minutes
+        return self.rank_info.is_main and time.monotonic() - self._saved >= 60 * self.runtime.checkpoint_minutes
 
     def _flush(self) -> None:
         """Read the window's metrics from the device, refuse non-finite ones, log the steps that are due."""
@@ -105,7 +105,7 @@ class Session:
             if not all(map(math.isfinite, values.values())):
                 told = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
                 raise TrainingError(f"non-finite loss at step {step} (epoch {epoch:.2f}): {told}")
-            if self.where.is_main and due:
+            if self.rank_info.is_main and due:
                 self._report(step, epoch, values)
         self._window.clear()
 
@@ -135,12 +135,12 @@ class Session:
 
     def finish(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
         """Write result.json (rank 0), drop the checkpoints that are no longer needed."""
-        if not self.where.is_main:
+        if not self.rank_info.is_main:
             return {"metrics": metrics}
         details |= {
             "seconds": round(self.seconds, 2),
-            "world": self.where.world,
-            "device": device_name(self.where.device),
+            "world": self.rank_info.world,
+            "device": device_name(self.rank_info.device),
         }
         versions = {
             "python": platform.python_version(),

@@ -8,8 +8,6 @@ multiply-adds; a forward pass alone is a third of a training step. Starting a jo
 
 from __future__ import annotations
 
-from typing import Any
-
 from jigclu.config import DetectConfig, FinetuneConfig, LinearConfig, PretrainConfig
 from jigclu.data.catalog import expected_images
 from jigclu.data.sources import coco
@@ -21,18 +19,6 @@ RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
 DETECTION = {"GPU": 16 / (8 * 0.210 * 0.345 / 0.261), "CPU": 8.0}
 START_HOURS = 6 / 3600
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
-
-
-def passes(config: Any) -> float:
-    """Forward-backward passes of the backbone over an image of the config's size, for each image of the data set."""
-    method = config.method
-    if method.name == "simclr":
-        return 2.0
-    if method.name == "moco":
-        return 4 / 3  # the key's pass has no backward
-    if method.name == "jigclu" and method.input == "scaled":
-        return float(method.m**2)
-    return 1.0
 
 
 def _detection_hours(config: DetectConfig, device: str) -> float:
@@ -56,7 +42,7 @@ def hours(config: StageConfig, device: str) -> float:
     )
     train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
     if isinstance(config, PretrainConfig):
-        return START_HOURS + train * config.epochs * passes(config) / rate / 3600
+        return START_HOURS + train * config.epochs * config.method.passes / rate / 3600
     if isinstance(config, FinetuneConfig):
         validations = -(-config.epochs // config.validate_every)
         return START_HOURS + (train * config.epochs + val * validations / 3) / rate / 3600

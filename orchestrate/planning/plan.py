@@ -197,12 +197,12 @@ class Labels:
             return "random init"
         name = undot(cell.set).get(ENCODER_STAGE, {}).get("data", {}).get("name")
         usual = self._usual(cell.method, name or dataset_name(experiment.recipe[ENCODER_STAGE]))
+        name = encoder.method.short_label or cell.method.replace("_", " ")
         differing = [
             f"{key.rpartition('.')[2]}={value}" for key, value in _leaves(identity(encoder)).items()
-            if not key.startswith(("data.", "backbone")) and key != "method.m" and usual.get(key) != value
+            if not key.startswith(("data.", "backbone")) and usual.get(key) != value
         ]  # fmt: skip
-        name = f"m={encoder.method.m}" if encoder.method.name == "jigclu" else cell.method.replace("_", " ")
-        return " ".join([name, *differing])
+        return " ".join([name, *(word for word in differing if word != name)])
 
     def _usual(self, method: str, data: str) -> dict[str, Any]:
         if (method, data) not in self.usual:

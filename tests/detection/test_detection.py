@@ -155,8 +155,8 @@ def test_an_images_augmentation_depends_on_its_key_alone(scenes: tuple[list[dict
 
     def seen(workers: int, rank: int = 0, world: int = 1) -> list[list[torch.Tensor]]:
         np.random.seed(workers)
-        where = RankInfo(rank, world, ONE.device)
-        found = batches_of.train_batches(cfg, images, 1, keys, workers, where, Unreadable())
+        rank_info = RankInfo(rank, world, ONE.device)
+        found = batches_of.train_batches(cfg, images, 1, keys, workers, rank_info, Unreadable())
         return [[one["image"] for one in batch] for batch in found]
 
     alone = seen(0)

@@ -131,7 +131,7 @@ def _detect(out: Path) -> None:
     detector = stage.Detector(settings, Session(folder.path, settings.runtime), out / f"scratch{detector_rank()}")
     assert isinstance(detector.model.backbone.bottom_up.stem.conv1.norm, GlobalBatchNorm2d)
     detector.run()
-    torch.save(detector.model.state_dict(), out / f"rank{detector.where.rank}.pt")
+    torch.save(detector.model.state_dict(), out / f"rank{detector.rank_info.rank}.pt")
 
 
 def detector_rank() -> int:

@@ -199,7 +199,7 @@ def test_the_objective_is_equation_4_on_the_networks_vectors(batch: Batch, form:
 @pytest.mark.parametrize("m", [2, 3])
 def test_the_first_batch_is_drawn(batch: Batch, tmp_path: Path, m: int) -> None:
     method = jigclu(m=m)
-    first_batch.draw(method, batch, method.prepare(batch, 0, 0), tmp_path)
+    method.draw_figures(batch, method.prepare(batch, 0, 0), tmp_path)
     sizes = {}
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
@@ -213,7 +213,7 @@ def test_the_first_batch_is_drawn(batch: Batch, tmp_path: Path, m: int) -> None:
 
 def test_the_boxes_are_drawn_where_the_split_is(batch: Batch) -> None:
     """Each box's corner has its colour; a 64-pixel image is shown four times as large."""
-    picture = first_batch.boxes(jigclu(), few(batch, [0, 2]))[:, 8:-8]
+    picture = first_batch.draw_boxes(jigclu().patches, few(batch, [0, 2]))[:, 8:-8]
     rgb = torch.tensor([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in first_batch.COLOURS[:4]]) / 255
     for position, (left, upper, _, _) in enumerate(split_boxes(64, 64)):
         inset = 3 * (position // 2 + position % 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from torchvision.models import resnet18
 
 from jigclu import counter_rng, methods
 from jigclu.config import ConfigError, PretrainConfig, parse
+from jigclu.config.methods import METHODS
 from jigclu.data.canvases import open_dataset
 from jigclu.data.loader import Batch, Unreadable, batches
 from jigclu.job_folder import JobFolder
 from jigclu.losses import top1_percent_strict
 from jigclu.methods import moco as moco_module
+from jigclu.methods.base import Method
 from jigclu.methods.moco import MoCo, MoCoNetwork
 from jigclu.methods.simclr import SimCLR
 from jigclu.methods.supervised import Supervised
@@ -243,6 +246,11 @@ def test_what_does_not_fit_is_one_line() -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match=r"4 groups of a batch of 8 do not divide by 3 ranks"):
         MoCo(config(SETTINGS["moco"]), 0, RankInfo(0, 3, torch.device("cpu")))
+
+
+def test_every_config_has_an_implementation() -> None:
+    assert methods.METHODS.keys() == METHODS.keys()
+    assert all(issubclass(pkgutil.resolve_name(path), Method) for path in methods.METHODS.values())
 
 
 def test_versions_differ_by_the_head() -> None:

@@ -36,7 +36,7 @@ def test_vectors_that_lie_together_are_grouped(count: int, size: int) -> None:
 
 def test_no_place_is_given_twice_and_the_surest_is_first() -> None:
     scores = torch.tensor([[0.9, 0.8, 0.0], [0.95, 0.1, 0.0], [0.2, 0.3, 0.1]]).log()
-    assert recovery.placed(scores).tolist() == [1, 0, 2]
+    assert recovery.assigned_positions(scores).tolist() == [1, 0, 2]
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -68,12 +68,12 @@ def test_what_is_right_of_a_recovery_is_counted_and_drawn(
     wrong: int, task: tuple[JigClu, Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, batch = task
-    monkeypatch.setattr(recovery, "_seen", lambda method, montages: oracle(method, wrong))
-    told = recovery.recover(method, batch, 7, tmp_path)
+    monkeypatch.setattr(recovery, "_predictions", lambda network, montages, bfloat16: oracle(method, wrong))
+    percent = recovery.recover(method.network, method.patches, batch, 7, False, tmp_path)
     patches = method.m**2 * recovery.IMAGES
-    assert told["recovered_images"] == 100
-    assert told["recovered_places"] == pytest.approx(100 * (1 - 2 * wrong / patches))
-    assert told["recovered_chance"] < 50
+    assert percent["recovered_images"] == 100
+    assert percent["recovered_places"] == pytest.approx(100 * (1 - 2 * wrong / patches))
+    assert percent["recovered_chance"] < 50
     picture = imread(tmp_path / "recovery.png")[..., :3]
     if not wrong:  # the recovered images are the true ones, but for the frames
         side = (picture.shape[0] - 4) // 4
@@ -88,8 +88,8 @@ def test_an_untrained_network_recovers_little_and_is_left_as_it_was(task: tuple[
     method, batch = task
     method.network.train()
     before = {name: value.clone() for name, value in method.network.state_dict().items()}
-    told = recovery.recover(method, batch, 7, tmp_path)
-    assert told["recovered_places"] < 60
+    percent = recovery.recover(method.network, method.patches, batch, 7, False, tmp_path)
+    assert percent["recovered_places"] < 60
     assert method.network.training and all(torch.equal(before[k], v) for k, v in method.network.state_dict().items())
 
 
@@ -119,9 +119,9 @@ def test_neighbours_are_framed_by_their_class(tmp_path: Path) -> None:
 def test_usage_is_of_this_process() -> None:
     usage = Usage(CPU)
     total = sum(range(3_000_000))
-    told = usage()
-    assert total and told["system/cpu_percent"] > 20 and told["system/memory_mb"] > 50
-    assert not any("gpu" in name for name in told)
+    percent = usage()
+    assert total and percent["system/cpu_percent"] > 20 and percent["system/memory_mb"] > 50
+    assert not any("gpu" in name for name in percent)
 
 
 def test_a_picture_that_fails_loses_no_result(

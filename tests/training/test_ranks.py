@@ -45,14 +45,14 @@ def config(method: str = "m=2", **over: Any) -> PretrainConfig:
 
 
 def _exchange(out: Path, m: int) -> None:
-    where = join_ranks("cpu", 1)
-    local, total = 3, 3 * where.world
+    rank_info = join_ranks("cpu", 1)
+    local, total = 3, 3 * rank_info.world
     ids = torch.arange(m * m * total, dtype=torch.float32).view(m * m, total)
-    mine = ids[:, where.rank * local : (where.rank + 1) * local].reshape(-1, 1, 1, 1)
+    mine = ids[:, rank_info.rank * local : (rank_info.rank + 1) * local].reshape(-1, 1, 1, 1)
     order = counter_rng.permutation(5, counter_rng.MONTAGE, 0, 1, m * m * total)
-    wanted = stitch(ids.view(-1, 1, 1, 1), order, m)[where.rank * local : (where.rank + 1) * local]
+    wanted = stitch(ids.view(-1, 1, 1, 1), order, m)[rank_info.rank * local : (rank_info.rank + 1) * local]
     assert torch.equal(exchange(mine, order, m), wanted)
-    (out / str(where.rank)).touch()
+    (out / str(rank_info.rank)).touch()
 
 
 @pytest.mark.parametrize(("world", "m"), [(2, 2), (3, 3)])
@@ -69,12 +69,12 @@ def _two_steps(out: Path) -> None:
 
 def _two_steps_of(method_name: str, out: Path) -> None:
     """Two losses, the gradient of the second, and all buffers; no optimiser in between, which would blow rounding up."""
-    where, settings = join_ranks("cpu", 1), config(method_name)
+    rank_info, settings = join_ranks("cpu", 1), config(method_name)
     torch.manual_seed(0)
     dataset = open_dataset(settings.data, "train")
-    method = methods.build(settings, 0, where, len(dataset.classes))
-    network = distribute(method.network.double(), where)
-    groups = epoch_groups(0, 0, len(dataset), settings.batch_size, rank=where.rank, world=where.world)
+    method = methods.build(settings, 0, rank_info, len(dataset.classes))
+    network = distribute(method.network.double(), rank_info)
+    groups = epoch_groups(0, 0, len(dataset), settings.batch_size, rank=rank_info.rank, world=rank_info.world)
     losses = []
     for step, batch in enumerate(batches(dataset, groups[:2], 0, Unreadable(), substitute=True)):
         prepared = method.prepare(batch, 0, step)
@@ -87,7 +87,7 @@ def _two_steps_of(method_name: str, out: Path) -> None:
         **{f"grad {name}": p.grad for name, p in method.network.named_parameters() if p.requires_grad},
         **dict(method.network.named_buffers()),
     }
-    torch.save(state, out / f"{where.world}-{where.rank}.pt")
+    torch.save(state, out / f"{rank_info.world}-{rank_info.rank}.pt")
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from jigclu.training.distributed import RankInfo, join_ranks
 
 
 @dataclass(frozen=True)
-class Setting:
+class Workload:
     """ResNet-50, 224 px, batch 256 on a GPU; ResNet-18, 64 px, batch 128 on a CPU; bfloat16 on both."""
 
-    where: RankInfo
+    rank_info: RankInfo
     backbone: str
     image_size: int
     canvas: int
@@ -33,7 +33,7 @@ class Setting:
 
     @property
     def device(self) -> torch.device:
-        return self.where.device
+        return self.rank_info.device
 
     @property
     def words(self) -> str:
@@ -48,17 +48,17 @@ class Setting:
         return parse("pretrain", values | more)
 
 
-def setting() -> Setting:
-    where = join_ranks()
-    if where.device.type == "cuda":
-        return Setting(where, "resnet50", 224, 512, 256, (500, 375))
-    return Setting(where, "resnet18", 64, 128, 128, (170, 128))
+def default_workload() -> Workload:
+    rank_info = join_ranks()
+    if rank_info.device.type == "cuda":
+        return Workload(rank_info, "resnet50", 224, 512, 256, (500, 375))
+    return Workload(rank_info, "resnet18", 64, 128, 128, (170, 128))
 
 
 @contextmanager
-def photographs(here: Setting, count: int) -> Iterator[CanvasDataset]:
+def photographs(workload: Workload, count: int) -> Iterator[CanvasDataset]:
     """`count` scenes as JPEG files (quality 90) in a temporary folder, as an image set lies on a disk."""
-    width, height = here.photo
+    width, height = workload.photo
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as folder:
         paths = []
         for index in range(count):
@@ -74,8 +74,8 @@ def photographs(here: Setting, count: int) -> Iterator[CanvasDataset]:
             folder=Path(folder),
             sizes=np.array([path.stat().st_size for path in paths], dtype=np.int64),
         )
-        yield CanvasDataset(source, here.canvas)
+        yield CanvasDataset(source, workload.canvas)
 
 
-def one_batch(here: Setting, dataset: CanvasDataset) -> Batch:
-    return next(batches(dataset, [list(range(here.batch_size))], 0, Unreadable(), substitute=True))
+def one_batch(workload: Workload, dataset: CanvasDataset) -> Batch:
+    return next(batches(dataset, [list(range(workload.batch_size))], 0, Unreadable(), substitute=True))

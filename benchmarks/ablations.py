@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks.setting import Setting, one_batch, photographs
 from benchmarks.step import network_of, optimizer_of
 from benchmarks.timing import Group, Ratio, Row, timed
+from benchmarks.workload import Workload, one_batch, photographs
 from jigclu import methods
 from jigclu.data.loader import Batch
 from jigclu.methods.base import Method
@@ -19,25 +19,25 @@ from jigclu.training.prefetch import prefetched
 Step = Callable[[], object]
 
 
-def measure(here: Setting, rounds: int) -> Group:
+def measure(workload: Workload, rounds: int) -> Group:
     rounds = max(3, rounds // 2)
-    group = Group("levers", here.words)
-    montages = torch.randn(here.batch_size, 3, here.image_size, here.image_size, device=here.device)
+    group = Group("ablations", workload.words)
+    montages = torch.randn(workload.batch_size, 3, workload.image_size, workload.image_size, device=workload.device)
     montages = montages.contiguous(memory_format=torch.channels_last)
-    base = bare(here, montages)
+    base = bare(workload, montages)
     variants: dict[str, Step] = {
-        "contiguous, not channels_last": bare(here, montages.contiguous(), contiguous=True),
-        "float32, not bfloat16": bare(here, montages, bfloat16=False),
-        "fused optimiser": bare(here, montages, fused=True),
+        "contiguous, not channels_last": bare(workload, montages.contiguous(), contiguous=True),
+        "float32, not bfloat16": bare(workload, montages, bfloat16=False),
+        "fused optimiser": bare(workload, montages, fused=True),
     }
-    if here.device.type == "cuda" or shutil.which("g++"):
-        variants["torch.compile of the backbone"] = bare(here, montages, compiled=True)
+    if workload.device.type == "cuda" or shutil.which("g++"):
+        variants["torch.compile of the backbone"] = bare(workload, montages, compiled=True)
     for name, step in variants.items():
-        pair = timed("", {f"bare, beside {name}": base, name: step}, rounds, items=here.batch_size)
+        pair = timed("", {f"bare, beside {name}": base, name: step}, rounds, items=workload.batch_size)
         group.rows += pair
         group.ratios.append(Ratio(f"{name}: images/s against the bare step's", pair[0].median / pair[1].median))
-    if here.device.type == "cuda":
-        group.rows += (pair := overlapped(here, rounds))
+    if workload.device.type == "cuda":
+        group.rows += (pair := overlapped(workload, rounds))
         group.ratios.append(
             Ratio("augmentation one step ahead: images/s against in turn", pair[0].median / pair[1].median)
         )
@@ -45,7 +45,7 @@ def measure(here: Setting, rounds: int) -> Group:
 
 
 def bare(
-    here: Setting,
+    workload: Workload,
     montages: torch.Tensor,
     *,
     contiguous: bool = False,
@@ -53,15 +53,15 @@ def bare(
     fused: bool = False,
     compiled: bool = False,
 ) -> Step:
-    module: torch.nn.Module = Backbone(here.backbone)
-    module = module.to(here.device).train() if contiguous else network_of(here, module)
-    optimizer = optimizer_of(here, module)
+    module: torch.nn.Module = Backbone(workload.backbone)
+    module = module.to(workload.device).train() if contiguous else network_of(workload, module)
+    optimizer = optimizer_of(workload, module)
     if fused:
         optimizer = torch.optim.SGD(module.parameters(), **{**optimizer.defaults, "fused": True, "foreach": False})
     network = torch.compile(module) if compiled else module
 
     def step() -> None:
-        with torch.autocast(here.device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(workload.device.type, torch.bfloat16, enabled=bfloat16):
             loss = network(montages).float().square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -70,21 +70,21 @@ def bare(
     return step
 
 
-def method_and_batch(here: Setting) -> tuple[Method, Batch]:
-    with photographs(here, here.batch_size) as dataset:
-        batch = one_batch(here, dataset)
-        return methods.build(here.config(), 0, here.where, len(dataset.classes)), batch
+def method_and_batch(workload: Workload) -> tuple[Method, Batch]:
+    with photographs(workload, workload.batch_size) as dataset:
+        batch = one_batch(workload, dataset)
+        return methods.build(workload.config(), 0, workload.rank_info, len(dataset.classes)), batch
 
 
-def overlapped(here: Setting, rounds: int) -> list[Row]:
+def overlapped(workload: Workload, rounds: int) -> list[Row]:
     """Eight steps with each batch's augmentation in turn, and on a stream of its own one step ahead."""
-    method, batch = method_and_batch(here)
-    network = network_of(here, method.network)
-    optimizer = optimizer_of(here, network)
+    method, batch = method_and_batch(workload)
+    network = network_of(workload, method.network)
+    optimizer = optimizer_of(workload, network)
 
     def run(prepared: Iterator[tuple[torch.Tensor, ...]]) -> None:
         for one in prepared:
-            with torch.autocast(here.device.type, torch.bfloat16):
+            with torch.autocast(workload.device.type, torch.bfloat16):
                 loss, _ = method.loss(network, one)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -96,8 +96,8 @@ def overlapped(here: Setting, rounds: int) -> list[Row]:
         "augmentation one step ahead": lambda: run(
             made
             for _, _, made in prefetched(
-                iter([pinned] * 8), lambda one, step: method.prepare(one, 0, step), here.device, 0
+                iter([pinned] * 8), lambda one, step: method.prepare(one, 0, step), workload.device, 0
             )
         ),
     }
-    return timed("", works, rounds, items=8 * here.batch_size)
+    return timed("", works, rounds, items=8 * workload.batch_size)
