@@ -21,6 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from jigclu_cli.arguments import Parser, guard_imports
+
+if __name__ == "__main__":
+    guard_imports("jigclu.data")
+
 import numpy as np
 
 from jigclu.config import PACKABLE, ConfigError, DataConfig, Subset, nearest
@@ -39,13 +44,17 @@ NOT_PACKED = {
     **dict.fromkeys(DETECTION, "the detection stage reads it, through Detectron2's own loader"),
 }
 NAMES = (*COLLECTIONS, *DETECTION)
+EXAMPLES = """examples:
+  {prog} check all
+  {prog} get cifar10 --root /scratch/data
+  {prog} pack imagenette --canvas 128
+environment: JIGCLU_DATA (data sets, default data/)"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m jigclu.data") -> int:
     """Exit status: 0 as asked, 1 missing or failed, 2 asked wrongly or not to be downloaded."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jigclu.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLES.format(prog=prog))
+    parser.add_version()
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("check", "get", "pack"):
         command = verbs.add_parser(verb)

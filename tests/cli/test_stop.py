@@ -79,7 +79,7 @@ def assert_stopped(orchestrator: subprocess.Popen[str], job: JobFolder) -> None:
     """It ended as by Ctrl-C, and nothing of it goes on."""
     told = orchestrator.communicate()[0]
     assert orchestrator.returncode == 130, told
-    assert told.rstrip().endswith("run.py: stopped; the same command goes on from here")
+    assert told.rstrip().endswith("run.py: stopped; the same command resumes")
     assert not running_now(job) and not alive(submission(job)["pid"]) and not alive(job.status["pid"])
 
 
