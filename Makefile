@@ -1,28 +1,33 @@
-# make demo: set up, run Table 8 small on embedded data, build the report.   make test: everything that proves it works.
+# make demo: install what running needs, run Table 8 small on drawn images, build the report.   make test: every test.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 SCALE ?=
 PROTOCOL ?=
 TARGETS ?=
+T ?=
 
-.PHONY: demo test test-slurm detectron2 report lint bench mlflow clean
+.PHONY: demo test test-slurm detectron2 report lint bench mlflow wheel clean
 
 demo: $(READY)
 	$(BIN)/python orchestrate/run.py table8 --scale smoke --cluster local
 	$(MAKE) report
 
-test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# make test T=mirror runs tests/mirror only.
+test: $(DEV)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(T),tests/$(T))
 
-# On a real SLURM cluster of three nodes on this machine. As root: the packages are installed where they are missing.
-test-slurm: $(READY)
+# On a real SLURM cluster of three nodes on this machine. As root: missing packages are installed.
+test-slurm: $(DEV)
 	tests/slurm/run $(BIN)/python -m pytest -m slurm --timeout 900 $(SLURM_TESTS)
 
-# Detectron2's released v0.6, Python parts alone: no compiler, CPU and GPU. (detection/compat.py supplies what is missing.)
+# The Python part of Detectron2's released v0.6: no compiler, CPU and GPU. (detection/compat.py supplies what is missing.)
 detectron2: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[detection]'
+	$(PIP) --quiet --editable '.[detection]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'setuptools>=77'
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary :all: --require-hashes --requirement detection/v0.6.txt --dest $(VENV)/detectron2
 	tar -xzf $(VENV)/detectron2/pb1-detectron2-0.6.tar.gz -C $(VENV)/detectron2
 	cp -R $(VENV)/detectron2/pb1-detectron2-0.6/detectron2 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
@@ -30,24 +35,33 @@ detectron2: $(READY)
 report: $(READY)
 	$(BIN)/python -m reports $(if $(SCALE),--scale $(SCALE)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(TARGETS),--targets $(TARGETS))
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
+bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
 mlflow: $(READY)
-	$(BIN)/python -m mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$${JIGCLU_STORE:-$(CURDIR)/runs}/mlflow.db --artifacts-destination $${JIGCLU_STORE:-$(CURDIR)/runs}/mlartifacts
+	$(BIN)/python -m jigclu_cli mlflow
 
-# torch and torchvision in one command: their builds must match. The constraints are what was tested.
+wheel: $(DEV)
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+# torch and torchvision in one command: their builds must match. The constraints are the versions that were tested.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing into $(VENV): 5 to 6 GB on disk (torch with its CUDA libraries), 2 to 10 minutes, once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable .
+	@touch $@
+
+$(DEV): $(READY)
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf reports/out .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf reports/out .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Jobs that were sent: look at them, end them, send them again. `python -m orchestrate VERB --help` tells more."""
+"""Submitted jobs: look at them, cancel them, retry them. `python -m orchestrate VERB --help` explains a verb."""
 
 from __future__ import annotations
 
@@ -7,61 +7,67 @@ import os
 import sys
 from pathlib import Path
 
+from jigclu_cli.arguments import Parser, guard_imports
+
+if __name__ == "__main__":
+    guard_imports("orchestrate")
+
 from jigclu.config import ConfigError
 
-EPILOG = """EXPERIMENT is a name or a topic (table8, m); JOB a job's id, its beginning, or its SLURM id.
+EPILOG = """EXPERIMENT is a name or a topic (table8, m); JOB is a job's id, the beginning of one, or its SLURM id.
+examples:
+  {prog} status table8
+  {prog} why 3f9c
+  {prog} logs 3f9c --follow
+  {prog} retry table8
 environment: JIGCLU_STORE (job folders, default runs/), MLFLOW_TRACKING_URI"""
 
 
-def parser() -> argparse.ArgumentParser:
-    command = argparse.ArgumentParser(
-        prog="python -m orchestrate",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parser(prog: str = "python -m orchestrate") -> Parser:
+    epilog = EPILOG.format(prog=prog)
+    command = Parser(prog=prog, description="Submitted jobs: look at them, cancel them, retry them.", epilog=epilog)
+    command.add_version()
     subcommands = command.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
-        return subcommands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def verb(name: str, text: str, example: str) -> Parser:
+        return subcommands.add_parser(name, help=text, description=text, epilog=f"example:\n  {prog} {name}{example}")
 
-    def some(of: argparse.ArgumentParser) -> None:
-        of.add_argument("words", nargs="*", metavar="EXPERIMENT|JOB", help="only these")
+    def add_selection(verb: Parser) -> None:
+        verb.add_argument("words", nargs="*", metavar="EXPERIMENT|JOB", help="only these")
 
-    status = verb("status", "how the jobs are: status.json, squeue and sacct in one state each")
-    some(status)
-    status.add_argument("--all", action="store_true", help="finished jobs one by one, too")
-    verb("why", "everything that is known of one job, and what its state is judged by").add_argument(
-        "job", metavar="JOB"
-    )
-    logs = verb("logs", "print a job's logs, the newest last")
+    status = verb("status", "the state of every job, from status.json, squeue and sacct", " table8")
+    add_selection(status)
+    status.add_argument("--all", action="store_true", help="list finished jobs one by one, too")
+    why = verb("why", "everything about one job, and the evidence for its state", " 3f9c")
+    why.add_argument("job", metavar="JOB")
+    logs = verb("logs", "print a job's logs, the newest last", " 3f9c --follow")
     logs.add_argument("job", metavar="JOB")
-    logs.add_argument("-f", "--follow", action="store_true", help="the newest one, as it grows")
-    cancel = verb("cancel", "end jobs that wait or run, and what waits for them")
-    some(cancel)
-    cancel.add_argument("--yes", action="store_true", help="without asking, where another experiment needs one too")
-    retry = verb("retry", "send again what failed, was cancelled or lost, and what hangs on it")
-    some(retry)
-    retry.add_argument("--cluster", help="local, slurm, or a YAML file (default: where the jobs were sent before)")
-    retry.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: so many jobs at once")
-    sync = verb("sync", "bring MLflow up to date from the job folders")
-    sync.add_argument("--quiet", action="store_true", help="nothing where another is at it, or all is well")
-    verb("clean", "list what nothing in the store needs").add_argument(
-        "--yes", action="store_true", help="and remove it"
-    )
+    logs.add_argument("-f", "--follow", action="store_true", help="follow the newest log as it grows")
+    cancel = verb("cancel", "cancel waiting and running jobs, and their dependents", " table8")
+    add_selection(cancel)
+    cancel.add_argument("--yes", action="store_true", help="do not ask if another experiment needs one of the jobs")
+    retry = verb("retry", "resubmit jobs that failed, were cancelled or lost, and their dependents", " table8")
+    add_selection(retry)
+    retry.add_argument("--cluster", help="local, slurm, or a YAML file (default: the cluster of the last submission)")
+    retry.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: jobs at the same time")
+    sync = verb("sync", "update MLflow from the job folders", "")
+    sync.add_argument("--quiet", action="store_true", help="print errors only, and do not wait for another sync")
+    clean = verb("clean", "list the files of the store that nothing references", " --yes")
+    clean.add_argument("--yes", action="store_true", help="remove them")
     return command
 
 
-def main(words: list[str] | None = None) -> int:
+def main(words: list[str] | None = None, prog: str = "python -m orchestrate") -> int:
     """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
-    args = parser().parse_args(words)
+    args = parser(prog).parse_args(words)
+    name = "orchestrate" if prog == "python -m orchestrate" else prog
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     try:
         if not store.is_dir():
             raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
         return _run_verb(args, store)
     except ConfigError as error:
-        print(f"orchestrate: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -11,8 +11,12 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file, from a clone that is not installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from jigclu_cli.arguments import guard_imports
+
+    guard_imports("run.py")
 
 from jigclu.config import ConfigError
+from jigclu_cli.arguments import Parser
 from orchestrate import clusters
 from orchestrate.cli.dry_run import dry_run
 from orchestrate.clusters import Cluster, Placement, place_jobs
@@ -25,68 +29,64 @@ from orchestrate.planning.plan import Plan, make_plan
 from orchestrate.planning.resolve import parse_sets
 
 EPILOG = """examples:
-  python orchestrate/run.py table8                        as printed, on SLURM where sbatch is found, else here
-  python orchestrate/run.py table8 --scale mini --dry-run what it would run, what is cached, what it costs
-  python orchestrate/run.py m --scale smoke --set pretrain.epochs=2
+  {prog} table8                          at the paper's settings; on SLURM if sbatch is found, else here
+  {prog} table8 --scale mini --dry-run   what would run, what is cached, what it would cost
+  {prog} m --scale smoke --set pretrain.epochs=2
 environment: JIGCLU_STORE (job folders, default runs/), JIGCLU_DATA (data sets, default data/), MLFLOW_TRACKING_URI"""
 
 
-def parser() -> argparse.ArgumentParser:
-    command = argparse.ArgumentParser(
-        prog="run.py",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="by name (table8), by topic (m), or all")
-    command.add_argument("--scale", default="paper", help="paper (default), small, mini or smoke")
-    command.add_argument(
+def parser(prog: str = "run.py") -> Parser:
+    shown = "python orchestrate/run.py" if prog == "run.py" else prog
+    command = Parser(prog=prog, description="Run experiments of the paper.", epilog=EPILOG.format(prog=shown))
+    what = command.add_argument_group("what")
+    what.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="by name (table8), by topic (m), or all")
+    what.add_argument("--scale", default="paper", help="paper (default), small, mini or smoke")
+    what.add_argument(
         "--protocol", default="official", help="official (default: the released code) or paper (the printed words)"
     )
-    command.add_argument(
-        "--cluster", help="local, slurm, or a YAML file; default: slurm where sbatch is found, else local"
-    )
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: so many jobs at once")
-    command.add_argument("--seeds", type=int, default=1, metavar="N", help="run every cell with seeds 0 ... N-1")
-    command.add_argument(
-        "--cells", nargs="+", default=[], metavar="KEY", help="only these cells (--dry-run names them)"
-    )
-    command.add_argument(
+    what.add_argument("--cells", nargs="+", default=[], metavar="KEY", help="only these cells (--dry-run names them)")
+    what.add_argument("--seeds", type=int, default=1, metavar="N", help="run every cell with seeds 0 ... N-1")
+    what.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a config value; may be repeated"
     )
-    command.add_argument(
-        "--dry-run", action="store_true", help="print the graph, what is cached and the cost; start nothing"
-    )
-    command.add_argument(
+    where = command.add_argument_group("where")
+    where.add_argument("--cluster", help="local, slurm, or a YAML file; default: slurm if sbatch is found, else local")
+    where.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: jobs at the same time")
+    where.add_argument(
         "--wait",
         action=argparse.BooleanOptionalAction,
         help="follow the jobs to the end (default: locally yes, on SLURM no)",
     )
-    command.add_argument(
+    cost = command.add_argument_group("how much")
+    cost.add_argument(
         "--budget",
         type=float,
         metavar="GPU_HOURS",
-        help="submit nothing where what is left to run is estimated at more",
+        help="submit nothing if the jobs left to run are estimated at more than this",
     )
-    command.add_argument("--gpus", type=int, metavar="N", help="--dry-run: wall time on so many GPUs at once")
-    command.add_argument("--list", action="store_true", help="list the experiments")
+    cost.add_argument("--gpus", type=int, metavar="N", help="with --dry-run: the wall time on N GPUs")
+    look_only = command.add_argument_group("look")
+    look_only.add_argument(
+        "--dry-run", action="store_true", help="print the graph, what is cached and the cost; start nothing"
+    )
+    look_only.add_argument("--list", action="store_true", help="list the experiments")
+    command.add_version()
     return command
 
 
-def main(words: list[str] | None = None) -> int:
+def main(words: list[str] | None = None, prog: str = "run.py") -> int:
     """Exit code: 0 done or submitted, 1 a job failed, 2 a user's mistake (one line explains it), 130 interrupted."""
-    args = parser().parse_args(words)
+    args = parser(prog).parse_args(words)
     try:
         return _main(args, words if words is not None else sys.argv[1:])
     except ConfigError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("run.py: stopped; the same command resumes", file=sys.stderr)
+        print(f"{prog}: stopped; the same command resumes", file=sys.stderr)
         return 130
 
 

@@ -7,6 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+from jigclu_cli.arguments import Parser, guard_imports
+
+if __name__ == "__main__":
+    guard_imports("reports")
+
 from jigclu.config import ConfigError, nearest
 from orchestrate.planning import experiments, overlays
 from reports.build import report
@@ -14,15 +19,25 @@ from reports.build import report
 START = "python orchestrate/run.py table8 --scale mini"
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m reports", description="Tables, figures and one page from MLflow.")
-    parser.add_argument("--scale", nargs="+", metavar="S", help="only these scales (default: every one that has runs)")
-    parser.add_argument("--protocol", metavar="P", help="only this protocol (default: every one that has runs)")
-    parser.add_argument("--targets", nargs="+", metavar="T", help="experiments by name or topic (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("reports/out"), help="folder to write (default: %(default)s)")
+EPILOG = """examples:
+  {prog}
+  {prog} --scale mini --targets table8 figure7
+environment: JIGCLU_STORE (job folders, default runs/), MLFLOW_TRACKING_URI"""
+
+
+def parser(prog: str = "python -m reports") -> Parser:
+    description = "Tables, figures and one page from MLflow. Starts no job."
+    command = Parser(prog=prog, description=description, epilog=EPILOG.format(prog=prog))
+    what = command.add_argument_group("what")
+    what.add_argument("--scale", nargs="+", metavar="S", help="only these scales (default: all that have runs)")
+    what.add_argument("--protocol", metavar="P", help="only this protocol (default: all that have runs)")
+    what.add_argument("--targets", nargs="+", metavar="T", help="experiments by name or topic (default: all)")
+    where = command.add_argument_group("where")
+    where.add_argument("--out", type=Path, default=Path("reports/out"), help="folder to write (default: %(default)s)")
     store = Path(os.environ.get("JIGCLU_STORE", "runs"))
-    parser.add_argument("--store", type=Path, default=store, help="folder of the job folders (default: %(default)s)")
-    return parser.parse_args(arguments)
+    where.add_argument("--store", type=Path, default=store, help="folder of the job folders (default: %(default)s)")
+    command.add_version()
+    return command
 
 
 def check(scales: list[str], protocols: list[str]) -> None:
@@ -33,8 +48,8 @@ def check(scales: list[str], protocols: list[str]) -> None:
                 raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, overlays.overlays(kind))}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    args = parse(arguments)
+def main(arguments: list[str] | None = None, prog: str = "python -m reports") -> int:
+    args = parser(prog).parse_args(arguments)
     try:
         experiments.find(args.targets or ["all"])
         check(args.scale or [], [args.protocol] if args.protocol else [])

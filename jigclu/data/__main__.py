@@ -11,6 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from jigclu_cli.arguments import Parser, guard_imports
+
+if __name__ == "__main__":
+    guard_imports("jigclu.data")
+
 import numpy as np
 
 from jigclu.config import DATASETS, ConfigError, DataConfig, Subset, dataset_spec, nearest, packable_names
@@ -24,23 +29,24 @@ from jigclu.data.sources.folders import FolderCollection
 from jigclu.data.sources.packed import folder_of, pack_command, pack_facts, packs_of
 
 USAGE = """
-  python -m jigclu.data check NAME|all [--subset 1percent|10percent] [--root DIR]
-  python -m jigclu.data get NAME [--root DIR]
-  python -m jigclu.data pack NAME [--canvas PIXELS] [--quality 1..100] [--workers N] [--force] [--root DIR]
+  {prog} check NAME|all [--subset 1percent|10percent] [--root DIR]
+  {prog} get NAME [--root DIR]
+  {prog} pack NAME [--canvas PIXELS] [--quality 1..100] [--workers N] [--force] [--root DIR]
 
 `check` exits with 0 if everything is complete, else with 1 and a line saying what is missing and how to get it.
 `pack` writes <root>/packed/. Without --quality it stores the exact pixels, which every job with that canvas then reads;
 with it the files are smaller and the pixels differ, so jobs must ask for it with data.quality.
 The data sets of the detection stage (coco, coco_mini, coco_scenes) have no subsets and are not packed."""
 EXAMPLES = """examples:
-  python -m jigclu.data check all
-  python -m jigclu.data get cifar10 --root /scratch/data
-  python -m jigclu.data pack imagenette --canvas 128"""
+  {prog} check all
+  {prog} get cifar10 --root /scratch/data
+  {prog} pack imagenette --canvas 128
+environment: JIGCLU_DATA (data sets, default data/)"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m jigclu.data") -> int:
     """Exit status: 0 done, 1 missing or failed, 2 wrong arguments or a data set that cannot be downloaded."""
-    given = _parser().parse_args(arguments)
+    given = _parser(prog).parse_args(arguments)
     names = [*DATASETS, *DETECTION_DATASETS, *(["all"] if given.verb == "check" else [])]
     if given.name not in names:
         return _fail(f"unknown data set {given.name!r}; {nearest(given.name, names)}")
@@ -61,11 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _describe(_config(given.name, given.subset), root)
 
 
-def _parser() -> argparse.ArgumentParser:
-    shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m jigclu.data", description=f"{__doc__}\n{USAGE}", epilog=EXAMPLES, formatter_class=shape
+def _parser(prog: str) -> Parser:
+    description = f"{__doc__}\n{USAGE.format(prog=prog)}"
+    parser = Parser(
+        prog=prog, usage=f"{prog} VERB NAME ...", description=description, epilog=EXAMPLES.format(prog=prog)
     )
+    parser.add_version()
     verbs = parser.add_subparsers(dest="verb", required=True)
     names = ", ".join([*DATASETS, *DETECTION_DATASETS])
     for verb in ("check", "get", "pack"):

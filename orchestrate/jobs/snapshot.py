@@ -86,7 +86,9 @@ def _digest(files: list[Path], root: Path) -> str:
 @cache
 def commit() -> tuple[str, bool]:
     """(git commit, whether the tree differs from it); ("", True) without git."""
-    try:
+    try:  # an installed copy may lie below somebody's repository, which does not track it
+        tracked = ["git", "-C", str(PROJECT), "ls-files", "--error-unmatch", "orchestrate/__init__.py"]
+        subprocess.run(tracked, capture_output=True, check=True)
         head = subprocess.run(
             ["git", "-C", PROJECT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
