@@ -35,7 +35,7 @@ PLAN, DRY_RUN, STATUS, FIRST_SYNC, SECOND_SYNC, REPORT = (
     "plan", "dry run", "status", "first sync", "second sync", "report"
 )  # fmt: skip
 COMMANDS = (PLAN, DRY_RUN, STATUS, FIRST_SYNC, SECOND_SYNC, REPORT)
-PREPARE = "from pathlib import Path; import sys; from orchestrate import tracking; tracking.prepare(Path(sys.argv[1]))"
+PREPARE = "from pathlib import Path; import sys; from orchestrate import mirror; mirror.prepare(Path(sys.argv[1]))"
 
 
 @dataclass(frozen=True)
