@@ -25,8 +25,9 @@ FIELDS = {  # sbatch options that have a field here: what is checked before subm
     "time": "minutes", "gpus-per-task": "gpus_per_task", "requeue": "max_requeues", "no-requeue": "max_requeues",
 }  # fmt: skip
 # sbatch options that the suite sets itself.
-RESERVED = ("array", "output", "error", "dependency", "job-name", "kill-on-invalid-dep", "wrap", "parsable", "test-only",
-        "clusters")  # fmt: skip
+RESERVED = (
+    "array", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep", "output", "parsable", "test-only", "wrap",
+)  # fmt: skip
 StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -57,8 +58,9 @@ class Request(BaseModel):
 class Cluster(Request):
     """A cluster file. `stages`: the fields that differ for a stage.
 
-    `max_jobs`: jobs of one command that run at the same time. `max_requeues`: how often a job may restart automatically (time
-    limit, preemption, lost node); 0: never. `options`: other options of sbatch, over the suite's; false removes the suite's.
+    `max_jobs`: jobs of one command that run at the same time. `max_requeues`: how often a job may restart automatically
+    (time limit, preemption, lost node); 0: never. `options`: other options of sbatch, over the suite's; false removes
+    the suite's.
     """
 
     name: str
@@ -81,7 +83,7 @@ class Cluster(Request):
         return self
 
     def request(self, stage: str, scale: str) -> Request:
-        """The stage's resources: the file's fields, then its `stages`; as many tasks as the scale has GPUs for the stage.
+        """The stage's resources: the file's fields, then its `stages`; one task per GPU of the scale.
 
         Raises ConfigError if the tasks do not divide by the nodes, or if a stage that runs in one task gets several.
         """
@@ -96,8 +98,8 @@ class Cluster(Request):
             nodes = nodes or -(-wanted // (tasks or wanted))
             if wanted % nodes:
                 raise ConfigError(
-                    f"cluster {self.name}: {stage} at scale {scale} uses {wanted} GPUs, which do not divide by {nodes} nodes; "
-                    f"set both nodes and tasks_per_node under stages: {stage}"
+                    f"cluster {self.name}: {stage} at scale {scale} uses {wanted} GPUs, "
+                    f"which do not divide by {nodes} nodes; set both nodes and tasks_per_node under stages: {stage}"
                 )
             tasks = wanted // nodes
         request = Request.model_validate({**own, "nodes": nodes, "tasks_per_node": tasks})
@@ -111,7 +113,7 @@ class Cluster(Request):
 
 @dataclass(frozen=True)
 class Placement:
-    """A job with its folder in the store and its request on the cluster, resolved once for everything that starts it."""
+    """A job with its folder in the store and its request on the cluster, resolved once and handed down."""
 
     job: Job
     folder: JobFolder
@@ -130,7 +132,7 @@ def place_jobs(jobs: Iterable[Job], store: Path, cluster: Cluster) -> dict[str, 
 
 
 def load(word: str | None) -> Cluster:
-    """A cluster by name or path; None: slurm if sbatch is found, else local. Raises ConfigError that names the valid choices."""
+    """A cluster by name or path; None: slurm if sbatch is found, else local. Raises ConfigError for any other."""
     word = word or ("slurm" if shutil.which("sbatch") else "local")
     names = sorted(path.stem for path in ROOT.glob("*.yaml"))
     path = ROOT / f"{word}.yaml" if word in names else Path(word)

@@ -1,4 +1,4 @@
-"""Checks before anything is submitted: data complete, store writable, tracking reachable. (Planning has checked the config.)"""
+"""Checks before anything is submitted: data complete, store writable, tracking reachable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DETECTRON2 = (
 
 
 def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
-    """Without Detectron2, leave its jobs out of the plan and say so in a line. Raises ConfigError if no other job is left."""
+    """Without Detectron2, leave its jobs out of the plan and say so in a line. Raises ConfigError if none is left."""
     detections = [job.id for job in plan.jobs.values() if job.stage == "detect" and states[job.id] != "done"]
     found = importlib.util.find_spec("detectron2") if detections else None
     if not detections or (found and found.origin):  # an empty folder of that name has no origin
@@ -95,8 +95,8 @@ def _check_config(job: Job) -> None:
         count = coco.expected_images(config.data, "train")
         if (iterations := config.solver.iterations(count)) < FEWEST_ITERATIONS:
             raise ConfigError(
-                f"{job.name}: solver.schedule {config.solver.schedule:g} of {count} images is {iterations} iterations of "
-                f"{config.solver.batch_size}; the two steps of the learning rate need at least {FEWEST_ITERATIONS}"
+                f"{job.name}: solver.schedule {config.solver.schedule:g} of {count} images is {iterations} "
+                f"iterations of {config.solver.batch_size}; the two steps of the learning rate need at least {FEWEST_ITERATIONS}"
             )
         return
     if isinstance(config, PretrainConfig):
@@ -108,7 +108,8 @@ def _check_config(job: Job) -> None:
         largest = config.data.canvas + 2 * config.padding
         if config.image_size > largest:
             raise ConfigError(
-                f"{job.name}: crop padded takes {config.image_size} pixels of an image of at most {largest}, padding included"
+                f"{job.name}: crop padded takes {config.image_size} pixels of an image of at most "
+                f"{largest}, padding included"
             )
     if (
         isinstance(config, PretrainConfig | FinetuneConfig)

@@ -191,9 +191,8 @@ def _states(placements: dict[str, Placement], store: Path) -> dict[str, str]:
 
 def _list() -> int:
     for name, experiment in experiments.load_all().items():
-        print_line(
-            f"{name:10s} {experiment.topic:14s} {len(experiment.cells):3d} cells  {experiment.title}  ({experiment.source})"
-        )
+        head = f"{name:10s} {experiment.topic:14s} {len(experiment.cells):3d} cells"
+        print_line(f"{head}  {experiment.title}  ({experiment.source})")
     scales, protocols = (", ".join(overlays.overlays(kind)) for kind in ("scales", "protocols"))
     print_line(f"scales: {scales}   protocols: {protocols}")
     return 0

@@ -18,7 +18,7 @@ from orchestrate.planning.plan import Job, Plan
 
 
 def dry_run(plan: Plan, states: dict[str, str], cost: Cost, args: argparse.Namespace) -> int:
-    """Print the plan's jobs as a tree, then totals, wall time and what would stop the run. Starts and writes nothing."""
+    """Print the plan's jobs as a tree, then totals, wall time and what would stop the run."""
     digests = {stage: stage_digest(stage) for stage in STAGE_MODULES}
     downstream = plan.downstream()
 

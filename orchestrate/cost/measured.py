@@ -1,8 +1,8 @@
 """Estimates from the store's earlier jobs. No torch.
 
-<store>/rates.jsonl has one line per finished job: the device-hours that it took, and those that stated.py gives for it. A job's
-estimate is the stated hours times the median ratio of the earlier jobs of its stage on that kind of device that are closest to it
-in size, preferably from its own cluster.
+<store>/rates.jsonl has one line per finished job: the device-hours that it took, and those that stated.py gives for it.
+A job's estimate is the stated hours times the median ratio of the earlier jobs of its stage on that kind of device that
+are closest to it in size, preferably from its own cluster.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def note_finished(folder: JobFolder) -> None:
 
 
 def _seconds(folder: JobFolder) -> float:
-    """Wall time from the start of the process, loading Python included; after several attempts, the time spent training."""
+    """Wall time of the process, loading Python included; after several attempts, the time spent training."""
     attempts = folder.status.get("attempts", [])
     return float(time.time() - attempts[0]["began"] if len(attempts) == 1 else folder.result["seconds"])
 

@@ -36,8 +36,8 @@ class Cost:
         left = sum(self.left[job_id] for job_id in counted if self.kinds[job_id] == self.kind)
         if budget is not None and left > budget:
             raise ConfigError(
-                f"an estimated {left:.2f} {self.kind}-hours are left to run, the budget is {budget:g}: nothing was submitted "
-                "(--dry-run lists the jobs; choose fewer --cells or another --scale)"
+                f"an estimated {left:.2f} {self.kind}-hours are left to run, the budget is {budget:g}: "
+                "nothing was submitted (--dry-run lists the jobs; choose fewer --cells or another --scale)"
             )
 
     def ranks(self, job_id: str) -> int:
@@ -57,7 +57,7 @@ class Cost:
         return max(map(self.ranks, self.left), default=1)
 
     def totals(self) -> list[str]:
-        """`estimated GPU-hours: 3.00 naive, 2.00 unique, 1.00 to run`, and the same in CPU-hours if some jobs run on CPUs."""
+        """`estimated GPU-hours: 3.00 naive, 2.00 unique, 1.00 to run`, and a line of CPU-hours if there are any."""
         lines = []
         for kind in sorted(set(self.kinds.values()), reverse=True):
             jobs = [job for job in self.plan.jobs.values() if self.kinds[job.id] == kind]

@@ -1,9 +1,11 @@
-"""What a job costs before a similar one has run (then see measured.py): images through the backbone, over a stated rate.
+"""What a job costs before a similar one has run (then see measured.py): images through the backbone over a rate.
 
-GPU: ResNet-50 at 224 px trains 938 images/s on one A100 80 GB in TF32, the published rate of NVIDIA's own recipe (protocols.md §5).
-CPU: 10 images/s on 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 287 images/s of ResNet-18 at 64 px in two jobs at
-once, augmentation included; another such machine reached nearly twice that). Other backbones and sizes scale by their
-multiply-adds; a forward pass alone is a third of a training step. Starting a job (Python, torch) takes some seconds.
+GPU: ResNet-50 at 224 px trains 938 images/s on one A100 80 GB in TF32, the published rate of NVIDIA's own recipe
+(protocols.md §5).
+CPU: 10 images/s on 2 cores of an AMD EPYC with AVX-512 in bfloat16 (measured: 287 images/s of ResNet-18 at 64 px in
+two jobs at once, augmentation included; another such machine reached nearly twice that).
+Other backbones and sizes scale by their multiply-adds; a forward pass alone is a third of a training step. Starting a
+job (Python, torch) takes some seconds.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from jigclu.data.sources import coco
 from orchestrate.planning.resolve import StageConfig
 
 RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
-# Faster R-CNN, images/s of training: R50-FPN at 800 px on one V100, from d2's model zoo: 16 images in 0.210 s on 8 of them, 1.32
-# times that with a 4conv1fc head and SyncBN (Mask R-CNN's 0.345 to 0.261; protocols.md §2.6, §5). CPU: R18, 64 channels at 256 px.
+# Faster R-CNN, images/s of training: R50-FPN at 800 px on one V100, from d2's model zoo: 16 images in 0.210 s on 8 of
+# them, 1.32 times that with a 4conv1fc head and SyncBN (Mask R-CNN's 0.345 to 0.261; protocols.md §2.6, §5).
+# CPU: R18, 64 channels at 256 px.
 DETECTION = {"GPU": 16 / (8 * 0.210 * 0.345 / 0.261), "CPU": 8.0}
 START_HOURS = 6 / 3600
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
@@ -51,9 +54,9 @@ def hours(config: StageConfig, device: str) -> float:
 
 
 def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int) -> float:
-    """Hours until all jobs are done on this many devices: each starts when its upstream jobs are done and its devices are free.
+    """Hours until all jobs are done: each starts when its upstream jobs are done and its devices are free.
 
-    `jobs`, upstream first: id -> (device-hours, devices that it uses at the same time, upstream ids; ids not in `jobs` are done).
+    `jobs`, upstream first: id -> (device-hours, devices used at the same time, upstream ids; those not in `jobs` are done).
     """
     free = [0.0] * devices  # when each device is free
     ends: dict[str, float] = {}

@@ -28,10 +28,11 @@ class Layout(_Strict):
 class Cell(_Strict):
     """One number that the paper prints, a point of a figure, or (among `references`) a number that it does not print.
 
-    Exactly one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took the number
-    from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file in experiments/methods; null: random
-    weights. `set`: dotted keys that override the recipe; `protocols`: the same for one protocol only, or the reason why the cell
-    does not exist under it. A value such as 40% is that share of the scale's value.
+    Exactly one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took
+    the number from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file in
+    experiments/methods; null: random weights. `set`: dotted keys that override the recipe; `protocols`: the same for
+    one protocol only, or the reason why the cell does not exist under it. A value such as 40% is that share of the
+    scale's value.
     """
 
     key: str

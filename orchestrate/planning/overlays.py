@@ -63,7 +63,7 @@ def overlays(kind: str) -> list[str]:
 
 @cache
 def overlay(kind: str, name: str) -> Overlay:
-    """The overlay's mapping. Raises ConfigError, naming the valid choices, for an unknown overlay or an unknown key in it."""
+    """The overlay's mapping. Raises ConfigError, naming the valid choices, for an unknown overlay or key."""
     if name not in overlays(kind):
         raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, overlays(kind))}")
     path = ROOT / kind / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""Experiments -> jobs: resolve the overlays, name each job by its content, share equal jobs. Reads no data, imports no torch."""
+"""Experiments -> jobs: resolve the overlays, name each job by its content, share equal jobs. No data, no torch."""
 
 from __future__ import annotations
 
@@ -185,8 +185,8 @@ def make_plan(
 
 
 class Labels:
-    """A short label of an encoder: its method, and the values in which its pretraining differs from the usual ones of that
-    method and data set at this scale and protocol."""
+    """A short label of an encoder: its method, and the values in which its pretraining differs from the usual ones of
+    that method and data set at this scale and protocol."""
 
     def __init__(self, scale: Overlay, protocol: Overlay, settings: Overlay):
         self.layers = scale, protocol, settings

@@ -84,10 +84,10 @@ def resolve(
 ) -> dict[str, StageConfig | None]:
     """The configs of one cell's stages; None for the pretraining of a cell without a method.
 
-    Schema defaults <- recipe <- method <- scale <- protocol <- --set <- cell. A scale may also replace the recipe's data set and
-    backbone (`datasets`, `backbones`). Method, scale and protocol may hold values `for_data` one of the recipe's data sets, scale
-    and protocol also values for one method (`methods`); each goes over the rest of its own layer. An evaluation uses the data and
-    backbone of the pretraining, as resolved, unless its own layers name others.
+    Schema defaults <- recipe <- method <- scale <- protocol <- --set <- cell. A scale may also replace the recipe's
+    data set and backbone (`datasets`, `backbones`). Method, scale and protocol may hold values `for_data` one of the
+    recipe's data sets, scale and protocol also values for one method (`methods`); each goes over the rest of its own
+    layer. An evaluation uses the data and backbone of the pretraining, as resolved, unless its own layers name others.
 
     Raises ConfigError, with experiment and cell, for values that do not fit a stage's schema.
     """
@@ -120,8 +120,8 @@ def apply_layers(
 def layers_for(
     stage: str, data: str, cell: Cell, scale: Overlay, protocol: Overlay, settings: Overlay
 ) -> Iterator[Overlay]:
-    """What goes over the recipe of a stage, weakest first. Method, scale and protocol are each followed by their own values
-    for the data set (`data`: as `for_data` names it) and for the method."""
+    """What goes over the recipe of a stage, weakest first. Method, scale and protocol are each followed by their own
+    values for the data set (`data`: as `for_data` names it) and for the method."""
     method = overlay("methods", cell.method) if cell.method else {}
     kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", cell.method)
     for layer in (method, scale, protocol):
@@ -140,8 +140,8 @@ def inherit_encoder(values: Overlay, encoder: Overlay) -> Overlay:
 
 
 def _split_cell(stage: str, experiment: Experiment, cell: Cell) -> tuple[Overlay, Overlay]:
-    """(the recipe's values of the stage, the cell's own). A cell's data set and backbone count as the recipe's, so that a
-    scale can replace them as well."""
+    """(the recipe's values of the stage, the cell's own). A cell's data set and backbone count as the recipe's, so that
+    a scale can replace them as well."""
     named, own = _take(undot(cell.set).get(stage) or {}, ("data", "name"), ("backbone",))
     return merge(experiment.recipe.get(stage, {}), named), own
 

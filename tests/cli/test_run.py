@@ -1,4 +1,4 @@
-"""run.py for real: a whole tiny Table 8, twice; two orchestrators at once; a job that fails; what is refused beforehand."""
+"""run.py for real: a whole tiny Table 8, twice; two orchestrators at once; a failing job; what is refused early."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_whole_table_runs_to_the_end(whole: tuple[Path, Done]) -> None:
     )
 
 
-def test_every_job_folder_is_whole(whole: tuple[Path, Done]) -> None:
+def test_every_job_folder_is_complete(whole: tuple[Path, Done]) -> None:
     for job in jobs(whole[0]):
         assert (job.status["state"], job.status["attempt"]) == ("done", 1)
         assert (
@@ -71,14 +71,14 @@ def test_every_job_folder_is_whole(whole: tuple[Path, Done]) -> None:
         assert not [path.name for path in job.path.rglob("*.tmp")]
 
 
-def test_a_job_folder_is_its_owners_alone(whole: tuple[Path, Done]) -> None:
+def test_only_its_owner_can_read_a_job_folder(whole: tuple[Path, Done]) -> None:
     for job in jobs(whole[0]):
         folders = [job.path, *(path for path in job.path.iterdir() if path.is_dir() and not path.is_symlink())]
         assert len(folders) == 4
         assert {oct(folder.stat().st_mode & 0o777) for folder in folders} == {"0o700"}
 
 
-def test_a_job_records_what_it_was_made_of(whole: tuple[Path, Done]) -> None:
+def test_a_job_records_its_code_commit_and_data(whole: tuple[Path, Done]) -> None:
     fingerprints = set()
     for job in jobs(whole[0]):
         values, tree = job.job, (job.path / "source").resolve()
@@ -90,13 +90,13 @@ def test_a_job_records_what_it_was_made_of(whole: tuple[Path, Done]) -> None:
     assert len(fingerprints) == 2
 
 
-def test_the_recorded_command_asks_for_the_same_jobs(whole: tuple[Path, Done]) -> None:
-    """... and finds every one of them cached."""
+def test_the_recorded_command_plans_the_same_jobs(whole: tuple[Path, Done]) -> None:
+    """... and finds all of them cached."""
     (command,) = {job.job["command"] for job in jobs(whole[0])}
     python, script, *words = shlex.split(command)
     assert (python, script) == ("python", "orchestrate/run.py")
-    told = run(whole[0], [*words, "--cluster", "local", "--dry-run"]).stdout
-    assert "7 unique, 7 cached, 0 to run" in told and all(f"{job.id}  " in told for job in jobs(whole[0]))
+    output = run(whole[0], [*words, "--cluster", "local", "--dry-run"]).stdout
+    assert "7 unique, 7 cached, 0 to run" in output and all(f"{job.id}  " in output for job in jobs(whole[0]))
 
 
 def test_a_pretraining_leaves_a_torchvision_encoder_and_a_picture(whole: tuple[Path, Done]) -> None:
@@ -154,21 +154,21 @@ def test_two_orchestrators_at_once_run_every_job_once(whole: tuple[Path, Done], 
     store = prepared_store(tmp_path / "runs", template)
     borrow(whole[0], store, but=[PRETRAIN, PROBE])
     both = [start(store, table8()) for _ in range(2)]
-    told = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], "\n".join(told)
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
     assert [(job.status["state"], job.status["attempt"]) for job in jobs(store)] == [("done", 1)] * 7
     for job in (named(store, PRETRAIN), named(store, PROBE)):
-        assert sum(text.count(f" start    {job.id}") for text in told) == 1, "\n".join(told)
+        assert sum(text.count(f" start    {job.id}") for text in outputs) == 1, "\n".join(outputs)
         assert len(list((job.path / "logs").glob("*_submitted.pkl"))) == 1
 
 
 # -- a job that fails -------------------------------------------------------------------------------------------------
-def test_a_failed_job_is_named_spares_the_others_and_is_tried_again(
+def test_a_failed_job_is_named_stops_no_other_and_is_tried_again(
     whole: tuple[Path, Done], tmp_path: Path, template: Path
 ) -> None:
     store = prepared_store(tmp_path / "runs", template)
     borrow(whole[0], store, but=[PRETRAIN, PROBE, RANDOM])
-    done = run(store, table8(pretrain__runtime__device="cuda"))  # and there is none
+    done = run(store, table8(pretrain__runtime__device="cuda"))  # there is no GPU
     assert done.returncode == 1, done.stdout + done.stderr
     pretrain, probe, random = (named(store, name) for name in (PRETRAIN, PROBE, RANDOM))
     message = "RuntimeError: runtime.device is cuda, but torch sees no GPU here"
@@ -188,7 +188,7 @@ def nothing_started(store: Path) -> bool:
     return not [path for path in store.glob("*") if not path.name.startswith((".", "mlflow"))]
 
 
-def test_missing_data_is_told_with_the_folder_and_the_way_to_get_it(tmp_path: Path) -> None:
+def test_missing_data_is_reported_with_the_folder_and_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(
         tmp_path / "runs",
@@ -202,27 +202,27 @@ def test_missing_data_is_told_with_the_folder_and_the_way_to_get_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("file", ["cannot be read", "Not a directory"]),
         ("file/runs", ["cannot be read", "Not a directory"]),
         ("dangling", ["not writable", "File exists"]),  # a link to a disk that is not mounted
     ],
 )
-def test_a_store_that_cannot_be_used_is_told(name: str, told: list[str], tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_is_reported(name: str, expected: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "dangling").symlink_to(tmp_path / "disk" / "runs")
     words = ["table8", "--scale", "smoke", "--cluster", "local"]
-    refused(tmp_path / name, words, f"the store {tmp_path / name} ", "set JIGCLU_STORE", *told, cwd=tmp_path)
+    refused(tmp_path / name, words, f"the store {tmp_path / name} ", "set JIGCLU_STORE", *expected, cwd=tmp_path)
     assert (tmp_path / "file").read_text() == "in the way" and not (tmp_path / "disk").exists()
 
 
-def test_fewer_images_than_a_batch_are_told(tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "runs", table8(pretrain__data__train_images=9), "9 images", "batch of 10")
     assert nothing_started(tmp_path / "runs")
 
 
-def test_a_tracking_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
+def test_a_tracking_server_that_does_not_answer_is_reported(tmp_path: Path) -> None:
     server = "http://127.0.0.1:9"
     words = ["table8", "--scale", "smoke", "--cluster", "local"]
     refused(
@@ -231,13 +231,13 @@ def test_a_tracking_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
     assert nothing_started(tmp_path / "runs")
 
 
-def test_patches_too_small_to_see_are_told(tmp_path: Path) -> None:
+def test_too_small_patches_are_refused(tmp_path: Path) -> None:
     words = table8(pretrain__image_size=8)
     refused(tmp_path / "runs", words, "image_size 8", "patches of", "8 is the least")
     assert nothing_started(tmp_path / "runs")
 
 
-def test_a_part_of_cifar_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+def test_a_part_of_cifar_is_not_accepted_as_the_whole(tmp_path: Path) -> None:
     small_cifar(tmp_path / "data")
     words = ["table5", "--cells", "linear random CIFAR-10", "--scale", "paper", "--cluster", "local"]
     refused(tmp_path / "runs", words, "not the official set", "data.train_images", JIGCLU_DATA=str(tmp_path / "data"))

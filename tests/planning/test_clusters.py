@@ -1,4 +1,4 @@
-"""Cluster files: what they say, what sbatch is told of it, and mistakes in them."""
+"""Cluster files: how they reach sbatch, which resources a stage gets, and mistakes in them."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from orchestrate.slurm.script import SubmissionRejected, sbatch, write_script
 
 
 def cluster_file(folder: Path, **fields: Any) -> Path:
-    path = folder / "mine.yaml"
+    path = folder / "site.yaml"
     path.write_text(yaml.safe_dump({"kind": "slurm", "cpus_per_task": 1, **fields}))
     return path
 
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH on which sbatch and srun are found, though no SLURM is behind them."""
+    """A PATH on which sbatch and srun are found, without any SLURM behind them."""
     for name in ("sbatch", "srun", "scontrol"):
         program(tmp_path / "bin", name, "exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     return tmp_path / "bin"
 
 
-# -- what sbatch is told ----------------------------------------------------------------------------------------------
+# -- what sbatch gets ----------------------------------------------------------------------------------------------
 def script_of(
     path: Path, stage: str = "pretrain", scale: str = "paper", jobs: int = 1, after: tuple[str, ...] = ()
 ) -> list[str]:
-    """The lines that sbatch gets for jobs of the cluster in this file."""
+    """The lines of the batch script for jobs on this cluster file."""
     cluster, folders = clusters.load(str(path)), [path.parent / "a store" / f"job{index}" for index in range(jobs)]
     tree = path.parent / "a tree"
     request = cluster.request(stage, scale)
@@ -64,8 +64,8 @@ def test_a_cluster_file_reaches_sbatch(tmp_path: Path, monkeypatch: pytest.Monke
         "job-name=a:job", "requeue", "signal=USR2@90", "open-mode=append",
         "dependency=afterok:7:8_1,afterany:9", "kill-on-invalid-dep=yes",
     }  # fmt: skip
-    told = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
-    assert {line for line in told if not line.startswith("output=")} == wanted
+    options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert {line for line in options if not line.startswith("output=")} == wanted
     setup = lines[lines.index("# setup") + 1 :]
     assert setup[:4] == [
         f"export JIGCLU_DATA='{tmp_path / 'some data'}'", "module load cuda",
@@ -77,7 +77,7 @@ def test_a_cluster_file_reaches_sbatch(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("tools")
 def test_each_task_of_an_array_finds_its_own_job(tmp_path: Path) -> None:
-    """The script, run by a shell as SLURM would: pickle and log lie in the job's folder under the task's id."""
+    """The script, run by a shell as SLURM would: pickle and log are in the job's folder, named by the task's id."""
     lines = script_of(cluster_file(tmp_path, max_jobs=2), jobs=3)
     assert "#SBATCH --array=0-2%2" in lines
     text = "\n".join(line for line in lines if not line.startswith("srun ")) + '\necho "$logs|$id"\n'
@@ -95,8 +95,8 @@ def test_each_task_of_an_array_finds_its_own_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_sites_own_options_replace_ours(tmp_path: Path) -> None:
-    """In sbatch's spelling or YAML's; false leaves one of ours out."""
+def test_a_sites_own_options_replace_those_of_the_suite(tmp_path: Path) -> None:
+    """In sbatch's spelling or YAML's; false removes an option of the suite."""
     options = {"gpus_per_node": False, "gpus": "a100:4", "signal": "USR2@300"}
     text = "\n".join(script_of(cluster_file(tmp_path, options=options)))
     assert "--gpus=a100:4\n" in text and "gpus-per-node" not in text
@@ -104,8 +104,8 @@ def test_a_sites_own_options_replace_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_site_names_its_gpus_as_it_will(tmp_path: Path) -> None:
-    """By type, and by either of sbatch's ways; as many as there are tasks, whatever the stage."""
+def test_a_site_can_name_its_gpus_by_type(tmp_path: Path) -> None:
+    """By either of sbatch's options; one GPU per task at every stage."""
     fields = {"gpu_type": "a100", "gpu_option": "gres"}
     assert "#SBATCH --gres=gpu:a100:4" in script_of(cluster_file(tmp_path, **fields))
     shutil.rmtree(tmp_path / "a store")
@@ -115,7 +115,9 @@ def test_a_site_names_its_gpus_as_it_will(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_users_presets_for_sbatch_do_not_overrule_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sbatch_variables_in_the_environment_do_not_override_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program(
         tmp_path / "bin", "sbatch", f"env | grep ^SBATCH_ > {tmp_path / 'presets'}; echo A banner; echo '42;mycluster'"
     )
@@ -123,20 +125,20 @@ def test_a_users_presets_for_sbatch_do_not_overrule_the_file(tmp_path: Path, mon
         monkeypatch.setenv(f"SBATCH_{name}", "preset")
     script_of(cluster_file(tmp_path, partition="gpu"))
     assert sbatch(tmp_path / "a store" / "group" / "submission.sh") == "42"
-    assert (tmp_path / "presets").read_text() == "SBATCH_ACCOUNT=preset\n"  # the file names none
+    assert (tmp_path / "presets").read_text() == "SBATCH_ACCOUNT=preset\n"  # the file has no account
     program(tmp_path / "bin", "sbatch", "echo hello")
     with pytest.raises(SubmissionRejected, match="gave no job id but 'hello'"):
         sbatch(tmp_path / "a store" / "group" / "submission.sh")
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_site_may_forbid_starting_again(tmp_path: Path) -> None:
+def test_a_site_can_forbid_requeueing(tmp_path: Path) -> None:
     assert "#SBATCH --no-requeue" in script_of(cluster_file(tmp_path, max_requeues=0))
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_warning_before_python_can_heed_it_does_not_end_the_job(tmp_path: Path) -> None:
-    """The step's command, with a python that takes its time: the stop signals come while it starts."""
+def test_a_stop_signal_while_python_starts_does_not_end_the_job(tmp_path: Path) -> None:
+    """The step's own command; a slow python gets both signals before it has set its handlers."""
     (step,) = [line for line in script_of(cluster_file(tmp_path)) if line.startswith("srun ")]
     command = step[step.index("sh -c ") : step.index(" -u -m submitit")]
     child = subprocess.Popen(["sh", "-c", f"exec {command} -c 'import time; print(1, flush=True); time.sleep(1)'"],
@@ -147,7 +149,7 @@ def test_a_warning_before_python_can_heed_it_does_not_end_the_job(tmp_path: Path
     assert child.wait(timeout=30) == 0
 
 
-# -- resources belong to stage and scale ------------------------------------------------------------------------------
+# -- the resources of a stage at a scale ------------------------------------------------------------------------------
 @pytest.mark.usefixtures("tools")
 @pytest.mark.parametrize(
     ("fields", "pretrain", "linear"),
@@ -161,7 +163,7 @@ def test_a_warning_before_python_can_heed_it_does_not_end_the_job(tmp_path: Path
         ({"stages": {"pretrain": {"tasks_per_node": 2}}}, (2, 2), (1, 1)),
     ],
 )
-def test_tasks_are_the_scales_gpus_laid_on_the_sites_nodes(
+def test_the_scales_gpus_are_spread_over_the_sites_nodes(
     tmp_path: Path, fields: dict[str, Any], pretrain: tuple[int, int], linear: tuple[int, int]
 ) -> None:
     cluster = clusters.load(str(cluster_file(tmp_path, **fields)))
@@ -171,7 +173,7 @@ def test_tasks_are_the_scales_gpus_laid_on_the_sites_nodes(
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_stage_has_limits_and_names_of_its_own(tmp_path: Path) -> None:
+def test_a_stage_can_have_its_own_limits_and_partition(tmp_path: Path) -> None:
     stages = {"linear": {"minutes": 60, "partition": "small", "cpus_per_task": 2}}
     cluster = clusters.load(str(cluster_file(tmp_path, partition="gpu", minutes=2880, stages=stages)))
     linear, pretrain = cluster.request("linear", "paper"), cluster.request("pretrain", "paper")
@@ -180,7 +182,7 @@ def test_a_stage_has_limits_and_names_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tools")
-def test_what_does_not_come_out_even_is_refused_before_submission(tmp_path: Path) -> None:
+def test_tasks_that_do_not_divide_evenly_are_refused_before_submission(tmp_path: Path) -> None:
     cluster = clusters.load(str(cluster_file(tmp_path, nodes=3)))
     with pytest.raises(ConfigError, match="pretrain at scale paper uses 4 GPUs, which do not divide by 3 nodes"):
         cluster.request("pretrain", "paper")
@@ -198,25 +200,25 @@ def test_what_does_not_come_out_even_is_refused_before_submission(tmp_path: Path
 
 
 def test_the_number_of_gpus_changes_no_job_id(tmp_path: Path, tools: Path) -> None:
-    told = []
+    ids = []
     for tasks in (1, 2, 4):
         path = cluster_file(tmp_path, nodes=1, tasks_per_node=tasks)
         done = run(tmp_path / "runs", ["table8", "--dry-run", "--cluster", str(path)], PATH=str(tools))
-        told.append([line.split()[0] for line in done.stdout.splitlines() if "seed 0" in line])
-    assert told[0] and told[0] == told[1] == told[2]
+        ids.append([line.split()[0] for line in done.stdout.splitlines() if "seed 0" in line])
+    assert ids[0] and ids[0] == ids[1] == ids[2]
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
-def test_slurms_own_notation_of_time_is_no_number_of_minutes(tmp_path: Path) -> None:
-    """YAML 1.1 reads it in base 60: 43200 minutes."""
-    path = tmp_path / "mine.yaml"
+def test_slurms_notation_of_time_is_refused_as_minutes(tmp_path: Path) -> None:
+    """YAML 1.1 reads 12:00:00 in base 60: 43200 minutes."""
+    path = tmp_path / "site.yaml"
     path.write_text("kind: slurm\nminutes: 12:00:00\n")
     with pytest.raises(ConfigError, match="minutes: a whole number is expected"):
         clusters.load(str(path))
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         ({"partiton": "gpu"}, "unknown key partiton; .*partition"),
         ({"cpus_per_task": "many"}, "cpus_per_task: "),
@@ -230,8 +232,8 @@ def test_slurms_own_notation_of_time_is_no_number_of_minutes(tmp_path: Path) -> 
         ({"stages": {"linear": {"minuts": 5}}}, "unknown key stages.linear.minuts; .*did you mean minutes"),
     ],
 )
-def test_a_cluster_files_mistakes_are_told(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_mistake_in_a_cluster_file_is_reported(tmp_path: Path, fields: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
         clusters.load(str(cluster_file(tmp_path, **fields)))
 
 
@@ -244,7 +246,7 @@ def test_without_sbatch_slurm_is_refused_and_local_is_the_default(tmp_path: Path
     assert "7 to run on slurm" in planned and "pretrain: 1 node x 1 GPU, 8 CPUs a task, 1440 min at a time" in planned
 
 
-def test_the_dry_run_tells_what_would_stop_the_run(tmp_path: Path) -> None:
+def test_the_dry_run_prints_what_would_stop_the_run(tmp_path: Path) -> None:
     path = cluster_file(tmp_path, nodes=1, tasks_per_node=3, partition="gpu")
     done = run(
         tmp_path / "runs",
@@ -259,11 +261,11 @@ def test_the_dry_run_tells_what_would_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_with_sbatch_slurm_is_the_default(tools: Path, tmp_path: Path) -> None:
-    told = run(tmp_path / "runs", ["table8", "--scale", "smoke", "--dry-run"], PATH=str(tools))
-    assert "7 to run on slurm" in told.stdout
+    planned = run(tmp_path / "runs", ["table8", "--scale", "smoke", "--dry-run"], PATH=str(tools))
+    assert "7 to run on slurm" in planned.stdout
 
 
-def test_sbatchs_own_words_come_in_one_line(tools: Path, tmp_path: Path, template: Path) -> None:
+def test_a_message_of_sbatch_is_shown_in_one_line(tools: Path, tmp_path: Path, template: Path) -> None:
     program(tools, "sbatch", "echo 'sbatch: error: Invalid account' >&2; echo 'sbatch: error: No job' >&2; exit 1")
     words = [*table8(), "--cluster", str(cluster_file(tmp_path))]
     refused(
@@ -273,8 +275,8 @@ def test_sbatchs_own_words_come_in_one_line(tools: Path, tmp_path: Path, templat
 
 
 @pytest.mark.usefixtures("tools")
-def test_the_readmes_own_file_and_the_commented_fields_are_valid(tmp_path: Path) -> None:
-    """What the README and clusters/slurm.yaml show can be copied; the latter shows every field."""
+def test_the_readmes_cluster_file_and_the_commented_fields_are_valid(tmp_path: Path) -> None:
+    """The examples in the README and in clusters/slurm.yaml can be copied; the latter shows every field."""
     text = (ROOT / "README.md").read_text()
     block = text[text.index("    # mysite.yaml") :].split("\n\n")[0]
     path = tmp_path / "mysite.yaml"

@@ -1,4 +1,4 @@
-"""Costs: estimates that learn from the store's own jobs and are graded afterwards; wall time on several GPUs; a budget."""
+"""Costs: estimates that learn from the store's own jobs and are graded afterwards; wall time; a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger against the paper's own text: every number that a table prints is a cell, and every cell that can run is planned."""
+"""The ledger against the paper's own text: every printed number is a cell, every cell that can run is planned."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def block(text: str, number: int) -> list[list[str]]:
 def printed_rows(text: str, number: int) -> Rows:
     """(label, numbers) of a table's rows in the paper. The first line is a header: Table 8's 2, 3, 4 are no results.
 
-    A label is all of a row's words; a heading over several rows (Table 5) is carried down; a tick (Table 9) means its column.
+    A label is all of a row's words; a heading over several rows (Table 5) is carried down; a tick (Table 9) names its column.
     """
     header, *lines = block(text, number)
     rows: Rows = []

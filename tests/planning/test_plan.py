@@ -233,7 +233,7 @@ def test_every_point_of_figure_4_has_its_own_pretraining() -> None:
 
 
 def test_the_methods_learning_rates_are_those_of_protocols_md() -> None:
-    """protocols.md §1.7, §2.1, §3.3: 0.03, on ImageNet-100 0.06 for the contrastive methods; the probe's rates by data set."""
+    """protocols.md §1.7, §2.1, §3.3: 0.03, on ImageNet-100 0.06 for the contrastive ones; the probe's by data set."""
     plan = make_plan(experiments.find(["table1", "table2", "table5"]), "paper", "official")
     rates = {
         (job.label, job.config.data.name): job.config.optimizer.lr
