@@ -172,7 +172,7 @@ def test_cited_and_inapplicable_cells_are_shown_but_not_counted(tmp_path: Path) 
     assert "0 of 6" in (tmp_path / "index.html").read_text()
 
 
-def test_a_figure_that_prints_no_numbers_has_neither_printed_nor_ours_only(tmp_path: Path) -> None:
+def test_a_figure_without_printed_numbers_shows_measured_ones_only(tmp_path: Path) -> None:
     run(tmp_path / "runs", tmp_path, "--scale", "mini", "--targets", "figure7")
     text = (tmp_path / "figure7-mini-official.md").read_text()
     assert "| JigClu | not run |" in text and "printed |" not in text and tables.NOT_IN_PAPER not in text
