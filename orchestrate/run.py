@@ -101,6 +101,11 @@ class Run:
     states: dict[str, str]
     cost: Cost
 
+    @property
+    def left(self) -> list[Placement]:
+        """The jobs that are not done."""
+        return [self.placements[job_id] for job_id in self.plan.jobs if self.states[job_id] != "done"]
+
 
 def _main(args: argparse.Namespace, words: list[str]) -> int:
     if args.list:
@@ -111,9 +116,11 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         return dry_run(run.plan, run.states, run.cost, args)
     if args.gpus:
         print_line(f"--gpus {args.gpus} has no effect without --dry-run")
-    if all(state == "done" for state in run.states.values()):
+    if not run.left:
         return _all_cached(run.plan, run.store)
     check_everything(run, args.budget)
+    if not run.left:  # what was left needs Detectron2
+        return _all_cached(run.plan, run.store)
     write_jobs(run.plan, run.store)
     return dispatch(run, args, words)
 
@@ -152,8 +159,7 @@ def check_everything(run: Run, budget: float | None) -> None:
     clusters.require_sbatch(run.cluster)
     without_detectron2(run.plan, run.states)
     run.cost.check_budget(budget)
-    left = [run.placements[job_id] for job_id in run.plan.jobs if run.states[job_id] != "done"]
-    preflight(left, run.store, run.cluster)
+    preflight(run.left, run.store, run.cluster)
 
 
 def dispatch(run: Run, args: argparse.Namespace, words: list[str]) -> int:
