@@ -1,17 +1,19 @@
-"""The house's rules, held by reading every source file and by importing for real."""
+"""Architecture rules, checked by reading every source file and by importing for real."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers.orchestrator import ROOT, environment
 
-PACKAGES = ("jigclu", "orchestrate", "reports", "detection", "benchmarks")
+PACKAGES = ("jigclu", "jigclu_cli", "orchestrate", "reports", "detection", "benchmarks")
 FORBIDDEN = {
     "jigclu": {"orchestrate", "reports", "detection", "benchmarks", "mlflow", "submitit", "detectron2"},
     "orchestrate": {"torch", "torchvision", "reports", "detection", "benchmarks", "detectron2"},
@@ -19,26 +21,95 @@ FORBIDDEN = {
     "detection": {"orchestrate", "reports", "benchmarks", "mlflow", "submitit"},
 }
 PLANNING = ("torch", "torchvision", "mlflow", "submitit", "pandas", "matplotlib")
+# Lowest first: a module imports from its own room and from lower floors only.
+FLOORS = {
+    "orchestrate": (
+        ("console",),
+        ("planning", "submitit_bridge"),
+        ("jobs", "clusters"),
+        ("cost", "mirror"),
+        ("worker", "preflight"),
+        ("slurm", "local"),
+        ("cli",),
+        ("run", "__main__"),
+    ),
+    "jigclu": (
+        ("files", "config"),
+        ("job_folder", "counter_rng", "patches", "resample", "losses"),
+        ("augment", "montage", "network"),
+        ("data",),
+        ("training",),
+        ("evaluation",),
+        ("figures",),
+        ("methods",),
+        ("stages",),
+    ),
+    "reports": (
+        ("records",),
+        ("formatting",),
+        ("verdicts", "frames"),
+        ("assemble", "tables"),
+        ("figures", "export"),
+        ("table_files", "publish", "page"),
+        ("build",),
+        ("__main__",),
+    ),
+}
+# Words that no colleague would say, in parts, so that this file does not contain them.
+QUAINT = [
+    first + second
+    for first, second in (
+        ("to", "ld"), ("ou", "rs"), ("li", "es"), ("judg", "ed"), ("mend", "ed"), ("hea", "rs"), ("nou", "ght"),
+        ("gone ", "on from"),
+        ("goes ", "on"), ("go ", "on"), ("hangs ", "on"), ("by them", "selves"), ("thr", "ice"), ("who", "ever"), ("of be", "fore"),
+        ("today", "'s"), ("here", "after"),
+    )
+]  # fmt: skip
 
 
 def files(*packages: str) -> list[Path]:
     return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def modules(package: str) -> list[str]:
-    """Its modules' dotted names, those that run when imported (__main__) left out."""
-    named = [path.relative_to(ROOT).with_suffix("").parts for path in files(package)]
-    return [".".join(parts).removesuffix(".__init__") for parts in named if parts[-1] != "__main__"]
+    """The dotted names of its modules, except those that run when imported (__main__)."""
+    return [dotted(path) for path in files(package) if path.name != "__main__.py"]
 
 
 def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """(top-level name, line) of everything that the file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    """(top-level name, line) of everything that the file imports, in functions too."""
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.module and not node.level, f"{path}:{node.lineno}: a relative import"
             yield node.module.split(".")[0], node.lineno
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    """module -> the modules of the project that it imports, in functions and for type checking too."""
+    names = {dotted(path): path for path in files(*PACKAGES)}
+    edges: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = set()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                members = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+                found.update(full if full in names else node.module for full in members.values())
+        edges[name] = found & names.keys() - {name}
+    return edges
 
 
 def loaded_by(code: str, suspects: tuple[str, ...]) -> list[str]:
@@ -79,13 +150,74 @@ def test_importing_all_of_jigclu_loads_no_orchestration() -> None:
     assert loaded_by(f"import {', '.join(modules('jigclu'))}", suspects) == ["torch"]
 
 
+def test_no_module_imports_from_a_higher_floor() -> None:
+    upward = []
+    for package, floors in FLOORS.items():
+        floor = {f"{package}.{room}": number for number, rooms in enumerate(floors) for room in rooms}
+        for name, targets in graph().items():
+            own = ".".join(name.split(".")[:2])
+            if not name.startswith(f"{package}.") or own == name == package:
+                continue
+            assert own in floor, f"{name}: its room {own} has no floor in FLOORS"
+            for target in targets:
+                other = ".".join(target.split(".")[:2])
+                if other != own and other in floor and floor[other] >= floor[own]:
+                    upward.append(f"{name} imports {target}")
+    assert upward == []
+
+
+def test_no_import_cycle() -> None:
+    """Modules that import nothing but removed ones are removed, again and again; what remains imports in a circle."""
+    left = dict(graph())
+    while free := {name for name, targets in left.items() if not targets & left.keys()}:
+        left = {name: targets for name, targets in left.items() if name not in free}
+    assert left == {}
+
+
+def test_no_private_name_is_imported_from_another_module() -> None:
+    found = [
+        f"{dotted(path)}: {node.module}.{alias.name}"
+        for path in files(*PACKAGES)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert found == []
+
+
+def test_a_folder_has_at_most_16_children() -> None:
+    counts = {}
+    for folder in {path.parent for path in files(*PACKAGES)}:
+        parts = [path for path in folder.iterdir() if path.suffix == ".py" and path.name != "__init__.py"]
+        parts += [path for path in folder.iterdir() if path.is_dir() and any(path.glob("*.py"))]
+        counts[dotted(folder)] = len(parts)
+    assert {name: count for name, count in counts.items() if count > 16} == {}
+
+
+def test_every_text_is_plain_english() -> None:
+    quaint = re.compile(rf"(?<![a-z])({'|'.join(QUAINT)})(?![a-z])", re.IGNORECASE)
+    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    kinds = tuple(".py .md .yaml .yml .j2 .css .js .toml .cff Makefile run slurm-up slurm-down".split())
+    names = [name for name in listing.stdout.split() if name.endswith(kinds) and (ROOT / name).is_file()]
+    found = [
+        f"{name}:{number}: {match[0]!r} in {line.strip()[:80]}"
+        for name in names
+        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1)
+        for match in [quaint.search(line)]
+        if match
+    ]
+    assert len(names) > 200
+    assert found == []
+
+
 def test_files_and_functions_stay_short() -> None:
     long = []
     for path in files(*PACKAGES):
         text = path.read_text()
         lines = len(text.splitlines())
         long += [f"{path}: {lines} lines"] if lines >= 400 else []
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 long += [f"{path}:{node.lineno} {node.name}: {lines} lines"] if lines >= 70 else []
