@@ -23,7 +23,7 @@ from jigclu.data.sources import coco
 from jigclu.data.sources.folders import FolderCollection
 from jigclu.data.sources.packed import folder_of, pack_command, pack_facts, packs_of
 
-USAGE = """
+USAGE = f"""
   python -m jigclu.data check NAME|all [--subset 1percent|10percent] [--root DIR]
   python -m jigclu.data get NAME [--root DIR]
   python -m jigclu.data pack NAME [--canvas PIXELS] [--quality 1..100] [--workers N] [--force] [--root DIR]
@@ -31,7 +31,7 @@ USAGE = """
 `check` exits with 0 if everything is complete, else with 1 and a line saying what is missing and how to get it.
 `pack` writes <root>/packed/. Without --quality it stores the exact pixels, which every job with that canvas then reads;
 with it the files are smaller and the pixels differ, so jobs must ask for it with data.quality.
-The data sets of the detection stage (coco, coco_mini, coco_scenes) have no subsets and are not packed."""
+The data sets of the detection stage ({", ".join(DETECTION_DATASETS)}) have no subsets and are not packed."""
 EXAMPLES = """examples:
   python -m jigclu.data check all
   python -m jigclu.data get cifar10 --root /scratch/data
