@@ -346,7 +346,7 @@ def _write_data(path: Path, parts: Iterator[Part], add: Callable[[Part], None], 
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a uint8 .npy file, format 1.0. It is 128 bytes for every shape used here, so it can be written last."""
+    """The header of a uint8 .npy file, format 1.0. Always 128 bytes for the shapes used here, so it can be written last."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()
