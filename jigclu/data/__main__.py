@@ -36,7 +36,7 @@ USAGE = """
 `check` exits with 0 if everything is complete, else with 1 and a line saying what is missing and how to get it.
 `pack` writes <root>/packed/. Without --quality it stores the exact pixels, which every job with that canvas then reads;
 with it the files are smaller and the pixels differ, so jobs must ask for it with data.quality.
-The data sets of the detection stage (coco, coco_mini, coco_scenes) have no subsets and are not packed."""
+The data sets of the detection stage ({detection}) have no subsets and are not packed."""
 EXAMPLES = """examples:
   {prog} check all
   {prog} get cifar10 --root /scratch/data
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m jigclu.d
 
 
 def _parser(prog: str) -> Parser:
-    description = f"{__doc__}\n{USAGE.format(prog=prog)}"
+    description = f"{__doc__}\n{USAGE.format(prog=prog, detection=', '.join(DETECTION_DATASETS))}"
     parser = Parser(
         prog=prog, usage=f"{prog} VERB NAME ...", description=description, epilog=EXAMPLES.format(prog=prog)
     )

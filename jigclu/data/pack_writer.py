@@ -42,6 +42,7 @@ from jigclu.files import fsync_dir, locked, write_json
 
 SUBSAMPLING = "4:2:0"  # Pillow's default, and that of nearly all photographs
 UNREADABLE = (0, 0)
+Progress = Callable[[str], None]
 PROGRESS_SECONDS = 10.0  # between two progress lines
 _SPAN_BYTES = 1 << 23  # of canvases that one worker encodes at a time; bounds the memory of what waits to be written
 
@@ -59,13 +60,11 @@ def collection_of(data: DataConfig) -> FolderCollection:
     return images
 
 
-def pack(
-    data: DataConfig, root: Path, workers: int, force: bool = False, on_progress: Callable[[str], None] = print
-) -> str:
+def pack(data: DataConfig, root: Path, workers: int, force: bool = False, on_progress: Progress = print) -> str:
     """Pack both splits for the config's canvas and quality, or verify the existing pack; returns one line to print.
 
     `workers` processes decode (0: this one). `force`: replace the existing pack. `on_progress` gets a line every
-    PROGRESS_SECONDS. Raises ConfigError if the folders are incomplete and PackError if packing fails; nothing is changed then.
+    PROGRESS_SECONDS. Raises ConfigError if the folders are incomplete, PackError if packing fails; nothing changes then.
     """
     images = collection_of(data)
     folder = folder_of(data, root)
@@ -123,7 +122,7 @@ def usage(data: DataConfig) -> str:
 
 # -- the folder -------------------------------------------------------------------------------------------------------
 def _replace(
-    data: DataConfig, sources: dict[Split, FolderSource], folder: Path, workers: int, on_progress: Callable[[str], None]
+    data: DataConfig, sources: dict[Split, FolderSource], folder: Path, workers: int, on_progress: Progress
 ) -> str:
     """Write to a temporary folder and rename it. The lock is held, so what is there was left by a killed process."""
     aside, replaced = _aside(folder), _replaced(folder)
@@ -198,7 +197,7 @@ def _check_space(data: DataConfig, sources: dict[Split, FolderSource], folder: P
 
 
 def write(
-    data: DataConfig, sources: dict[Split, FolderSource], aside: Path, workers: int, on_progress: Callable[[str], None]
+    data: DataConfig, sources: dict[Split, FolderSource], aside: Path, workers: int, on_progress: Progress
 ) -> PackFacts:
     """Write every file of a pack of these sources to the empty folder `aside`, pack.json last."""
     splits = {
@@ -271,7 +270,7 @@ class _Split:
 
     split: Split
     source: FolderSource
-    on_progress: Callable[[str], None]
+    on_progress: Progress
     shapes: list[tuple[int, int]] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
@@ -308,9 +307,7 @@ class _Split:
         }
 
 
-def _write_split(
-    encoder: Encoder, split: Split, aside: Path, workers: int, on_progress: Callable[[str], None]
-) -> SplitFacts:
+def _write_split(encoder: Encoder, split: Split, aside: Path, workers: int, on_progress: Progress) -> SplitFacts:
     assert isinstance(encoder.source, FolderSource)
     writing = _Split(split, encoder.source, on_progress)
     count, side = len(encoder.source.paths), encoder.canvas
@@ -349,7 +346,7 @@ def _write_data(path: Path, parts: Iterator[Part], add: Callable[[Part], None], 
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a uint8 .npy file, format 1.0. It is 128 bytes for every shape used here, so it can be written last."""
+    """The header of a uint8 .npy file, format 1.0. Always 128 bytes for the shapes used here, so it can be written last."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()

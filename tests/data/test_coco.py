@@ -78,15 +78,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         values = {
             "images": images[::-1],
             "annotations": [
-                {
-                    "id": i,
-                    "image_id": image,
-                    "category_id": category,
-                    "bbox": [0, 0, 4, 4],
-                    "area": 16,
-                    "iscrowd": crowd,
-                }
-                for i, (image, category, crowd) in enumerate(boxes)
+                {"id": i, "image_id": image, "category_id": kind, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": crowd}
+                for i, (image, kind, crowd) in enumerate(boxes)
             ],
             "categories": [{"id": 7, "name": "zebra"}, {"id": 1, "name": "person"}, {"id": 5, "name": "cup"}],
         }

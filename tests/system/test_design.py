@@ -198,7 +198,23 @@ def test_a_folder_has_at_most_16_children() -> None:
 def test_every_text_is_plain_english() -> None:
     quaint = re.compile(rf"(?<![a-z])({'|'.join(QUAINT)})(?![a-z])", re.IGNORECASE)
     listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    kinds = tuple(".py .md .yaml .yml .j2 .css .js .toml .cff Makefile run slurm-up slurm-down".split())
+    kinds = tuple(
+        [
+            ".py",
+            ".md",
+            ".yaml",
+            ".yml",
+            ".j2",
+            ".css",
+            ".js",
+            ".toml",
+            ".cff",
+            "Makefile",
+            "run",
+            "slurm-up",
+            "slurm-down",
+        ]
+    )
     names = [name for name in listing.stdout.split() if name.endswith(kinds) and (ROOT / name).is_file()]
     found = [
         f"{name}:{number}: {match[0]!r} in {line.strip()[:80]}"
