@@ -80,7 +80,7 @@ def assert_stopped(orchestrator: subprocess.Popen[str], job: JobFolder) -> None:
     """It ended as after Ctrl-C, and so did its processes."""
     output = orchestrator.communicate()[0]
     assert orchestrator.returncode == 130, output
-    assert output.splitlines()[-1].startswith("run.py: stopped; the same command ")
+    assert output.splitlines()[-1] == "run.py: stopped; the same command resumes"
     assert not running_now(job) and not alive(submission(job)["pid"]) and not alive(job.status["pid"])
 
 
