@@ -198,29 +198,13 @@ def test_a_folder_has_at_most_16_children() -> None:
 def test_every_text_is_plain_english() -> None:
     quaint = re.compile(rf"(?<![a-z])({'|'.join(QUAINT)})(?![a-z])", re.IGNORECASE)
     listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    kinds = tuple(
-        [
-            ".py",
-            ".md",
-            ".yaml",
-            ".yml",
-            ".j2",
-            ".css",
-            ".js",
-            ".toml",
-            ".cff",
-            "Makefile",
-            "run",
-            "slurm-up",
-            "slurm-down",
-        ]
-    )
+    kinds = (".py", ".md", ".yaml", ".yml", ".j2", ".css", ".js", ".toml", ".cff", "Makefile", "run", "-up", "-down")
     names = [name for name in listing.stdout.split() if name.endswith(kinds) and (ROOT / name).is_file()]
     found = [
         f"{name}:{number}: {match[0]!r} in {line.strip()[:80]}"
         for name in names
         for number, line in enumerate((ROOT / name).read_text().splitlines(), 1)
-        for match in [quaint.search(line)]
+        for match in [quaint.search(line.replace("(Ours)", ""))]  # the label of the paper's own rows
         if match
     ]
     assert len(names) > 200
