@@ -123,9 +123,8 @@ def test_a_shared_job_is_planned_once_and_counts_every_cell_that_needs_it() -> N
     assert {frozenset(job.experiments) for job in plan.jobs.values()} == {frozenset({"table8", "table99"})}
     uses = {(use.experiment, use.cell) for use in job_of(plan, "linear", "m=3").uses}
     assert uses == {("table8", "m=3"), ("table99", "m=3")}
-    assert [found.name for found in experiments.find(["table8", "m", "table8"])] == [
-        "table8"
-    ]  # one experiment by three words is one
+    by_three_words = experiments.find(["table8", "m", "table8"])
+    assert [experiment.name for experiment in by_three_words] == ["table8"]
 
 
 def test_upstream_comes_first_and_the_random_cell_has_none() -> None:
@@ -307,11 +306,8 @@ def test_table8_at_scale_paper_has_the_values_of_protocols_md() -> None:
         config = identity(job_of(plan, "pretrain", f"m={m}").config)
         assert config["optimizer"] == {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
         assert (config["batch_size"], config["epochs"], config["image_size"]) == (256, 200, 224)
-        assert (config["backbone"], config["data"]["name"], config["precision"]) == (
-            "resnet50",
-            "imagenet100",
-            "float32",
-        )
+        data = config["data"]["name"]
+        assert (config["backbone"], data, config["precision"]) == ("resnet50", "imagenet100", "float32")
         method = {key: config["method"][key] for key in ("m", "extend", "temperature", "dim", "loss_scale")}
         assert method == {"m": m, "extend": 0.3, "temperature": 0.3, "dim": 128, "loss_scale": "official"}
         assert (config["method"]["clustering_weight"], config["method"]["location_weight"]) == (1, 1)
