@@ -275,9 +275,9 @@ def test_a_message_of_sbatch_is_shown_in_one_line(tools: Path, tmp_path: Path, t
 
 
 @pytest.mark.usefixtures("tools")
-def test_the_readmes_cluster_file_and_the_commented_fields_are_valid(tmp_path: Path) -> None:
-    """The examples in the README and in clusters/slurm.yaml can be copied; the latter shows every field."""
-    text = (ROOT / "README.md").read_text()
+def test_the_documented_cluster_file_and_the_commented_fields_are_valid(tmp_path: Path) -> None:
+    """What docs/slurm.md and clusters/slurm.yaml show can be copied; the latter shows every field."""
+    text = (ROOT / "docs" / "slurm.md").read_text()
     block = text[text.index("    # mysite.yaml") :].split("\n\n")[0]
     path = tmp_path / "mysite.yaml"
     path.write_text(textwrap.dedent(block))
