@@ -41,8 +41,8 @@ ONE = RankInfo(0, 1, torch.device("cpu"))
 def test_the_released_checkpoints_keys_become_the_released_converters(golden: Path) -> None:
     listed = json.loads((golden / "g9_detectron2_key_map.json").read_text())["map"]
     tagged = {key: torch.tensor(float(number)) for number, key in enumerate(listed)}
-    ours = convert(tagged)
-    assert ours == {new: tagged[old] for old, new in listed.items() if ".fc_" not in new} and len(ours) == 318
+    actual = convert(tagged)
+    assert actual == {new: tagged[old] for old, new in listed.items() if ".fc_" not in new} and len(actual) == 318
 
 
 def test_a_key_of_no_backbone_is_refused_by_name() -> None:
