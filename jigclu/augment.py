@@ -26,7 +26,7 @@ _ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten
 
 
 class Slot:
-    """What each of a patch's `COUNT` uniforms decides. The values are the random stream: a change alters every drawn augmentation."""
+    """What each of a patch's uniforms decides. The values are the random stream: changing one alters every augmentation."""
 
     COUNT = 36  # the last one is unused
     CROP = slice(0, 22)  # ten attempts (area, aspect), then the crop's x and y

@@ -164,7 +164,7 @@ def test_an_images_augmentation_depends_on_its_key_alone(scenes: tuple[list[dict
     for other in (seen(2), two):
         assert all(torch.equal(a, b) for x, y in zip(alone, other, strict=True) for a, b in zip(x, y, strict=True))
     assert len({one.shape for batch in alone for one in batch}) > 1  # it does augment
-    with pytest.raises(ConfigError, match="does not divide by 3 ranks"):
+    with pytest.raises(ConfigError, match="is not divisible by 3 ranks"):
         seen(0, 0, 3)
 
 
