@@ -1,1 +1,1 @@
-"""How fast, against what."""
+"""How fast the suite is, compared with what: `python -m benchmarks`."""

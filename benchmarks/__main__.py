@@ -1,11 +1,11 @@
-"""`python -m benchmarks [GROUP ...]`: measures this machine, prints ratios beside their targets and the committed ones.
+"""`python -m benchmarks [GROUP ...]`: measures this machine and prints ratios beside their targets and the committed values.
 
   python -m benchmarks                      # everything (some minutes on a CPU)
   python -m benchmarks step augmentation    # some groups
-  python -m benchmarks --save               # and write benchmarks/results/<device>.json, keeping groups not measured now
-  python -m benchmarks profile              # the operations of the full step that take most
+  python -m benchmarks --save               # also write benchmarks/results/<device>.json; other groups in it are kept
+  python -m benchmarks profile              # the slowest operations of the full step
 
-Exit status 0 whether or not targets are met: what they are missed by is the finding.
+The exit status is 0 whether or not the targets are met.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     command.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)}, profile")
-    command.add_argument("--rounds", type=int, default=9, help="timings of each row (default 9); slow rows take fewer")
+    command.add_argument("--rounds", type=int, default=9, help="timings per row (default 9); slow rows take fewer")
     command.add_argument("--save", action="store_true", help="write benchmarks/results/<device>.json")
     given = command.parse_args(arguments)
     for name in given.groups:

@@ -17,7 +17,7 @@ from jigclu import augment
 from jigclu.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
 from jigclu.training.inputs import split
 
-CORES = 16  # the released recipe's share of a node; PIL's rate on one core is multiplied, which takes nothing from it
+CORES = 16  # the released recipe's share of a node; PIL is assumed to scale perfectly to them
 COLOURS: dict[int, Callable[[Image.Image, float], Image.Image]] = {
     BRIGHTNESS: tf.adjust_brightness, CONTRAST: tf.adjust_contrast, SATURATION: tf.adjust_saturation, HUE: tf.adjust_hue,
 }  # fmt: skip
@@ -44,15 +44,15 @@ def measure(workload: Workload, rounds: int) -> Group:
         unit="patches",
     )
     torch.set_num_threads(1)
-    alone = {"PIL, one core": lambda: by_pil(images, drawn, patch)}
+    one_core = {"PIL, one core": lambda: by_pil(images, drawn, patch)}
     if workload.device.type == "cpu":
-        alone["batched, one core"] = batched
-    rows += timed("", alone, max(3, rounds // 3), items=count, unit="patches", warm=1)
+        one_core["batched, one core"] = batched
+    rows += timed("", one_core, max(3, rounds // 3), items=count, unit="patches", warm=1)
     torch.set_num_threads(threads)
-    alike = psnr(batched().cpu(), by_pil(images, drawn, patch))
+    decibels = psnr(batched().cpu(), by_pil(images, drawn, patch))
     group = Group(
         "augmentation",
-        f"{count} patches of {patch} px from canvases of {workload.canvas} px; PSNR {alike:.1f} dB",
+        f"{count} patches of {patch} px from canvases of {workload.canvas} px; PSNR {decibels:.1f} dB",
         rows,
     )
     median = {row.name: row.median for row in rows}
@@ -76,11 +76,11 @@ def measure(workload: Workload, rounds: int) -> Group:
 
 
 def by_pil(images: list[Image.Image], drawn: Parameters, size: int) -> Tensor:
-    """The released recipe's list, patch by patch (protocols.md §1.2), with parameters drawn before: (P*N, 3, size, size)."""
-    return torch.stack([one_by_pil(images[i % len(images)], drawn, i, size) for i in range(len(drawn.flip))])
+    """The released recipe's augmentations, patch by patch (protocols.md §1.2), with given parameters: (P*N, 3, size, size)."""
+    return torch.stack([patch_by_pil(images[i % len(images)], drawn, i, size) for i in range(len(drawn.flip))])
 
 
-def one_by_pil(image: Image.Image, drawn: Parameters, i: int, size: int) -> Tensor:
+def patch_by_pil(image: Image.Image, drawn: Parameters, i: int, size: int) -> Tensor:
     left, upper, width, height = drawn.crop[i].tolist()
     patch = tf.resized_crop(image, upper, left, height, width, [size, size], InterpolationMode.BILINEAR)
     factors = drawn.factors[i].tolist()
@@ -97,5 +97,5 @@ def one_by_pil(image: Image.Image, drawn: Parameters, i: int, size: int) -> Tens
 
 
 def psnr(batched: Tensor, reference: Tensor) -> float:
-    """In dB, of pixels in [0, 1]."""
+    """Peak signal-to-noise ratio in dB, of pixels in [0, 1]."""
     return -10 * math.log10(float((augment.to_pixels(batched) - augment.to_pixels(reference)).square().mean()))

@@ -1,4 +1,4 @@
-"""Between ranks: what the montage's exchange moves, counted, and how long it takes beside gathering everything everywhere."""
+"""The exchange of patches between ranks: how many it moves, and its time compared with gathering all patches on all ranks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLLECTIVES = ("all_to_all_single", "all_to_all", "all_gather", "all_gather_into
 
 
 def measure(workload: Workload, rounds: int) -> Group:
-    """Two processes with gloo on this machine's loopback, whatever the device: what is counted is the same with NCCL."""
+    """Two processes with gloo on this machine's loopback, on any device: the counts are the same with NCCL."""
     local, size = workload.batch_size // RANKS, workload.image_size // M
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -47,19 +47,23 @@ def measure(workload: Workload, rounds: int) -> Group:
         ]
         codes = [process.wait() for process in started]
         if any(codes):
-            raise RuntimeError("a rank of the exchange failed; what it said stands above")
-        told = json.loads(out.read_text())
+            raise RuntimeError("a rank of the exchange failed; its output is above")
+        result = json.loads(out.read_text())
     images = local * RANKS
-    rows = [Row("exchange", tuple(told["exchange"]), images), Row("gather everywhere", tuple(told["gather"]), images)]
+    rows = [
+        Row("exchange", tuple(result["exchange"]), images),
+        Row("gather everywhere", tuple(result["gather"]), images),
+    ]
     group = Group("exchange", f"{RANKS} ranks, gloo, {images} images, 4 patches of {size} px each, float32", rows)
     group.ratios = [
-        Ratio("patches sent and received / patches shown: each once", told["moved"], ("==", 1.0)),
+        Ratio("patches sent and received / patches shown: each once", result["moved"], ("==", 1.0)),
         Ratio("exchange / gathering everywhere, seconds", rows[0].median / rows[1].median),
     ]
     return group
 
 
-def alone(local: int, size: int, rounds: int, out: str) -> None:
+def run_rank(local: int, size: int, rounds: int, out: str) -> None:
+    """One of the RANKS processes; rank 0 writes the timings to `out`."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -68,22 +72,21 @@ def alone(local: int, size: int, rounds: int, out: str) -> None:
     moved = counted(lambda: exchange(patches, permutation, M))
 
     def gathered() -> torch.Tensor:
-        everywhere = [torch.empty_like(patches) for _ in range(RANKS)]
-        dist.all_gather(everywhere, patches)
-        every = torch.stack(everywhere).unflatten(1, (M * M, local)).transpose(0, 1).flatten(0, 2)
-        return stitch(every, permutation, M)[rank * local : (rank + 1) * local]
+        by_rank = [torch.empty_like(patches) for _ in range(RANKS)]
+        dist.all_gather(by_rank, patches)
+        all_patches = torch.stack(by_rank).unflatten(1, (M * M, local)).transpose(0, 1).flatten(0, 2)
+        return stitch(all_patches, permutation, M)[rank * local : (rank + 1) * local]
 
     assert torch.equal(gathered(), exchange(patches, permutation, M))
     rows = timed("", {"exchange": lambda: exchange(patches, permutation, M), "gather": gathered}, rounds)
     if rank == 0:
-        told = {row.name: row.seconds for row in rows} | {"moved": moved / len(patches)}
-        Path(out).write_text(json.dumps(told))
+        result = {row.name: row.seconds for row in rows} | {"moved": moved / len(patches)}
+        Path(out).write_text(json.dumps(result))
     dist.destroy_process_group()
 
 
 def counted(work: Any) -> int:
-    """Patches that this rank takes in during `work`, from whichever rank, its own among them: the rows of every tensor that a
-    collective is to fill."""
+    """Patches that this rank receives during `work`, including from itself: the rows of every tensor that a collective fills."""
     plain = {name: getattr(dist, name) for name in COLLECTIVES}
     seen: list[int] = []
 
@@ -99,10 +102,10 @@ def counted(work: Any) -> int:
             setattr(dist, name, counting(name))
         work()
     finally:
-        for name, one in plain.items():
-            setattr(dist, name, one)
+        for name, collective in plain.items():
+            setattr(dist, name, collective)
     return sum(seen)
 
 
 if __name__ == "__main__":
-    alone(*map(int, sys.argv[1:4]), sys.argv[4])
+    run_rank(*map(int, sys.argv[1:4]), sys.argv[4])

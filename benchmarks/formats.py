@@ -1,6 +1,6 @@
-"""Table 6's three input formats and the bare backbone: time and peak memory of a step, each in a process of its own.
+"""Table 6's three input formats and the bare backbone: time and peak memory of a step, each in a separate process.
 
-`python -m benchmarks.formats NAME ROUNDS` measures one and prints it as JSON.
+`python -m benchmarks.formats NAME ROUNDS` measures one of them and prints JSON.
 """
 
 from __future__ import annotations
@@ -28,13 +28,9 @@ FORMATS = {
 
 
 def measure(workload: Workload, rounds: int) -> Group:
-    turns = [[apart(name, max(3, rounds // 4), workload.batch_size) for name in FORMATS] for _ in range(2)]
-    rows = [both(*one) for one in zip(*turns, strict=True)]
-    kind = (
-        "device memory"
-        if workload.device.type == "cuda"
-        else "resident memory above what was there before the first step"
-    )
+    turns = [[in_process(name, max(3, rounds // 4), workload.batch_size) for name in FORMATS] for _ in range(2)]
+    rows = [merged(*pair) for pair in zip(*turns, strict=True)]
+    kind = "device memory" if workload.device.type == "cuda" else "resident memory above that before the first step"
     group = Group("formats", f"{workload.words}; {kind}", rows)
     bare, montage, scaled, small = rows
     memory = {row.name: row.facts["peak_memory_mb"] for row in rows}
@@ -51,22 +47,23 @@ def measure(workload: Workload, rounds: int) -> Group:
     return group
 
 
-def apart(name: str, rounds: int, items: int) -> Row:
+def in_process(name: str, rounds: int, items: int) -> Row:
     command = [sys.executable, "-m", "benchmarks.formats", name, str(rounds)]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])}: {done.stderr.strip().splitlines()[-1:]}")
-    told = json.loads(done.stdout.splitlines()[-1])
-    return Row(FORMATS[name], tuple(told["seconds"]), items, facts={"peak_memory_mb": told["peak_memory_mb"]})
+    result = json.loads(done.stdout.splitlines()[-1])
+    return Row(FORMATS[name], tuple(result["seconds"]), items, facts={"peak_memory_mb": result["peak_memory_mb"]})
 
 
-def both(first: Row, second: Row) -> Row:
-    """Two processes of one format, between which the other formats had their turn."""
+def merged(first: Row, second: Row) -> Row:
+    """Merge the two turns of a format: all timings, the higher peak."""
     peak = max(row.facts["peak_memory_mb"] for row in (first, second))
     return Row(first.name, first.seconds + second.seconds, first.items, facts={"peak_memory_mb": peak})
 
 
-def alone(name: str, rounds: int) -> None:
+def measure_format(name: str, rounds: int) -> None:
+    """Print the timings and the peak memory of one format as JSON."""
     workload = default_workload()
     with photographs(workload, workload.batch_size) as dataset:
         batch = one_batch(workload, dataset)
@@ -84,7 +81,7 @@ def alone(name: str, rounds: int) -> None:
 
 
 def resident_mb() -> float:
-    """This process's resident memory now, MiB; Linux alone says so (elsewhere: the peak so far)."""
+    """This process's current resident memory in MiB (where there is no /proc: its peak so far)."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
     except OSError:
@@ -92,4 +89,4 @@ def resident_mb() -> float:
 
 
 if __name__ == "__main__":
-    alone(sys.argv[1], int(sys.argv[2]))
+    measure_format(sys.argv[1], int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Loading: files against packs, cold and warm; and training end to end from each, beside the bare backbone."""
+"""Loading: files against packs, cold and warm; and training end to end from each, compared with the bare backbone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jigclu.stages.pretrain import Trainer
 from jigclu.training.session import Session
 
 FILES, JPEG, RAW = "files", "packed, JPEG quality 90", "packed, raw"
-BATCHES = {"cuda": 32, "cpu": 6}  # an epoch's
+BATCHES = {"cuda": 32, "cpu": 6}  # per epoch
 
 
 def measure(workload: Workload, rounds: int) -> Group:
@@ -69,17 +69,17 @@ def row_named(row: Row, name: str) -> Row:
 def packed(workload: Workload, files: CanvasDataset) -> Iterator[dict[str, CanvasDataset]]:
     """The same images as a JPEG pack and as a raw one, written by the suite's own writer."""
     assert isinstance(files.source, FolderSource)
-    made = {}
+    packs = {}
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as root:
         for name, quality in ((JPEG, 90), (RAW, None)):
             data = DataConfig(name="imagenette", canvas=workload.canvas, quality=quality)
             folder = folder_of(data, Path(root))
             folder.mkdir(parents=True)
-            pack_writer.write(data, {"train": files.source, "val": files.source}, folder, 0, lambda told: None)
+            pack_writer.write(data, {"train": files.source, "val": files.source}, folder, 0, lambda line: None)
             source = open_pack(data, "train", Path(root))
             assert source is not None
-            made[name] = CanvasDataset(source, workload.canvas)
-        yield made
+            packs[name] = CanvasDataset(source, workload.canvas)
+        yield packs
 
 
 def reader(workload: Workload, dataset: CanvasDataset) -> Callable[[], None]:
@@ -94,7 +94,7 @@ def reader(workload: Workload, dataset: CanvasDataset) -> Callable[[], None]:
 
 
 def cold(name: str, dataset: CanvasDataset, read: Callable[[], None], items: int) -> Row:
-    """Three readings, each after the system was asked to drop the files' pages from its cache."""
+    """Three readings, each after asking the system to drop the files' pages from its cache."""
     seconds = []
     for _ in range(3):
         forget(dataset)
@@ -110,12 +110,12 @@ def forget(dataset: CanvasDataset) -> None:
         paths = [source.folder / str(path) for path in source.paths]
     else:
         mapped = source.file  # type: ignore[attr-defined]
-        mapped._array = None  # unmapped: what is mapped stays in the cache
+        mapped._array = None  # unmap it: mapped pages stay in the cache
         paths = [mapped.path]
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)  # only what is on the disk can be dropped
+            os.fsync(handle)  # only pages that are written to disk can be dropped
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -136,13 +136,13 @@ def bare_of(workload: Workload, dataset: CanvasDataset) -> Callable[[], None]:
 def end_to_end(
     workload: Workload, sets: dict[str, CanvasDataset], bare: Callable[[], None], rounds: int
 ) -> tuple[list[Row], dict[str, float]]:
-    """Epochs of the stage's own trainer, worker start and all; with them the loop's waiting, as its result has it."""
+    """Epochs of the stage's own trainer, including worker start; and the loop's waiting share, as in a job's result."""
     images = BATCHES[workload.device.type] * workload.batch_size
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as store:
         trainers = {}
-        for place, (name, dataset) in enumerate(sets.items()):
+        for number, (name, dataset) in enumerate(sets.items()):
             config = workload.config(images, epochs=rounds + 1)
-            session = Session(Path(store) / "pretrain" / str(place), config.runtime)
+            session = Session(Path(store) / "pretrain" / str(number), config.runtime)
             trainers[name] = Trainer(config, session, repeated(dataset, images))
         works = {"bare backbone": bare} | {
             f"end to end, {name}": trainer.train_epoch for name, trainer in trainers.items()
@@ -150,7 +150,7 @@ def end_to_end(
         rows = timed("", works, rounds, items=images, warm=1)
         wait()
         spent = {row.name: sum(row.seconds) for row in rows}
-        # The session's clock runs while the others take their turn: a trainer's share is of its own time.
+        # The session's clock runs during the other trainers' turns, so a trainer's share is computed from its own time.
         shares = {
             name: trainer.waited / (spent[f"end to end, {name}"] * (rounds + 1) / rounds)
             for name, trainer in trainers.items()
@@ -159,5 +159,5 @@ def end_to_end(
 
 
 def repeated(dataset: CanvasDataset, count: int) -> CanvasDataset:
-    """`count` images, the data set's own again and again."""
+    """`count` images: the data set's own, repeated."""
     return CanvasDataset(dataset.source.take(np.arange(count) % len(dataset)), dataset.canvas)

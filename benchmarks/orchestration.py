@@ -1,7 +1,7 @@
-"""How plan, dry run, status, mirror and report grow with the number of jobs and of metric points, as a user meets them.
+"""How the time of plan, dry run, status, mirror and report grows with the number of jobs and of metric points.
 
-The jobs are those of Table 8 at scale smoke, 7 a seed, written by the orchestrator's own functions and finished through the job
-folder's own methods; no training runs. All commands but the plan are processes of their own, Python's start included.
+The jobs are those of Table 8 at scale smoke, 7 per seed, written by the orchestrator's own functions and finished through the
+job folder's own methods; nothing is trained. All commands but the plan run as separate processes, including Python's start.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from orchestrate.planning import experiments
 from orchestrate.planning.plan import Job, Plan, make_plan
 
 JOBS_A_SEED, PRETRAINS_A_SEED, METRICS_A_LINE = 7, 3, 5
-# (seeds, points of the whole store): as many points a job in the first three, so that these differ in the jobs alone.
+# (seeds, points of the whole store): the same number of points per job in these three, so that only the number of jobs differs.
 BY_JOBS = ((1, 720), (14, 10_080), (143, 102_960))
 BY_POINTS = (14, 1_000_000)
-FEW_JOBS, FEW_POINTS = 1_000, 500_000  # from these on, what takes long is timed once
+FEW_JOBS, FEW_POINTS = 1_000, 500_000  # from here on, slow commands are timed once
 PLAN, DRY_RUN, STATUS, FIRST_SYNC, SECOND_SYNC, REPORT = (
     "plan", "dry run", "status", "first sync", "second sync", "report"
 )  # fmt: skip
@@ -40,7 +40,7 @@ PREPARE = "from pathlib import Path; import sys; from orchestrate import mirror;
 
 @dataclass(frozen=True)
 class Store:
-    """A store of finished jobs, and what it holds."""
+    """A store of finished jobs."""
 
     path: Path
     seeds: int
@@ -52,7 +52,7 @@ Rows = dict[str, Row]  # by command
 
 
 def measure(rounds: int, full: bool) -> Group:
-    """`full` off: neither the thousand jobs nor the million points."""
+    """Without `full`, the thousand jobs and the million points are left out."""
     by_jobs: list[tuple[Store, Rows]] = []
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as folder:
         path = Path(folder) / "runs"
@@ -65,8 +65,8 @@ def measure(rounds: int, full: bool) -> Group:
         if full:
             store = build(path, *BY_POINTS)
             by_points = store, commands(store, rounds, by_points=True)
-    told = " and ".join(f"{store.jobs:,} ({store.points:,})" for store, _ in by_jobs)
-    setting = f"Table 8 at scale smoke, all done, sqlite; jobs (metric points): {told}"
+    sizes = " and ".join(f"{store.jobs:,} ({store.points:,})" for store, _ in by_jobs)
+    setting = f"Table 8 at scale smoke, all done, sqlite; jobs (metric points): {sizes}"
     if by_points:
         setting += f" and {by_points[0].jobs:,} ({by_points[0].points:,})"
     group = Group("orchestration", setting)
@@ -76,8 +76,11 @@ def measure(rounds: int, full: bool) -> Group:
 
 
 def _ratios(by_jobs: list[tuple[Store, Rows]], by_points: tuple[Store, Rows] | None) -> Iterator[Ratio]:
-    """What a command's time grows by over what its work grows by. Start-up weighs on the small store: a curve that bends
-    upwards shows in the step from the middle one, which therefore has a ratio of its own."""
+    """Growth of a command's time divided by the growth of its work.
+
+    Start-up time dominates the small store, so superlinear growth shows in the step from the middle store, which therefore
+    has its own ratio.
+    """
     (small, fast), (large, slow) = by_jobs[0], by_jobs[-1]
     for before, quick, end in ((small, fast, slow), *([(*by_jobs[1], slow)] if len(by_jobs) > 2 else [])):
         step = f"{before.jobs:,} -> {large.jobs:,} jobs"
@@ -102,14 +105,14 @@ def plan_of(seeds: int) -> Plan:
 
 
 def prepare(path: Path) -> None:
-    """The empty store with its database, which an orchestrator makes before any job of it starts."""
+    """Make the empty store with its database, as the orchestrator does before any job starts."""
     path.mkdir(mode=0o700)
     _run([sys.executable, "-c", PREPARE, str(path)], path)
     _keep(path)
 
 
 def build(path: Path, seeds: int, points: int) -> Store:
-    """Every job planned as run.py does it, then done. `points`: of the whole store, evenly over its pretrainings."""
+    """Plan every job as run.py does, then mark it done. `points`: of the whole store, spread evenly over its pretrainings."""
     plan, seconds = plan_of(seeds), time.time()
     write_jobs(plan, path)
     digests = {stage: stage_digest(stage) for stage in {job.stage for job in plan.jobs.values()}}
@@ -120,7 +123,7 @@ def build(path: Path, seeds: int, points: int) -> Store:
 
 
 def finish(job: Job, store: Path, digest: str, lines: int, began: float) -> None:
-    """What the orchestrator, the worker and the stage leave in a job's folder and in the store's rates."""
+    """Write what the orchestrator, the worker and the stage leave in a job's folder and in the store's rates."""
     folder = job.folder(store)
     folder.update_job(source_digest=digest, sources=[digest], data_fingerprint="procedural")
     note_submission(folder, cluster="local", submitted=began, estimate_hours=0.008, estimate_by="the stated rate")
@@ -153,7 +156,7 @@ def _curve(folder: JobFolder, lines: int) -> None:
         )
 
 
-# -- what MLflow has of it: put back, so that a first sync can be timed again and the next store begins without --------
+# -- the MLflow part of the store: reset, so that a first sync can be timed again and the next store starts without it ---
 def _kept(path: Path) -> Path:
     return path.with_name(f"{path.name}.kept")
 
@@ -163,7 +166,7 @@ def _keep(path: Path) -> None:
 
 
 def _forget(path: Path) -> None:
-    """As it was when its database had been made and nothing mirrored."""
+    """Reset the store to its new database, with nothing mirrored."""
     shutil.rmtree(path / "mlartifacts", ignore_errors=True)
     shutil.rmtree(path / ".mirror")
     for old in path.glob("mlflow.db*"):
@@ -178,7 +181,7 @@ def _restore(path: Path) -> None:
 
 # -- the commands -----------------------------------------------------------------------------------------------------
 def commands(store: Store, rounds: int, by_points: bool = False) -> Rows:
-    """A row a command. `by_points`: rows count points; the plan, which no store bears on, is left out."""
+    """A row per command. `by_points`: rows count points; the plan is left out because it does not depend on the store."""
     often = min(3, rounds)
     seldom = 1 if store.jobs >= FEW_JOBS or store.points >= FEW_POINTS else often
     python = sys.executable
@@ -209,25 +212,29 @@ def commands(store: Store, rounds: int, by_points: bool = False) -> Rows:
 
 
 def _run(command: list[str], store: Path) -> float:
-    """Wall seconds. RuntimeError with the last line of stderr where it fails. What it left running is waited for, untimed."""
+    """Wall seconds of a command; then wait, untimed, for what it left running.
+
+    Raises:
+        RuntimeError: the command failed; with the last line of stderr.
+    """
     begun = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment(store), capture_output=True, text=True)
     taken = time.perf_counter() - begun
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise RuntimeError(f"{' '.join(command[1:])}: exit code {done.returncode}: {last}")
     _settle(store)
     return taken
 
 
 def environment(store: Path) -> dict[str, str]:
-    """A user's shell that has set nothing but the store."""
+    """A user's environment in which only the store is set."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("JIGCLU_", "MLFLOW_", "SLURM_"))}
     return {**kept, "JIGCLU_STORE": str(store)}
 
 
 def _settle(store: Path) -> None:
-    """Until the mirror that `status` starts beside itself has ended: it would slow what is timed next, and write to the store."""
+    """Wait until the mirror that `status` starts in the background has ended: it would slow the next timing."""
     log = str(store / ".mirror" / "sync.log")  # its standard output
     while any(_link(process / "fd" / "1") == log for process in Path("/proc").glob("[0-9]*")):
         time.sleep(0.02)

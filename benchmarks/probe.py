@@ -1,4 +1,4 @@
-"""The linear probe: k learning rates on one pass over the images, against a pass for each."""
+"""The linear probe: k learning rates in one pass over the images, compared with one pass each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ RATES = (1.0, 0.1, 10.0, 30.0, 3.0)
 
 
 def measure(workload: Workload, rounds: int) -> Group:
-    """The stage itself, in a job folder, `rounds` times each; fresh crops every epoch, as the protocol has it."""
-    one, many = [], []
+    """Run the stage in a job folder, `rounds` // 3 times each; new crops every epoch, as in the protocol."""
+    single, several = [], []
     for _ in range(max(3, rounds // 3)):
-        one.append(probe(workload, RATES[:1]))
-        many.append(probe(workload, RATES))
+        single.append(probe(workload, RATES[:1]))
+        several.append(probe(workload, RATES))
     images = 4 * workload.batch_size
     rows = [
-        Row("1 learning rate", tuple(one), images),
-        Row(f"{len(RATES)} learning rates, one pass", tuple(many), images),
+        Row("1 learning rate", tuple(single), images),
+        Row(f"{len(RATES)} learning rates, one pass", tuple(several), images),
     ]
     group = Group(
         "probe", f"linear stage, {images} images, 2 epochs, {workload.backbone}, {workload.image_size} px", rows
@@ -37,7 +37,7 @@ def measure(workload: Workload, rounds: int) -> Group:
 
 
 def probe(workload: Workload, rates: tuple[float, ...]) -> float:
-    """Seconds of one linear stage with these learning rates on a random encoder."""
+    """Seconds of a linear stage with these learning rates on a random encoder."""
     data = {
         "name": "scenes",
         "canvas": workload.canvas,

@@ -1,4 +1,4 @@
-"""`python -m benchmarks profile`: which operations the full step's time goes to, by torch.profiler."""
+"""`python -m benchmarks profile`: the operations that the full step spends its time on, by torch.profiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS = 5
 
 
 def summary(workload: Workload, lines: int = 20) -> str:
-    """A Markdown table of the operations that take most, in percent of the step and calls a step."""
+    """A Markdown table of the slowest operations, in percent of the step's time, with calls per step."""
     method, batch = method_and_batch(workload)
     step = full_step(workload, method, batch)
     for _ in range(3):
@@ -26,10 +26,10 @@ def summary(workload: Workload, lines: int = 20) -> str:
             step()
         wait()
     times = {
-        one.key: (one.self_device_time_total if device else one.self_cpu_time_total, one.count)
-        for one in seen.key_averages()
+        event.key: (event.self_device_time_total if device else event.self_cpu_time_total, event.count)
+        for event in seen.key_averages()
     }
     total = sum(time for time, _ in times.values())
     first = sorted(times.items(), key=lambda item: -item[1][0])[:lines]
-    told = [f"| {name[:60]} | {100 * time / total:.1f} | {count / STEPS:g} |" for name, (time, count) in first]
-    return "\n".join(["| operation | % of the time | calls a step |", "|---|---|---|", *told])
+    rows = [f"| {name[:60]} | {100 * time / total:.1f} | {count / STEPS:g} |" for name, (time, count) in first]
+    return "\n".join(["| operation | % of the time | calls per step |", "|---|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""Measurements as data: one JSON file a device, committed, and the table that sets a new run beside it."""
+"""Committed measurements, one JSON file per device, and the table that compares a new run with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def path_of(device: str) -> Path:
 
 
 def read(device: str) -> dict[str, Any]:
-    """The committed results of this device by group; {} where there are none."""
+    """The committed results of this device by group; {} if there are none."""
     try:
         return dict(json.loads(path_of(device).read_bytes())["groups"])
     except FileNotFoundError:
@@ -28,7 +28,7 @@ def read(device: str) -> dict[str, Any]:
 
 
 def save(device: str, facts: dict[str, Any], groups: Sequence[Group]) -> Path:
-    """Each group with the facts of the run that measured it; groups that were not measured now stay as they are."""
+    """Write each group with the facts of its run; groups that were not measured keep their committed results."""
     path = path_of(device)
     path.parent.mkdir(exist_ok=True)
     write_json(
@@ -47,11 +47,11 @@ def as_json(group: Group, facts: dict[str, Any]) -> dict[str, Any]:
         for row in group.rows
     }  # fmt: skip
     ratios = {
-        one.name: {
-            "value": round(one.value, 4),
-            **({"target": f"{one.target[0]} {one.target[1]:g}", "met": one.met} if one.target else {}),
+        ratio.name: {
+            "value": round(ratio.value, 4),
+            **({"target": f"{ratio.target[0]} {ratio.target[1]:g}", "met": ratio.met} if ratio.target else {}),
         }
-        for one in group.ratios
+        for ratio in group.ratios
     }
     return {"about": facts, "setting": group.setting, "rows": rows, "ratios": ratios}
 
@@ -62,11 +62,11 @@ def heading(facts: dict[str, Any]) -> str:
 
 
 def table(group: Group, committed: dict[str, Any]) -> str:
-    """Rows with median and quartiles, ratios with their target and what was committed for this device."""
+    """Rows with median and quartiles, ratios with their target and the committed value for this device."""
     lines = [f"{group.name}: {group.setting}", f"  {'':58} {'a second':>12}  {'median':>10} [quartiles]"]
     lines += [_row(row) for row in group.rows]
-    known = committed.get(group.name, {}).get("ratios", {})
-    return "\n".join(lines + [_ratio(ratio, known.get(ratio.name)) for ratio in group.ratios])
+    earlier = committed.get(group.name, {}).get("ratios", {})
+    return "\n".join(lines + [_ratio(ratio, earlier.get(ratio.name)) for ratio in group.ratios])
 
 
 def _row(row: Row) -> str:
@@ -84,5 +84,5 @@ def _time(seconds: float) -> str:
 
 def _ratio(ratio: Ratio, before: dict[str, Any] | None) -> str:
     target = f"target {ratio.target[0]} {ratio.target[1]:g}: {'met' if ratio.met else 'MISSED'}" if ratio.target else ""
-    known = f"committed {before['value']:.3f}" if before else ""
-    return f"  -> {ratio.name:60} {ratio.value:8.3f}  {target:24} {known}".rstrip()
+    earlier = f"committed {before['value']:.3f}" if before else ""
+    return f"  -> {ratio.name:60} {ratio.value:8.3f}  {target:24} {earlier}".rstrip()

@@ -1,4 +1,4 @@
-"""The training step beside the bare backbone, and where its time goes."""
+"""The training step compared with the bare backbone, and the time of its parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def optimizer_of(workload: Workload, network: torch.nn.Module) -> torch.optim.SG
 
 
 def bare_step(workload: Workload, montages: torch.Tensor) -> Callable[[], None]:
-    """Forward, backward and optimiser step of the backbone alone on montages that are there already: the limit."""
+    """Forward, backward and optimiser step of the backbone alone on ready montages: the limit."""
     network = network_of(workload, Backbone(workload.backbone))
     optimizer = optimizer_of(workload, network)
 
@@ -72,7 +72,7 @@ def full_step(workload: Workload, method: Method, batch: Batch) -> Callable[[], 
     optimizer = optimizer_of(workload, network)
     same = itertools.repeat(pin(workload, batch))
     stream = prefetched(
-        same, lambda one, count: method.prepare(one, 0, count), workload.device, 0
+        same, lambda item, step: method.prepare(item, 0, step), workload.device, 0
     )  # as the trainer does
 
     def step() -> None:
@@ -87,15 +87,15 @@ def full_step(workload: Workload, method: Method, batch: Batch) -> Callable[[], 
 
 
 def pin(workload: Workload, batch: Batch) -> Batch:
-    """As the loader gives it: in pinned memory where there is a GPU."""
+    """The batch as the loader gives it: in pinned memory if there is a GPU."""
     return Batch(*(part.pin_memory() for part in batch)) if workload.device.type == "cuda" else batch
 
 
 def parts(workload: Workload, method: Method, batch: Batch, rounds: int) -> list[Row]:
-    """One part of the step at a time, waited for: their sum may pass the step's, in which a GPU overlaps them."""
+    """Each part of the step timed separately: their sum may exceed the step's time, because a GPU overlaps them."""
     network, pinned = network_of(workload, method.network), pin(workload, batch)
-    there = batch._replace(canvas=batch.canvas.to(workload.device))
-    prepared = method.prepare(there, 0, 0)
+    on_device = batch._replace(canvas=batch.canvas.to(workload.device))
+    prepared = method.prepare(on_device, 0, 0)
 
     def loss() -> torch.Tensor:
         with torch.autocast(workload.device.type, torch.bfloat16):
@@ -104,7 +104,7 @@ def parts(workload: Workload, method: Method, batch: Batch, rounds: int) -> list
 
     works: dict[str, Callable[[], Any]] = {
         "copy": lambda: pinned.canvas.to(workload.device, non_blocking=True),
-        "augment": lambda: method.prepare(there, 0, 0),
+        "augment": lambda: method.prepare(on_device, 0, 0),
         "forward": loss,
         "forward and backward": lambda: loss().backward(),
     }

@@ -1,4 +1,4 @@
-"""What every group of measurements shares: rows with median and quartiles, ratios with their targets, facts of the machine."""
+"""Shared by all groups of measurements: rows with median and quartiles, ratios with targets, facts about the machine."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """n timings of one thing, in seconds. `items`: how many images (or jobs, points) each round went through."""
+    """n timings in seconds. `items`: images (or jobs, points) processed per round."""
 
     name: str
     seconds: tuple[float, ...]
     items: int = 0
     unit: str = "images"
-    facts: Mapping[str, float] = field(default_factory=dict)  # what else was measured, as `peak_memory_mb`
+    facts: Mapping[str, float] = field(default_factory=dict)  # other measurements, such as `peak_memory_mb`
 
     @property
     def median(self) -> float:
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A number without a unit, so that it can be held against another machine's. `target`: (">=", "<=" or "==", value)."""
+    """A number without a unit, comparable between machines. `target`: (">=", "<=" or "==", value)."""
 
     name: str
     value: float
@@ -56,7 +56,7 @@ class Ratio:
 
 @dataclass
 class Group:
-    """One subject of the benchmark: what was timed, and what that says in ratios. `setting`: sizes and precision, in words."""
+    """One subject of the benchmark: timings, and ratios computed from them. `setting`: sizes and precision, in words."""
 
     name: str
     setting: str
@@ -68,10 +68,10 @@ def timed(
     name: str, works: Mapping[str, Callable[[], Any]] | Callable[[], Any], rounds: int, *, items: int = 0,
     unit: str = "images", warm: int = 2,
 ) -> list[Row]:  # fmt: skip
-    """One Row a piece of work, `rounds` timings each after `warm` untimed ones.
+    """One Row per callable in `works`: `rounds` timings after `warm` untimed calls.
 
-    Several works take turns, round by round, so that a machine that slows down slows all of them alike. A mapping's keys are
-    the rows' names; a single callable's row is called `name`.
+    Several callables alternate, round by round, so that a slow phase of the machine affects all of them alike. A mapping's keys
+    name the rows; `name` names a single callable's row.
     """
     named = works if isinstance(works, Mapping) else {name: works}
     for work in named.values():
@@ -96,13 +96,13 @@ def timed(
 
 
 def wait() -> None:
-    """Until the device has done what it was given: kernels are only queued."""
+    """Wait until the device has run all queued kernels."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def about(device: str) -> dict[str, Any]:
-    """Hardware, versions and date, as every committed number must say."""
+    """Hardware, versions and date, recorded with every committed number."""
     versions = {
         name: importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow", "numpy", "mlflow")
     }

@@ -1,4 +1,4 @@
-"""What is measured on: the device, the sizes that its target is stated for, and images that every machine can draw."""
+"""The measured workload: the device, the sizes for which its targets are stated, and generated images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Workload:
         return f"{self.backbone}, {self.image_size} px of a canvas of {self.canvas}, batch {self.batch_size}, bfloat16"
 
     def config(self, images: int = 0, **more: object) -> PretrainConfig:
-        """The pretraining that is measured, of so many images (none said: one batch), with `more` said otherwise."""
+        """The measured pretraining's config on `images` images (0: one batch), with `more` overriding its values."""
         values = {
             "data": {"name": "scenes", "canvas": self.canvas, "train_images": images or self.batch_size, "val_images": 10},
             "backbone": self.backbone, "image_size": self.image_size, "batch_size": self.batch_size, "precision": "bfloat16",
@@ -57,7 +57,7 @@ def default_workload() -> Workload:
 
 @contextmanager
 def photographs(workload: Workload, count: int) -> Iterator[CanvasDataset]:
-    """`count` scenes as JPEG files (quality 90) in a temporary folder, as an image set lies on a disk."""
+    """`count` scenes as JPEG files (quality 90) in a temporary folder, like an image data set on a disk."""
     width, height = workload.photo
     with tempfile.TemporaryDirectory(prefix="jigclu-bench-") as folder:
         paths = []

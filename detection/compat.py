@@ -1,7 +1,7 @@
-"""What the released Detectron2 v0.6 misses on today's Pillow and numpy, and where it was not compiled. Else this does nothing.
+"""Makes the released Detectron2 v0.6 importable with current Pillow and numpy, and without its compiled module.
 
-Upstream's main branch needs none of it. v0.6 names constants that Pillow 10 and numpy 1.24 removed, and imports a compiled
-module at start-up, of which Faster R-CNN with ROIAlign and NMS from torchvision and the pycocotools COCOeval call nothing.
+Upstream's main branch needs none of this. v0.6 uses constants that Pillow 10 and numpy 1.24 removed, and imports a compiled
+module at start-up, which Faster R-CNN with torchvision's ROIAlign and NMS and pycocotools' COCOeval never calls.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from PIL import Image
 
 from jigclu.config import ConfigError
 
-# Where a release names what is gone, and what is put in its place.
-PILLOW = {"LINEAR": "BILINEAR", "CUBIC": "BICUBIC", "ANTIALIAS": "LANCZOS"}  # removed in Pillow 10 -> what they meant
+PILLOW = {
+    "LINEAR": "BILINEAR",
+    "CUBIC": "BICUBIC",
+    "ANTIALIAS": "LANCZOS",
+}  # removed in Pillow 10 -> their current names
 NUMPY = {"int": int, "float": float, "bool": bool}  # removed in numpy 1.24; numpy 2 has bool again
+# Files of detectron2 that use the removed names, if this release does.
 NAMES_THEM = {"data/transforms/transform.py": r"\bImage\.LINEAR\b", "data/build.py": r"\bnp\.int\b"}
 COMPILED = "detectron2._C"
-SUPPLIED: list[str] = []  # by this process so far; the result says so
+SUPPLIED: list[str] = []  # names that this process has supplied so far; recorded in the result
 
 
 def prepare() -> None:
-    """Make detectron2 importable; what had to be supplied is in SUPPLIED. To be called before the first import of it.
+    """Make detectron2 importable and list the supplied names in SUPPLIED. Call it before the first import of detectron2.
 
-    Raises ConfigError where it is not installed.
+    Raises:
+        ConfigError: detectron2 is not installed.
     """
     found = importlib.util.find_spec("detectron2")
     if found is None or not found.origin:
@@ -47,6 +52,6 @@ def prepare() -> None:
             SUPPLIED.append(f"numpy.{name}")
     package = importlib.import_module("detectron2")
     if COMPILED not in sys.modules and importlib.util.find_spec(COMPILED) is None:
-        empty = types.ModuleType(COMPILED, "Nothing was compiled: supplied by detection.compat.")
+        empty = types.ModuleType(COMPILED, "An empty module, supplied by detection.compat: nothing was compiled.")
         sys.modules[COMPILED] = package._C = empty  # type: ignore[attr-defined]
         SUPPLIED.append(COMPILED)

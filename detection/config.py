@@ -1,4 +1,4 @@
-"""DetectConfig -> Detectron2's config: its own Base-RCNN-FPN.yaml, and over it what the released ones set (protocols.md §2.6)."""
+"""DetectConfig -> Detectron2's config: its own Base-RCNN-FPN.yaml with the released configs' settings (protocols.md §2.6)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from detectron2.config import CfgNode, get_cfg
 from jigclu.config import DetectConfig
 
 BASE = Path(detectron2.__file__).parent / "model_zoo" / "configs" / "Base-RCNN-FPN.yaml"
-# Channels of res2 (R50-JigClu.yaml over d2 defaults; d2's resnet.py asks for 64 where the blocks have no bottleneck).
+# Channels of res2 (R50-JigClu.yaml over d2 defaults; d2's resnet.py requires 64 for blocks without a bottleneck).
 RES2_CHANNELS = {"resnet18": 64, "resnet34": 64, "resnet50": 256, "resnet101": 256, "resnet152": 256}
 
 
 def detectron2_config(config: DetectConfig, images: int, classes: int, device: str) -> CfgNode:
-    """The frozen config of a training on `images` images of `classes` categories.
+    """The frozen config of a training on `images` images with `classes` categories.
 
-    Norms are plain BN here. Where there are several ranks `jigclu.training.distributed.distribute` makes each of them
-    synchronised, which is what the released configs' SyncBN is (R50-JigClu.yaml:12,15,20); on one rank the two are the same.
+    Norms are plain BN here. With several ranks `jigclu.training.distributed.distribute` synchronises them, which equals the
+    released configs' SyncBN (R50-JigClu.yaml:12,15,20); on one rank the two are the same.
     """
     cfg = get_cfg()
     cfg.merge_from_file(str(BASE))
@@ -29,12 +29,12 @@ def detectron2_config(config: DetectConfig, images: int, classes: int, device: s
 
 
 def _settings(config: DetectConfig, images: int, classes: int, device: str) -> dict[str, Any]:
-    """Line numbers are those of the released R50-JigClu.yaml, as protocols.md §2.6 has them."""
+    """Numbers in comments are lines of the released R50-JigClu.yaml, as in protocols.md §2.6."""
     solver, detector, sizes = config.solver, config.detector, config.sizes
     return {
         "MODEL.DEVICE": device,
-        "MODEL.WEIGHTS": "",  # ours are loaded by exact name (convert.py), not by d2's heuristics
-        # the network: ResNet-FPN, no mask head, nothing frozen, strides where torchvision has them (6, 9; d2 defaults.py:30)
+        "MODEL.WEIGHTS": "",  # convert.py loads the weights by exact name, without d2's heuristics
+        # the network: ResNet-FPN, no mask head, nothing frozen, strides as in torchvision (6, 9; d2 defaults.py:30)
         "MODEL.MASK_ON": False,
         "MODEL.BACKBONE.FREEZE_AT": 0,
         "MODEL.RESNETS.DEPTH": int(config.backbone.removeprefix("resnet")),
@@ -75,7 +75,7 @@ def _settings(config: DetectConfig, images: int, classes: int, device: str) -> d
         "SOLVER.MOMENTUM": solver.momentum,
         "SOLVER.WEIGHT_DECAY": solver.weight_decay,
         "SOLVER.GAMMA": solver.gamma,
-        # batch norm's statistics measured anew before the test (32-34; d2 :621-622)
+        # batch norm's statistics are recomputed before the test (32-34; d2 :621-622)
         "TEST.PRECISE_BN.ENABLED": bool(config.precise_bn),
         "TEST.PRECISE_BN.NUM_ITER": config.precise_bn,
     }

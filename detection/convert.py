@@ -12,14 +12,18 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-PREFIX = "backbone.bottom_up."  # where an FPN keeps its ResNet
+PREFIX = "backbone.bottom_up."  # of the ResNet inside d2's FPN
 RELEASED = "module.encoder."  # before every key of the released checkpoint
 _BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)")
 _HEADS = re.compile(r"fc(_\w+)?\.")  # heads of the pretext task, or of the classifier
 
 
 def detectron2_key(key: str) -> str:
-    """`layer1.0.bn1.weight` -> `backbone.bottom_up.res2.0.conv1.norm.weight`. ValueError on a key of no backbone."""
+    """`layer1.0.bn1.weight` -> `backbone.bottom_up.res2.0.conv1.norm.weight`.
+
+    Raises:
+        ValueError: no ResNet backbone has this key.
+    """
     if match := _BLOCK.fullmatch(key):
         layer, block, kind, number, name = match.groups()
         if kind == "downsample.":
@@ -31,13 +35,16 @@ def detectron2_key(key: str) -> str:
         return f"{PREFIX}stem.conv1.weight"
     if key.startswith("bn1.") and key.count(".") == 1:
         return f"{PREFIX}stem.conv1.norm.{key.removeprefix('bn1.')}"
-    raise ValueError(f"{key!r} is no tensor of a ResNet's backbone")
+    raise ValueError(f"{key!r} is not a tensor of a ResNet backbone")
 
 
 def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone under Detectron2's names, from torchvision's, with or without the released checkpoint's `module.encoder.`.
+    """Rename torchvision's keys, with or without the released checkpoint's `module.encoder.`, to Detectron2's.
 
-    Heads (`fc...`) are left out; BN's `num_batches_tracked` comes along. ValueError, naming it, on any other key.
+    Heads (`fc...`) are left out; BN's `num_batches_tracked` is kept.
+
+    Raises:
+        ValueError: any other key; the message names it.
     """
     plain = {key.removeprefix(RELEASED): value for key, value in weights.items()}
     return {detectron2_key(key): value for key, value in plain.items() if not _HEADS.match(key)}

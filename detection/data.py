@@ -1,7 +1,7 @@
-"""A COCO-format split -> Detectron2's data: registered for its evaluator, read and augmented by its mapper, batched by us.
+"""A COCO-format split -> Detectron2's data: registered for its evaluator, read and augmented by its mapper, batched here.
 
-Batches are counted, not drawn: a batch, and the random numbers of each image in it, depend on the seed and on its place in
-the training alone, not on ranks, workers or a resume. Detectron2's own loader knows no such place.
+A batch and the random numbers of each image in it depend only on the seed and the batch's position in the training, not on
+ranks, workers or a resume. Detectron2's own loader has no such position, so it is not used.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jigclu.data.loader import MOST_UNREADABLE, Groups, Unreadable, loaded
 from jigclu.data.sources.coco import DetectionSplit
 from jigclu.training.distributed import RankInfo
 
-# (batches, batch, 2): of every image its key, which is (index, how often the images had been gone through before)
+# (batches, batch, 2): each image's key (index, epoch), where epoch counts the earlier passes over the images
 Order = np.ndarray
 
 
 def register(name: str, split: DetectionSplit, folder: Path) -> list[dict[str, Any]]:
-    """Make the split known to Detectron2 as `name`, its annotations written to `folder`; returns its images as d2's dicts.
+    """Register the split with Detectron2 as `name`, with its annotations in `folder`; returns its images as d2's dicts.
 
-    Images and boxes are as d2 reads them: those of `iscrowd` stay in, for the evaluation ignores what falls on them.
+    Images and boxes are as d2 reads them; `iscrowd` boxes are kept, because the evaluation ignores detections on them.
     """
     annotations = folder / f"{name}.json"
     annotations.write_text(json.dumps(split.annotations))
@@ -43,57 +43,60 @@ def register(name: str, split: DetectionSplit, folder: Path) -> list[dict[str, A
 
 
 def with_objects(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those on which there is something to learn (d2's DATALOADER.FILTER_EMPTY_ANNOTATIONS, its default)."""
+    """The images with at least one object to learn (d2's DATALOADER.FILTER_EMPTY_ANNOTATIONS, its default)."""
     return [image for image in images if any(not box.get("iscrowd", 0) for box in image["annotations"])]
 
 
 def order(images: list[dict[str, Any]], seed: int, batches: int, batch: int) -> Order:
-    """(batches, batch, 2) int32 of keys. The images are gone through again and again, each time in a new order.
+    """(batches, batch, 2) int32 keys: epochs over the images, each in a new order.
 
-    Wide and tall images are batched apart, so that little is padded (d2's DATALOADER.ASPECT_RATIO_GROUPING, its default); a batch
-    stands where its last image does. Raises ConfigError where a batch could never be filled.
+    Wide and tall images are in separate batches, to reduce padding (d2's DATALOADER.ASPECT_RATIO_GROUPING, its default). A batch
+    comes when its last image does.
+
+    Raises:
+        ConfigError: there are no images.
     """
     if not images:
-        raise ConfigError("no image of the train split has an object on it")
+        raise ConfigError("no image of the train split has an object in it")
     wide = [image["width"] > image["height"] for image in images]
-    found = np.empty((batches, batch, 2), np.int32)
+    keys = np.empty((batches, batch, 2), np.int32)
     waiting: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     full = 0
-    for turn in count():
-        for index in counter_rng.permutation(seed, counter_rng.SHUFFLE, turn, 0, len(images)).tolist():
+    for epoch in count():
+        for index in counter_rng.permutation(seed, counter_rng.SHUFFLE, epoch, 0, len(images)).tolist():
             group = waiting[wide[index]]
-            group.append((index, turn))
+            group.append((index, epoch))
             if len(group) == batch:
-                found[full] = group
+                keys[full] = group
                 group.clear()
                 full += 1
                 if full == batches:
-                    return found
+                    return keys
     raise AssertionError
 
 
 class Read(NamedTuple):
-    """An image as the mapper gives it, None where none could be read, and the files that could not be."""
+    """The mapper's image, None if no image could be read, and the files that could not be read."""
 
     image: dict[str, Any] | None
     broken: list[str]
 
 
 class Mapped:
-    """Images by key through Detectron2's mapper, whose draws (numpy's global ones) are made to depend on the key alone.
+    """Images by key through Detectron2's mapper. Its random numbers (numpy's global ones) are seeded by the key.
 
-    `substitute` on (training): an unreadable image's place goes to the next readable one, as in the other stages. Errors are told
-    as values: one that is raised in a worker comes without its type.
+    `substitute` (training): an unreadable image is replaced by the next readable one, as in the other stages. Errors are returned
+    as values, because an exception raised in a worker loses its type.
     """
 
     def __init__(self, images: list[dict[str, Any]], mapper: DatasetMapper, seed: int, substitute: bool):
         self.images, self.mapper, self.seed, self.substitute = images, mapper, seed, substitute
 
     def __getitem__(self, key: tuple[int, int]) -> Read:
-        index, turn = key
+        index, epoch = key
         broken: list[str] = []
         before = np.random.get_state()
-        np.random.seed([self.seed & 0xFFFFFFFF, self.seed >> 32, index, turn])
+        np.random.seed([self.seed & 0xFFFFFFFF, self.seed >> 32, index, epoch])
         try:
             while len(broken) <= MOST_UNREADABLE * len(self.images):
                 image = self.images[(index + len(broken)) % len(self.images)]
@@ -103,7 +106,7 @@ class Mapped:
                     OSError,
                     SyntaxError,
                     ValueError,
-                ):  # PIL's for a broken PNG; d2's for one of another size than is annotated
+                ):  # SyntaxError: a broken PNG; ValueError: not the annotated size
                     broken.append(image["file_name"])
                 if not self.substitute:
                     break
@@ -121,19 +124,24 @@ def train_batches(
     rank_info: RankInfo,
     unreadable: Unreadable,
 ) -> Generator[list[dict[str, Any]], None, None]:
-    """This rank's part of every batch of `keys`. Raises ConfigError where the batch does not divide by the ranks, DataError."""
+    """This rank's part of every batch of `keys`.
+
+    Raises:
+        ConfigError: the batch is not divisible by the ranks.
+        DataError: too many images are unreadable.
+    """
     batch = keys.shape[1]
     if batch % rank_info.world:
-        raise ConfigError(f"a global batch of {batch} does not divide by {rank_info.world} ranks")
+        raise ConfigError(f"a global batch of {batch} is not divisible by {rank_info.world} ranks")
     local = batch // rank_info.world
-    mine = keys[:, rank_info.rank * local : (rank_info.rank + 1) * local]
-    return _readable(Mapped(images, DatasetMapper(cfg, True), seed, True), _Groups(mine), workers, unreadable)
+    share = keys[:, rank_info.rank * local : (rank_info.rank + 1) * local]
+    return _readable(Mapped(images, DatasetMapper(cfg, True), seed, True), _Groups(share), workers, unreadable)
 
 
 def _readable(
     dataset: Mapped, groups: Groups, workers: int, unreadable: Unreadable
 ) -> Generator[list[dict[str, Any]], None, None]:
-    """Batches of what could be read; one of which nothing could be is left out."""
+    """Batches of the readable images; a batch without any is skipped."""
     with closing(loaded(dataset, groups, workers, list)) as stream:
         for batch in stream:
             for path in (path for read in batch for path in read.broken):
@@ -143,7 +151,7 @@ def _readable(
 
 
 class _Groups:
-    """Rows of an array as the groups that a loader takes, without a list of 180,000 lists."""
+    """Rows of an array as the loader's groups, without building a list of 180,000 lists."""
 
     def __init__(self, keys: Order):
         self.keys = keys
@@ -152,12 +160,12 @@ class _Groups:
         return len(self.keys)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(int(index), int(turn)) for index, turn in row] for row in self.keys)
+        return ([(int(index), int(epoch)) for index, epoch in row] for row in self.keys)
 
 
 def test_batches(
     cfg: CfgNode, images: list[dict[str, Any]], workers: int, rank_info: RankInfo, unreadable: Unreadable
 ) -> Generator[list[dict[str, Any]], None, None]:
-    """One image at a time (as d2 tests), this rank's share of them."""
-    mine = [[(index, 0)] for index in range(rank_info.rank, len(images), rank_info.world)]
-    return _readable(Mapped(images, DatasetMapper(cfg, False), 0, False), mine, workers, unreadable)
+    """This rank's share of the images, in batches of one as in d2's test."""
+    share = [[(index, 0)] for index in range(rank_info.rank, len(images), rank_info.world)]
+    return _readable(Mapped(images, DatasetMapper(cfg, False), 0, False), share, workers, unreadable)

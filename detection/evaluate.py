@@ -1,4 +1,4 @@
-"""Scores of a trained detector: Detectron2's COCOEvaluator, and beside it AP of any class and of people alone."""
+"""Scores of a trained detector: Detectron2's COCOEvaluator, and also class-agnostic AP and AP of people only."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from torch import nn
 
 from jigclu.training.distributed import RankInfo
 
-# Ours -> Detectron2's, the six columns of Table 4.
+# Metric name here -> Detectron2's: the six columns of Table 4.
 COLUMNS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
-RESULTS = "coco_instances_results.json"  # the name under which COCOEvaluator leaves its boxes
+RESULTS = "coco_instances_results.json"  # the file to which COCOEvaluator writes its boxes
 PERSON = "person"
 
 
 class Counted:
-    """An iterable with a length, as inference_on_dataset wants one."""
+    """An iterable with a length, as inference_on_dataset requires."""
 
     def __init__(self, batches: Iterator[Any], length: int):
         self.batches, self.length = batches, length
@@ -41,13 +41,13 @@ class Counted:
 
 
 def precise_batch_norm(network: nn.Module, batches: Iterable[Any], count: int, rank_info: RankInfo) -> None:
-    """Every batch norm's running statistics measured anew, over `count` batches (protocols.md §2.6 "TEST.PRECISE_BN").
+    """Recompute every batch norm's running statistics over `count` batches (protocols.md §2.6 "TEST.PRECISE_BN").
 
-    The mean over the ranks: fvcore weighs a batch by its own pixels, of which ranks have different numbers.
+    Ranks are averaged equally, although fvcore weights batches by their pixels and ranks have different numbers of them.
     """
     network.train()
     if count and get_bn_modules(network):
-        with EventStorage():  # d2's heads write to one while they train
+        with EventStorage():  # d2's heads log to it in training mode
             update_bn_stats(network, batches, count)
         for module in get_bn_modules(network) if rank_info.world > 1 else ():
             for statistic in (module.running_mean, module.running_var):
@@ -56,37 +56,37 @@ def precise_batch_norm(network: nn.Module, batches: Iterable[Any], count: int, r
 
 
 def evaluate(network: nn.Module, batches: Counted, name: str, folder: Path) -> dict[str, float]:
-    """The `COLUMNS` in percent on the registered split `name`, on rank 0 ({} on others); its boxes stay in `folder`/RESULTS.
+    """The `COLUMNS` in percent on the registered split `name`, on rank 0 ({} on others); the boxes stay in `folder`/RESULTS.
 
-    Also agnostic_ap and agnostic_ap50, for which every box is of one class, and person_ap and person_ap50 where there are people.
+    Also agnostic_ap and agnostic_ap50, which ignore classes, and person_ap and person_ap50 if the split has the category.
     A column that cannot be computed (no object of that size) is left out.
     """
     evaluator = COCOEvaluator(name, tasks=("bbox",), distributed=True, output_dir=str(folder), use_fast_impl=False)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         found = inference_on_dataset(network, batches, evaluator)
-        known = COCO(MetadataCatalog.get(name).json_file) if found else None
-    if known is None:
+        truth = COCO(MetadataCatalog.get(name).json_file) if found else None
+    if truth is None:
         return {}
     boxes = json.loads((folder / RESULTS).read_text())
     if boxes:
-        scores = {ours: float(found["bbox"][theirs]) for ours, theirs in COLUMNS.items()}
-    else:  # d2 says NaN throughout; nothing found is a precision of 0 where there was something to find
-        scores = dict(zip(COLUMNS, _ap(known, [], known.getCatIds(), True), strict=True))
-    for prefix, ids in (("agnostic", known.getCatIds()), (PERSON, known.getCatIds(catNms=[PERSON]))):
+        scores = {metric: float(found["bbox"][column]) for metric, column in COLUMNS.items()}
+    else:  # d2 returns NaN for no boxes, but the precision is 0 if there was anything to find
+        scores = dict(zip(COLUMNS, _ap(truth, [], truth.getCatIds(), True), strict=True))
+    for prefix, ids in (("agnostic", truth.getCatIds()), (PERSON, truth.getCatIds(catNms=[PERSON]))):
         if ids:
-            ap, ap50, *_ = _ap(known, boxes, ids, prefix == PERSON)
+            ap, ap50, *_ = _ap(truth, boxes, ids, prefix == PERSON)
             scores |= {f"{prefix}_ap": ap, f"{prefix}_ap50": ap50}
     return {key: value for key, value in scores.items() if math.isfinite(value)}
 
 
-def _ap(known: COCO, boxes: list[dict[str, Any]], ids: list[int], by_class: bool) -> list[float]:
-    """AP, AP50, AP75, APs, APm, APl in percent over the categories `ids`; NaN where no object is annotated.
+def _ap(truth: COCO, boxes: list[dict[str, Any]], ids: list[int], by_class: bool) -> list[float]:
+    """AP, AP50, AP75, APs, APm, APl in percent over the categories `ids`; NaN if no object is annotated.
 
-    Not `by_class`: as if there were one class. A detector that finds one object under two names is wrong once.
+    With `by_class` off all objects count as one class, so an object detected under two names is one hit and one false positive.
     """
-    nothing = {"image_id": known.getImgIds()[0], "category_id": ids[0], "bbox": [0.0, 0.0, 1e-3, 1e-3], "score": 0.0}
+    nothing = {"image_id": truth.getImgIds()[0], "category_id": ids[0], "bbox": [0.0, 0.0, 1e-3, 1e-3], "score": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(known, known.loadRes(boxes or [nothing]), "bbox")  # it takes no empty list
+        run = COCOeval(truth, truth.loadRes(boxes or [nothing]), "bbox")  # it rejects an empty list
         run.params.catIds, run.params.useCats = ids, int(by_class)
         run.evaluate()
         run.accumulate()

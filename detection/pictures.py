@@ -1,4 +1,4 @@
-"""A picture of a detector's boxes beside the true ones, on a few photographs."""
+"""A figure of a detector's boxes beside the annotated ones, on a few photographs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TRUE, FOUND = "#009E73", "#D55E00"  # Okabe and Ito's green and vermilion
 
 
 def predictions(images: list[dict[str, Any]], boxes: list[dict[str, Any]], names: dict[int, str]) -> Tensor:
-    """(3, h, w) in [0, 1]: a row a photograph, the annotated boxes on the left, on the right as many of the best scored ones.
+    """(3, h, w) in [0, 1]: a row per photograph, annotated boxes on the left, equally many of the best scored ones on the right.
 
-    images: Detectron2's dicts; boxes: COCO's results; names: category id -> name. No threshold is chosen: one that suits one
-    detector hides all that another finds.
+    images: Detectron2's dicts; boxes: COCO's results; names: category id -> name. There is no score threshold: one that suits
+    one detector would hide everything that another finds.
     """
     return torch.cat([_row(image, boxes, names) for image in images[:PHOTOGRAPHS]], dim=1)
 
@@ -31,8 +31,8 @@ def _row(image: dict[str, Any], boxes: list[dict[str, Any]], names: dict[int, st
     small = F.interpolate(pixels[None].float(), size=(round(pixels.shape[1] * scale), WIDTH), mode="area")[0].byte()
     ordered = [names[key] for key in sorted(names)]
     true = [(box["bbox"], ordered[box["category_id"]]) for box in image["annotations"] if not box.get("iscrowd", 0)]
-    mine = sorted((box for box in boxes if box["image_id"] == image["image_id"]), key=lambda box: -box["score"])
-    found = [(box["bbox"], f"{names[box['category_id']]} {box['score']:.2f}") for box in mine[: len(true)]]
+    ranked = sorted((box for box in boxes if box["image_id"] == image["image_id"]), key=lambda box: -box["score"])
+    found = [(box["bbox"], f"{names[box['category_id']]} {box['score']:.2f}") for box in ranked[: len(true)]]
     left, right = _boxed(small, true, scale, TRUE), _boxed(small, found, scale, FOUND)
     return F.pad(torch.cat((left, F.pad(right, (GAP, 0, 0, 0), value=1.0)), 2), (0, 0, 0, GAP), value=1.0)
 

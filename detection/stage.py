@@ -17,7 +17,7 @@ from typing import Any
 
 from detection import compat
 
-compat.prepare()  # before the first import of detectron2, which the modules below bring
+compat.prepare()  # before the first import of detectron2, also by the modules below
 
 import detectron2  # noqa: E402
 import torch  # noqa: E402
@@ -41,17 +41,26 @@ from jigclu.training.distributed import agree, distribute  # noqa: E402
 from jigclu.training.session import Session  # noqa: E402
 
 log = logging.getLogger("jigclu")
-# It logs every exception that leaves the loop, with its traceback; a stop signal is one, and the worker tells the others.
+# It logs a traceback for every exception that leaves the loop: a stop signal is one, and the worker reports the others.
 logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL)
 
 
 def run(config: DetectConfig, folder: str | Path) -> dict[str, Any]:
-    """Train in `folder` (its newest checkpoint is gone on from) from the upstream encoder, or from the seed's random weights.
+    """Train a detector from the upstream encoder, or from the seed's random weights. Writes figures/predictions.png.
 
-    Metrics, in percent: ap, ap50, ap75, ap_small, ap_medium, ap_large (COCO's, box), agnostic_ap, agnostic_ap50, person_ap,
-    person_ap50; see `evaluate`. Writes figures/predictions.png. Raises ConfigError where the batch does not divide by the
-    ranks or the data set is not whole, interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss,
-    DataError.
+    Args:
+        config: the resolved config.
+        folder: the job folder; resumes from the newest checkpoint.
+
+    Returns:
+        The content of result.json. Metrics, in percent: ap, ap50, ap75, ap_small, ap_medium, ap_large (COCO's, box),
+        agnostic_ap, agnostic_ap50, person_ap, person_ap50; see `evaluate`.
+
+    Raises:
+        ConfigError: the batch is not divisible by the ranks, or the data set is incomplete.
+        interrupt.Interrupted: a stop was requested.
+        session.TrainingError: the loss is not finite.
+        DataError: too many images are unreadable.
     """
     session = Session(folder, config.runtime)
     with tempfile.TemporaryDirectory(prefix="jigclu-detect-") as scratch:
@@ -59,7 +68,7 @@ def run(config: DetectConfig, folder: str | Path) -> dict[str, Any]:
 
 
 class Detector:
-    """Network, data and the step that they stand at."""
+    """Network, data and the current step."""
 
     def __init__(self, config: DetectConfig, session: Session, scratch: Path):
         self.config, self.session, self.scratch = config, session, scratch
@@ -71,7 +80,7 @@ class Detector:
             session.folder.update_job(data_fingerprint=f"{train_split.fingerprint}+{self.val_split.fingerprint}")
         self.images = data.with_objects(data.register("jigclu_train", train_split, scratch))
         self.val_images = data.register("jigclu_val", self.val_split, scratch)
-        self.count = expected_images(config.data, "train")  # by which the schedule goes
+        self.count = expected_images(config.data, "train")  # the schedule counts in these
         self.cfg = detectron2_config(config, self.count, len(self.val_split.categories), self.rank_info.device.type)
         self.iterations = self.cfg.SOLVER.MAX_ITER
         self.keys = data.order(
@@ -89,7 +98,9 @@ class Detector:
         session.begin(passes, self.iterations, lambda: {"network": self.model.state_dict(), **self.training.state()})
 
     def _network(self) -> nn.Module:
-        backbone = starting_backbone(self.config, self.session)  # seeds torch: what d2 draws follows from the seed too
+        backbone = starting_backbone(
+            self.config, self.session
+        )  # also seeds torch, so that d2's initialisation depends on the seed
         model: nn.Module = build_model(self.cfg)
         load_backbone(model, backbone)
         if self.session.restored:
@@ -105,7 +116,7 @@ class Detector:
         if session.step < self.iterations:
             with bfloat16(self.model.backbone, self.config.precision == "bfloat16"):
                 self.training.run()
-            session.save()  # the evaluation is long enough to be stopped in
+            session.save()  # the evaluation is long, so a stop may come during it
         metrics = self._evaluate()
         return session.finish(
             metrics,
@@ -124,29 +135,29 @@ class Detector:
         with closing(self._batches(self.iterations, len(self.keys))) as batches:
             watched = self._watched(batches, "batch norm", config.precise_bn)
             precise_batch_norm(self.model, watched, config.precise_bn, rank_info)
-        mine = len(range(rank_info.rank, len(self.val_images), rank_info.world))
+        images = len(range(rank_info.rank, len(self.val_images), rank_info.world))
         broken = self.unreadable["val"]
         with closing(data.test_batches(self.cfg, self.val_images, self.workers, rank_info, broken)) as batches:
-            # Ranks may have different numbers of images: there a stop waits until the job is through.
-            watched = self._watched(batches, "evaluation", mine, polled=rank_info.world == 1)
-            metrics = evaluate(self.model, Counted(watched, mine), "jigclu_val", self.scratch)
+            # Several ranks may have different numbers of images and cannot agree on a stop: it waits until the job is done.
+            watched = self._watched(batches, "evaluation", images, polled=rank_info.world == 1)
+            metrics = evaluate(self.model, Counted(watched, images), "jigclu_val", self.scratch)
         if rank_info.is_main:
             self._draw()
         return metrics
 
     def _draw(self) -> None:
-        names = {one["id"]: one["name"] for one in self.val_split.annotations["categories"]}
+        names = {category["id"]: category["name"] for category in self.val_split.annotations["categories"]}
         boxes = json.loads((self.scratch / RESULTS).read_text())
         drawn = pictures.predictions(data.with_objects(self.val_images), boxes, names)
         save_image(drawn, self.session.folder.path / "figures" / "predictions.png")
 
     def _watched(self, batches: Iterator[Any], what: str, count: int, polled: bool = True) -> Iterator[Any]:
-        """The same batches, with a heartbeat, a look for a stop signal, and random numbers for each."""
+        """The same batches; before each one, poll for a stop signal, write a heartbeat and seed torch."""
         for number, batch in enumerate(batches):
             if polled and agree(int(interrupt.requested()), self.rank_info):
                 if self.rank_info.is_main:
                     self.session.folder.set_status("interrupted", message=f"stopped in {what}")
-                raise interrupt.Interrupted(f"stopped in {what}; the training is saved, this is done again")
+                raise interrupt.Interrupted(f"stopped in {what}; the training is saved, {what} starts again on resume")
             if self.rank_info.is_main:
                 self.session.folder.set_status("running", force=False, message=f"{what}: {number + 1} of {count}")
             train.seed_step(self.seed, self.iterations + number, self.rank_info.rank)
@@ -155,7 +166,7 @@ class Detector:
 
 @contextmanager
 def bfloat16(backbone: Any, wanted: bool) -> Iterator[None]:
-    """Where wanted, `backbone` (ResNet and FPN) under autocast meanwhile, its maps handed on in float32.
+    """If `wanted`, run `backbone` (ResNet and FPN) under autocast inside the context; its maps are returned in float32.
 
     Not the whole detector: ROIAlign takes boxes in its input's type, and bfloat16 would move their edges by a pixel.
     """
@@ -176,9 +187,13 @@ def bfloat16(backbone: Any, wanted: bool) -> Iterator[None]:
 
 
 def load_backbone(model: nn.Module, backbone: Backbone) -> None:
-    """The backbone's weights into the detector's, by exact name. ConfigError unless each has its place and none stays random."""
+    """Load the backbone's weights into the detector by exact name.
+
+    Raises:
+        ConfigError: a tensor is missing in one of the two.
+    """
     weights = convert(backbone.weights())
     own = {key for key in model.state_dict() if key.startswith(PREFIX)}
     if missing := own ^ weights.keys():
-        raise ConfigError(f"backbone and detector do not fit: {sorted(missing)[0]} is in one of them only")
+        raise ConfigError(f"backbone and detector do not fit: {sorted(missing)[0]} is only in one of them")
     model.load_state_dict(weights, strict=False)

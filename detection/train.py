@@ -1,4 +1,4 @@
-"""Detectron2's trainer on our step boundary: every iteration is a `Session.tick`, which logs, saves and stops."""
+"""Detectron2's trainer with this suite's step boundary: every iteration ends in `Session.tick`, which logs, saves and stops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jigclu.training.session import Session, TrainingError
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Detectron2 samples anchors and regions with torch's global generator: from here on they depend on these three alone."""
+    """Seed torch's global generator, with which Detectron2 samples anchors and regions, by these three numbers only."""
     words = counter_rng.philox(
         (torch.tensor(step), torch.tensor(rank), torch.tensor(0), torch.tensor(0)),
         (seed & 0xFFFFFFFF, (seed >> 32) ^ counter_rng.STEP),
@@ -27,7 +27,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 class StepBoundary(HookBase):
-    """Seeds an iteration before, reports it after. Detectron2's storage holds the losses, of all ranks, on rank 0."""
+    """Seeds torch before an iteration and reports it afterwards. On rank 0 Detectron2's storage has the losses of all ranks."""
 
     def __init__(self, session: Session, images: int, batch: int):
         self.session, self.images, self.batch = session, images, batch
@@ -44,12 +44,12 @@ class StepBoundary(HookBase):
             return {}
         latest = {name: value for name, (value, _) in get_event_storage().latest().items()}
         losses = {name: value for name, value in latest.items() if name.startswith("loss_")}
-        # d2 leaves the sum out where there is a single loss
+        # d2 does not log the sum of a single loss
         return {"loss": latest.get("total_loss", sum(losses.values())), **losses, "lr": latest["lr"]}
 
 
 class Training:
-    """Trainer, schedule and hooks over a network; `state` is what a checkpoint holds beside the network's."""
+    """Trainer, schedule and hooks; `state()` is a checkpoint's content besides the network."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Training:
             optimizer.load_state_dict(session.restored["optimizer"])
             self.scheduler.load_state_dict(session.restored["scheduler"])
         self.batches, self.trainer = batches, SimpleTrainer(network, batches, optimizer)
-        # The schedule first: a checkpoint taken at the boundary must know of its step.
+        # The schedule first: a checkpoint saved at the boundary must include its step.
         boundary = StepBoundary(session, images, cfg.SOLVER.IMS_PER_BATCH)
         self.trainer.register_hooks([hooks.LRScheduler(optimizer, self.scheduler), boundary])
 
@@ -74,11 +74,16 @@ class Training:
         return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
 
     def run(self) -> None:
-        """From the session's step to the last. Raises interrupt.Interrupted, session.TrainingError."""
-        # The trainer takes no batch more than it needs, and is part of a cycle: were the stream left to the garbage collector, its
-        # workers, who ignore signals, would not be told to end.
+        """Train from the session's step to the last.
+
+        Raises:
+            interrupt.Interrupted: a stop was requested; the state is saved.
+            session.TrainingError: the loss is not finite.
+        """
+        # Closed here: the trainer does not exhaust the stream and is part of a reference cycle, and the stream's workers, which
+        # ignore signals, would outlive it until the garbage collector runs.
         with contextlib.closing(self.batches):
             try:
                 self.trainer.train(self.session.step, self.cfg.SOLVER.MAX_ITER)
-            except FloatingPointError as error:  # d2 looks at every iteration's losses before we do
+            except FloatingPointError as error:  # d2 checks every iteration's losses before `tick` does
                 raise TrainingError(f"non-finite loss at step {self.session.step + 1}: {error}") from None

@@ -1,6 +1,6 @@
-"""Draws docs/montage.png: four scenes, and the montages that the training code makes of that batch.
+"""Draws docs/montage.png: four scenes and the montages that the training code makes from that batch.
 
-Run from the repository: `python docs/montage.py`.
+Run in the repository: `python docs/montage.py`.
 """
 
 import sys

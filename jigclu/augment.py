@@ -1,8 +1,8 @@
 """Paper §5.2, the augmentation: batched on the device, with each patch's own parameters.
 
 MoCo v2's list in its order: resized crop, colour jitter (in each sample's own random order), grayscale, blur, flip, normalise
-(protocols.md §1.2). Parameters are drawn on the CPU from counters, so they are the same on every device; pixels are worked on
-where the canvases lie: crop, resize, flip and blur by resample.py. Colours are floats in [0, 1] throughout, where PIL rounds to
+(protocols.md §1.2). Parameters are drawn on the CPU from counters, so they are the same on every device; pixels are processed on
+the canvases' device: crop, resize, flip and blur by resample.py. Colours are floats in [0, 1] throughout, whereas PIL rounds to
 8 bits after every step.
 """
 
@@ -22,30 +22,54 @@ from jigclu.resample import blur, crop_resize
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as torchvision's models expect
 LUMA = (0.299, 0.587, 0.114)  # PIL's "L"
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-_DRAWS = 36  # uniforms a patch: 20 crop attempts (area, aspect), 2 places, 14 for the rest
 _ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten
 
 
-class Recipe(Protocol):
-    """What `draw` needs to know; `config.AugmentConfig` is one."""
+class Slot:
+    """What each of a patch's uniforms decides. The values are the random stream: changing one alters every augmentation."""
 
-    crop_scale: tuple[float, float]
-    crop_ratio: tuple[float, float]
+    COUNT = 36  # the last one is unused
+    CROP = slice(0, 22)  # ten attempts (area, aspect), then the crop's x and y
+    FLIP = 22
+    JITTER = 23
+    FACTORS = slice(24, 28)  # brightness, contrast, saturation, hue
+    ORDER = slice(28, 32)  # sorting them gives the order of the four colour operations
+    GRAY = 32
+    BLUR = 33
+    SIGMA = 34
+
+
+class CropRecipe(Protocol):
+    """Resized crop and flip, as the linear probe's `config.LinearConfig` has them."""
+
+    crop_scale: tuple[float, float]  # crop area as a fraction of the box
+    crop_ratio: tuple[float, float]  # width / height
     flip_probability: float
+
+
+class ColourRecipe(CropRecipe, Protocol):
+    """Crop, flip, colours and blur, as the pretraining's `config.AugmentConfig` has them."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float  # turns
+    jitter_probability: float
+    gray_probability: float
+    blur_sigma: tuple[float, float]  # pixels
+    blur_probability: float
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """One row a patch, B rows in all; CPU tensors until `to`."""
+    """One row per patch, B rows in all; CPU tensors until `to`."""
 
     crop: Tensor  # (B, 4) int64: left, upper, width, height in canvas pixels
     flip: Tensor  # (B,) bool
-    factors: (
-        Tensor  # (B, 4): brightness, contrast, saturation factors and hue shift in turns; 1, 1, 1, 0 where not jittered
-    )
+    factors: Tensor  # (B, 4): brightness, contrast, saturation factors, hue shift in turns; 1, 1, 1, 0 means no jitter
     order: Tensor  # (B, 4) int64: order[b, k] is the k-th operation on sample b
     gray: Tensor  # (B,) bool
-    sigma: Tensor  # (B,): blur's sigma in pixels, 0 where not blurred
+    sigma: Tensor  # (B,): blur's sigma in pixels, 0 means no blur
 
     def to(self, device: torch.device) -> Parameters:
         return Parameters(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
@@ -54,9 +78,9 @@ class Parameters:
 def draw_crops(uniform: Tensor, boxes: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
     """torchvision's RandomResizedCrop inside each box, without its rejection loop's state.
 
-    uniform: (B, 22) in [0, 1): ten pairs (area, aspect), then the two of the place; boxes: (B, 4) left, upper, right, lower.
-    Returns (B, 4) int64 left, upper, width, height: the first of ten attempts that
-    fits, else the largest central crop of an allowed ratio.
+    uniform: (B, 22) in [0, 1): ten pairs (area, aspect), then the crop's x and y; boxes: (B, 4) left, upper, right, lower.
+    Returns (B, 4) int64 left, upper, width, height: the first of ten attempts that fits, else the largest central crop of an
+    allowed ratio.
     """
     left, upper = boxes[:, 0], boxes[:, 1]
     width, height = boxes[:, 2] - left, boxes[:, 3] - upper
@@ -65,7 +89,7 @@ def draw_crops(uniform: Tensor, boxes: Tensor, scale: tuple[float, float], ratio
     aspect = torch.exp(low + (high - low) * uniform[:, 1 : 2 * _ATTEMPTS : 2])
     widths, heights = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
     fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
-    first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits; 0 where none does
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits; 0 if none does
     w, h = widths.gather(1, first)[:, 0], heights.gather(1, first)[:, 0]
     x = (uniform[:, -2] * (width - w + 1)).long()
     y = (uniform[:, -1] * (height - h + 1)).long()
@@ -79,37 +103,38 @@ def draw_crops(uniform: Tensor, boxes: Tensor, scale: tuple[float, float], ratio
 
 
 def draw(
-    recipe: Recipe, seed: int, epoch: int, indices: Tensor, boxes: Tensor, purpose: int = counter_rng.AUGMENT
+    recipe: CropRecipe,
+    seed: int,
+    epoch: int,
+    indices: Tensor,
+    boxes: Tensor,
+    purpose: int = counter_rng.AUGMENT,
+    *,
+    colour: ColourRecipe | None,
 ) -> Parameters:
     """Parameters of every patch of a batch, position-major (patch id = position * N + image).
 
-    indices: (N,) image indices, boxes: (N, P, 4) in canvas pixels. A recipe without colour fields (the linear probe's) draws
-    crop and flip alone.
+    indices: (N,) image indices, boxes: (N, P, 4) in canvas pixels. `colour` None (the linear probe): crop and flip only.
     """
     count, patches = boxes.shape[:2]
-    u = (
-        counter_rng.uniforms(seed, purpose, epoch, indices, patches, _DRAWS)
-        .transpose(0, 1)
-        .reshape(patches * count, _DRAWS)
-    )
-    crop = draw_crops(u[:, :22], boxes.transpose(0, 1).reshape(-1, 4), recipe.crop_scale, recipe.crop_ratio)
-    flip = u[:, 22] < recipe.flip_probability
-    factors = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64).repeat(len(u), 1)
-    order = torch.argsort(u[:, 28:32], dim=1, stable=True)
+    u = counter_rng.uniforms(seed, purpose, epoch, indices, patches, Slot.COUNT)
+    u = u.transpose(0, 1).reshape(patches * count, Slot.COUNT)
+    crop = draw_crops(u[:, Slot.CROP], boxes.transpose(0, 1).reshape(-1, 4), recipe.crop_scale, recipe.crop_ratio)
+    flip = u[:, Slot.FLIP] < recipe.flip_probability
+    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    factors = neutral.repeat(len(u), 1)
+    order = torch.argsort(u[:, Slot.ORDER], dim=1, stable=True)
     gray, sigma = torch.zeros(len(u), dtype=torch.bool), torch.zeros(len(u), dtype=torch.float64)
-    if hasattr(recipe, "jitter_probability"):
-        jittered = u[:, 23] < recipe.jitter_probability
-        widths = torch.tensor([recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue], dtype=torch.float64)  # type: ignore[attr-defined]
-        low = torch.clamp(
-            torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64) - widths,
-            min=torch.tensor([0.0, 0.0, 0.0, -0.5], dtype=torch.float64),
-        )
-        high = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64) + widths
-        factors = torch.where(jittered[:, None], low + (high - low) * u[:, 24:28], factors)
-        gray = u[:, 32] < recipe.gray_probability  # type: ignore[attr-defined]
-        smallest, largest = recipe.blur_sigma  # type: ignore[attr-defined]
-        blurred = u[:, 33] < recipe.blur_probability  # type: ignore[attr-defined]
-        sigma = torch.where(blurred, smallest + (largest - smallest) * u[:, 34], sigma)
+    if colour is not None:
+        jittered = u[:, Slot.JITTER] < colour.jitter_probability
+        widths = torch.tensor([colour.brightness, colour.contrast, colour.saturation, colour.hue], dtype=torch.float64)
+        low = torch.clamp(neutral - widths, min=torch.tensor([0.0, 0.0, 0.0, -0.5], dtype=torch.float64))
+        high = neutral + widths
+        factors = torch.where(jittered[:, None], low + (high - low) * u[:, Slot.FACTORS], factors)
+        gray = u[:, Slot.GRAY] < colour.gray_probability
+        smallest, largest = colour.blur_sigma
+        blurred = u[:, Slot.BLUR] < colour.blur_probability
+        sigma = torch.where(blurred, smallest + (largest - smallest) * u[:, Slot.SIGMA], sigma)
     return Parameters(crop, flip, factors.float(), order, gray, sigma.float())
 
 
@@ -122,7 +147,7 @@ def luma(images: Tensor) -> Tensor:
 
 
 def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of (B, 3, h, w) in [0, 1] by `shift` (B,) in turns: HSV and back in its closed form."""
+    """Shift the hue of (B, 3, h, w) in [0, 1] by `shift` (B,) in turns: RGB -> HSV -> RGB in closed form."""
     high, low = images.amax(dim=1), images.amin(dim=1)
     chroma = high - low
     part = chroma.clamp(min=1e-9).mul_(6).reciprocal_()  # a sixth of a turn; gray has no hue, and chroma 0 below
@@ -133,8 +158,11 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
         (green - blue) * part,
         torch.where(high == green, torch.addcmul(third, blue - red, part), torch.addcmul(2 * third, red - green, part)),
     ).add_(shift[:, None, None])
-    # Channel n of HSV -> RGB: v - c * max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6, n = 5, 3, 1. min(k, 4 - k) = 2 - |k - 2|.
-    offset = images.new_tensor([5 / 6 + 1, 3 / 6 + 1, 1 / 6 + 1])[:, None, None]  # a turn more: nothing is negative
+    # Channel n of HSV -> RGB: v - c * max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6, n = 5, 3, 1.
+    # min(k, 4 - k) = 2 - |k - 2|.
+    offset = images.new_tensor([5 / 6 + 1, 3 / 6 + 1, 1 / 6 + 1])[
+        :, None, None
+    ]  # one turn more, so nothing is negative
     k = (hue[:, None] + offset).frac_()
     less = k.sub_(1 / 3).abs_().mul_(-6).add_(2).clamp_(0, 1)
     return torch.addcmul(high[:, None], chroma[:, None], less, value=-1)
@@ -143,8 +171,8 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue of (B, 3, h, w) in [0, 1], each sample by its own factors in its own order.
 
-    The first three are one product with a 3 x 3 matrix each, and contrast's mean gray: f * x + (1 - f) * (black, mean, gray).
-    `order` may lie on the CPU: which samples do what at which step is then known without waiting for the device.
+    Brightness, contrast and saturation are f * x + (1 - f) * (black, mean gray, gray): a product with a 3 x 3 matrix each, plus
+    contrast's mean. With `order` on the CPU, the samples to change at each step are known without waiting for the device.
     """
     count, channels, height, width = images.shape
     order = order.cpu()
@@ -170,14 +198,14 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, out: Tensor | None = None) -> Tensor:
-    """[0, 1] RGB -> zero mean, unit deviation in ImageNet's statistics, in one pass; `out` may be `images`."""
+    """[0, 1] RGB -> zero mean and unit deviation by ImageNet's statistics, in one pass; `out` may be `images`."""
     scale = 1 / images.new_tensor(STD)[:, None, None]
     shift = -images.new_tensor(MEAN)[:, None, None] * scale
     return torch.addcmul(shift, images, scale, out=out)
 
 
 def to_pixels(normalised: Tensor) -> Tensor:
-    """The inverse of `normalise`, clamped to [0, 1], float32: for people to look at."""
+    """The inverse of `normalise`, clamped to [0, 1], float32: for display."""
     images = normalised.float()
     mean, std = images.new_tensor(MEAN)[:, None, None], images.new_tensor(STD)[:, None, None]
     return (images * std + mean).clamp(0, 1)
@@ -190,21 +218,21 @@ def apply(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
 
 
 def distort(canvases: Tensor, parameters: Parameters, size: int) -> Tensor:
-    """`apply` before it normalises: float32 in [0, 1]."""
+    """`apply` without the normalisation: float32 in [0, 1]."""
     device = canvases.device
-    moved = parameters.to(device)
-    images = crop_resize(canvases, moved.crop, size, moved.flip)
+    on_device = parameters.to(device)
+    images = crop_resize(canvases, on_device.crop, size, on_device.flip)
 
-    def some(chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """`change` of the images at the chosen places alone; on the CPU it is known which, without waiting for the device."""
-        rows = chosen.nonzero()[:, 0]
+    def change_selected(mask: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Apply `change` to the images of the mask (B,) only; the mask is on the CPU, so there is no wait for the device."""
+        rows = mask.nonzero()[:, 0]
         if len(rows):
-            there = rows.to(device, non_blocking=True)
-            images.index_copy_(0, there, change(images.index_select(0, there), there))
+            rows = rows.to(device, non_blocking=True)
+            images.index_copy_(0, rows, change(images.index_select(0, rows), rows))
 
     jittered = (parameters.factors != torch.tensor([1.0, 1.0, 1.0, 0.0])).any(dim=1)
-    some(jittered, lambda seen, rows: jitter(seen, moved.factors[rows], parameters.order[jittered]))
-    some(parameters.gray, lambda seen, rows: luma(seen).expand_as(seen))
+    change_selected(jittered, lambda seen, rows: jitter(seen, on_device.factors[rows], parameters.order[jittered]))
+    change_selected(parameters.gray, lambda seen, rows: luma(seen).expand_as(seen))
     largest = float(parameters.sigma.max()) if len(parameters.sigma) else 0.0
-    some(parameters.sigma > 0, lambda seen, rows: blur(seen, moved.sigma[rows], largest))
+    change_selected(parameters.sigma > 0, lambda seen, rows: blur(seen, on_device.sigma[rows], largest))
     return images

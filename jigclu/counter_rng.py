@@ -1,6 +1,6 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011) on torch integers.
 
-Keyed by (seed, purpose), counted by (epoch, image index, patch): a sample's numbers depend on nothing else, not on batch,
+The key is (seed, purpose), the counter (epoch, image index, patch): a sample's numbers depend on nothing else, not on batch,
 worker, rank, device or a resume. There is no state to save.
 """
 
@@ -24,7 +24,7 @@ def philox(
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = key
     for _ in range(10):
-        # The int64 product wraps, its bits are those of the unsigned one; the mask undoes the arithmetic shift.
+        # The int64 product wraps and has the same bits as the unsigned one; the mask undoes the arithmetic shift.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         high0, low0 = (p0 >> 32) & _MASK, p0 & _MASK
         high1, low1 = (p1 >> 32) & _MASK, p1 & _MASK
@@ -34,7 +34,7 @@ def philox(
 
 
 def uniforms(seed: int, purpose: int, epoch: int, indices: Tensor, patches: int, count: int) -> Tensor:
-    """Uniform float64 in [0, 1) of 32 bits, shape (N, patches, count), for image `indices` (N,)."""
+    """Uniform float64 in [0, 1) with 32 random bits, shape (N, patches, count), for image `indices` (N,)."""
     blocks = -(-count // 4)
     words = philox(
         (
@@ -51,7 +51,7 @@ def uniforms(seed: int, purpose: int, epoch: int, indices: Tensor, patches: int,
 def permutation(seed: int, purpose: int, epoch: int, step: int, length: int) -> Tensor:
     """A random permutation of `length`, int64, the same on every rank and device.
 
-    Sorted by 63 random bits: ties are out of reach, and a stable sort would settle them.
+    The order of 63 random bits each: a tie is practically impossible, and a stable sort resolves it.
     """
     first, second, _, _ = philox(
         (torch.arange(length), torch.tensor(step), torch.tensor(epoch), torch.tensor(0)),

@@ -8,11 +8,16 @@ from torch import Tensor
 
 
 def clustering_loss(embeddings: Tensor, cluster_ids: Tensor, temperature: float) -> Tensor:
-    """Eq. 1-2, no further factor.
+    """Supervised clustering loss (paper §3.3, Eq. 1-2), with no further factor.
 
-    embeddings: (B, D), normalised here; cluster_ids: (B,), the image that each patch comes from; every cluster must have
-    the same size, mm > 1. Scalar: the mean over patches i of the mean over the mm - 1 others j of i's cluster of
-    -log softmax over all k != i of cos(z_i, z_k) / temperature, at j.
+    Args:
+        embeddings: (B, D); they are normalised here.
+        cluster_ids: (B,) the image that each patch comes from; all clusters have the same size mm > 1.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        Scalar: the mean over patches i, and over the mm - 1 other patches j of i's cluster, of -log softmax at j of
+        cos(z_i, z_k) / temperature over all k != i.
     """
     z = F.normalize(embeddings, dim=1)
     similarity = (z @ z.T) / temperature
@@ -20,20 +25,35 @@ def clustering_loss(embeddings: Tensor, cluster_ids: Tensor, temperature: float)
     log_probability = similarity - similarity.masked_fill(itself, -torch.inf).logsumexp(dim=1, keepdim=True)
     same = (cluster_ids[:, None] == cluster_ids[None, :]) & ~itself
     # torch.where, not a product: the diagonal's term must not leak a gradient.
-    pulled = torch.where(same, log_probability, 0).sum(dim=1) / same.sum(dim=1)
-    return -pulled.mean()
+    per_patch = torch.where(same, log_probability, 0).sum(dim=1) / same.sum(dim=1)
+    return -per_patch.mean()
 
 
 def location_loss(logits: Tensor, positions: Tensor) -> Tensor:
-    """Eq. 3: cross-entropy of (B, m*m) logits with the patches' positions (B,), mean over patches."""
+    """Location loss (paper §3.3, Eq. 3): cross-entropy.
+
+    Args:
+        logits: (B, m*m).
+        positions: (B,) int64, each patch's position in its image, row-major.
+
+    Returns:
+        Scalar: the mean over patches.
+    """
     return F.cross_entropy(logits, positions)
 
 
 @torch.no_grad()
 def top1_percent_strict(scores: Tensor, targets: Tensor) -> Tensor:
-    """Percent of the rows of (B, K) in which the target's score, targets (B,), is the one largest.
+    """Percentage of rows in which the target alone has the largest score.
 
-    A tie counts as a miss, so that an encoder that maps everything to one point is not right everywhere.
+    A tie counts as a miss, so that an encoder that maps everything to one point is not always right.
+
+    Args:
+        scores: (B, K).
+        targets: (B,) int64.
+
+    Returns:
+        Scalar in percent.
     """
     own = scores.gather(1, targets[:, None])
     return ((scores >= own).sum(dim=1) == 1).float().mean() * 100

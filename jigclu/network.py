@@ -10,10 +10,17 @@ from torch import Tensor, nn
 
 
 def decouple(features: Tensor, m: int = 2) -> Tensor:
-    """(N, C, H, W) -> (m*m*N, C): one vector a patch. Vector q * N + j is montage j, position q (row-major).
+    """Split feature maps into one vector per patch (paper §3.2); no parameters.
 
     The map is enlarged bilinearly to the next multiple of m on each side ("We enlarge the feature map instead of narrowing
     it to avoid information loss") and each of the m x m parts is averaged.
+
+    Args:
+        features: (N, C, H, W), the backbone's maps of N montages.
+        m: patches along each side of a montage.
+
+    Returns:
+        (m*m*N, C): vector q * N + j is montage j, position q (row-major), the order of `montage.stitch`'s permutation.
     """
     height, width = (-(-side // m) * m for side in features.shape[2:])
     if (height, width) != tuple(features.shape[2:]):
@@ -32,27 +39,27 @@ class Backbone(nn.Module):
         self.resnet.fc = nn.Identity()
 
     def maps(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, dim, ~H/32, ~W/32)."""
+        """Map images (N, 3, H, W) to feature maps (N, dim, ~H/32, ~W/32)."""
         net = self.resnet
         x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
         return net.layer4(net.layer3(net.layer2(net.layer1(x))))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, dim), global average pool: what evaluation probes."""
+        """Map images (N, 3, H, W) to features (N, dim) by global average pool: what evaluation probes."""
         return self.maps(images).mean(dim=(2, 3))
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of its state under torchvision's ResNet key names: what encoder.pt holds."""
+        """Copy the state under torchvision's ResNet key names: the content of encoder.pt."""
         return {key: value.detach().clone() for key, value in self.resnet.state_dict().items()}
 
 
 def mlp(width: int, dim: int) -> nn.Sequential:
-    """The head of JigClu, SimCLR and MoCo v2: Linear-ReLU-Linear of the backbone's width to `dim`, no BN."""
+    """Head of JigClu, SimCLR and MoCo v2: Linear-ReLU-Linear from the backbone's width to `dim`, no BN."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
 
 
 class EncoderWithHead(nn.Module):
-    """images (N, 3, S, S) -> (N, dim): backbone, global average pool, and an `mlp` or one linear layer."""
+    """Images (N, 3, S, S) -> (N, dim): backbone, global average pool, and an `mlp` or one linear layer."""
 
     def __init__(self, backbone: str, dim: int, linear: bool = False):
         super().__init__()
@@ -61,17 +68,22 @@ class EncoderWithHead(nn.Module):
         self.head = nn.Linear(width, dim) if linear else mlp(width, dim)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, S, S) to vectors (N, dim)."""
         return self.head(self.encoder(images))
 
 
 class JigCluNetwork(nn.Module):
-    """montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); vector order is `montage.stitch`'s permutation order.
+    """JigClu's network: backbone, `decouple`, a clustering head and a location head (paper §3.2).
 
-    Heads as in the released code, where the paper gives no sizes (protocols.md §1.4, D6): Linear-ReLU-Linear of the backbone's
-    width to `dim`, no BN; one Linear to the m*m positions.
+    The paper gives no sizes of the heads; they are the released code's (protocols.md §1.4, D6): Linear-ReLU-Linear from the
+    backbone's width to `dim`, no BN; one Linear to the m*m positions.
 
-    `montage` off: it is fed patches (m*m*N, 3, h, w) that stand alone (§5.1, Figure 5 a and b), one vector each in their own
-    order; there is nothing to decouple.
+    Args:
+        backbone: name of a torchvision ResNet.
+        m: patches along each side of a montage.
+        dim: length of an embedding.
+        montage: False if the input is single patches (m*m*N, 3, h, w) instead of montages (§5.1, Figure 5 a and b): each gives
+            one vector, in the patches' own order, and nothing is decoupled.
     """
 
     def __init__(self, backbone: str = "resnet50", m: int = 2, dim: int = 128, montage: bool = True):
@@ -83,18 +95,32 @@ class JigCluNetwork(nn.Module):
         self.location = nn.Linear(width, m * m)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed and locate the patches of montages.
+
+        Args:
+            images: (N, 3, S, S) montages, normalised.
+
+        Returns:
+            Embeddings (m*m*N, dim), not normalised, and position logits (m*m*N, m*m), both in the order of `decouple`.
+        """
         vectors = decouple(self.encoder.maps(images), self.grid)
         return self.clustering(vectors), self.location(vectors)
 
     def encoder_state_dict(self) -> dict[str, Tensor]:
-        """The backbone under torchvision's ResNet key names, no heads."""
+        """Copy the backbone's state under torchvision's ResNet key names, without heads."""
         return self.encoder.weights()
 
     def load_official(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load the released checkpoint's keys, with or without `module.encoder.` before them (golden g6).
+        """Load the released checkpoint (golden g6).
 
-        The weights are taken as they are: its location logits stay column-major (TL, BL, TR, BR; protocols.md §1.1), a
-        relabelling of ours. Raises KeyError naming the first keys that are missing or left over.
+        The weights are not changed: the location logits stay column-major (TL, BL, TR, BR; protocols.md §1.1), whereas this
+        network, when it is trained here, numbers positions row-major.
+
+        Args:
+            state_dict: its keys, with or without the prefix `module.encoder.`.
+
+        Raises:
+            KeyError: keys are missing or unknown; the message names the first of them.
         """
         state = {}
         for key, value in state_dict.items():
@@ -108,12 +134,12 @@ class JigCluNetwork(nn.Module):
         result = self.load_state_dict(state, strict=False)
         if result.missing_keys or result.unexpected_keys:
             raise KeyError(
-                f"not a released JigClu checkpoint: missing {result.missing_keys[:3]}, left over {result.unexpected_keys[:3]}"
+                f"not a released JigClu checkpoint: missing {result.missing_keys[:3]}, unknown {result.unexpected_keys[:3]}"
             )
 
 
 def load_encoder(name: str, state_dict: Mapping[str, Tensor] | None) -> Backbone:
-    """A backbone with the weights of an encoder.pt, or as initialised where there are none."""
+    """Build a backbone with the weights of an encoder.pt, or with torchvision's initialisation if `state_dict` is None."""
     backbone = Backbone(name)
     if state_dict is not None:
         backbone.resnet.load_state_dict(dict(state_dict))

@@ -1,7 +1,7 @@
-"""Schemas of the pretext methods: the settings of each, and what planning must know about it. No torch.
+"""Schemas of the pretext methods: the settings of each, and what planning needs to know about it. No torch.
 
-To add a method: a class and its place in `MethodConfig` here, a line in `jigclu/methods/__init__.py`, the implementation in
-`jigclu/methods/<name>.py`, its recipe in `experiments/methods/<name>.yaml`.
+To add a method: a class here, named in `_AnyMethod`; a line in `jigclu/methods/__init__.py`; the implementation in
+`jigclu/methods/<name>.py`; its recipe in `experiments/methods/<name>.yaml`.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ SMALLEST_PATCH = 8  # pixels
 
 
 class MethodSchema(Strict):
-    """What planning asks of every method's config; the defaults suit a method with one view an image."""
+    """What planning needs from every method's config; the defaults suit a method with one view per image."""
 
     @property
     def passes(self) -> float:
-        """Its cost: forward-backward passes of the backbone per image, over an input of the config's `image_size`."""
+        """The method's cost: forward-backward passes of the backbone per image, at the config's `image_size`."""
         return 1.0
 
     @property
     def short_label(self) -> str:
-        """The method in a job's name, as `m=2`; empty: the name of its file in experiments/methods."""
+        """The method's part of a job's name, such as `m=2`; empty: the name of its file in experiments/methods."""
         return ""
 
     def check(self, batch_size: int, image_size: int) -> None:
-        """Check what no single field can: the method against the global batch and the input's side in pixels.
+        """Check the method against the global batch and the input's side in pixels.
 
         Raises:
-            ConfigError: one line, with the numbers that do not fit.
+            ConfigError: they do not fit; one line with the numbers.
         """
 
 
 class JigCluConfig(MethodSchema):
     """The pretext task (paper §3). `loss_scale: official` multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2).
 
-    `input`: the network's input (paper §5.1, Figure 5): montages, the patches as they are (`small`), or the patches scaled up to
-    the size of an image. `augment`: when images are augmented (paper §5.2, Table 7): every patch `after` the split; the whole
-    image is cropped and every patch gets the rest (`during`); the whole image gets all of it (`before`).
+    `input`: the network's input (paper §5.1, Figure 5): montages, patches at their own size (`small`), or patches scaled up to
+    the size of an image. `augment`: when images are augmented (paper §5.2, Table 7): every patch `after` the split; the image is
+    cropped before the split and every patch gets the other augmentations (`during`); the image gets all of them (`before`).
     """
 
     name: Literal["jigclu"] = "jigclu"
@@ -57,7 +57,7 @@ class JigCluConfig(MethodSchema):
 
     @property
     def passes(self) -> float:
-        """A montage, or m*m small patches, have the pixels of one image; patches scaled up are m*m images."""
+        """A montage or m*m small patches have the pixels of one image; m*m scaled-up patches those of m*m images."""
         return float(self.m**2) if self.input == "scaled" else 1.0
 
     @property
@@ -67,12 +67,12 @@ class JigCluConfig(MethodSchema):
     def check(self, batch_size: int, image_size: int) -> None:
         if (patch := image_size // self.m) < SMALLEST_PATCH:
             raise ConfigError(
-                f"image_size {image_size} leaves patches of {patch} pixels; {SMALLEST_PATCH} is the least"
+                f"image_size {image_size} gives patches of {patch} pixels; at least {SMALLEST_PATCH} are needed"
             )
 
 
 class SimCLRConfig(MethodSchema):
-    """SimCLR (Chen et al. 2020): two views of every image, NT-Xent over the 2N of the global batch, a two-layer head."""
+    """SimCLR (Chen et al. 2020): two views of every image, NT-Xent over the 2N views of the global batch, a two-layer head."""
 
     name: Literal["simclr"] = "simclr"
     temperature: PositiveFloat = 0.1
@@ -80,15 +80,15 @@ class SimCLRConfig(MethodSchema):
 
     @property
     def passes(self) -> float:
-        """Two views an image."""
+        """Two views per image."""
         return 2.0
 
 
 class MoCoConfig(MethodSchema):
     """MoCo (He et al. 2020): a key encoder that follows the query encoder, and a queue of keys as negatives.
 
-    Version 1 has a linear head, version 2 (Chen et al. 2020) an MLP. `momentum` is the key encoder's. `shuffle_groups`: the keys'
-    batch is normalised in this many random parts (MoCo's eight GPUs), so that batch statistics do not reveal the query.
+    Version 1 has a linear head, version 2 (Chen et al. 2020) an MLP. `momentum` is the key encoder's. `shuffle_groups`: the keys
+    are batch-normalised in this many random parts (MoCo's eight GPUs), so that batch statistics do not reveal the query.
     """
 
     name: Literal["moco"] = "moco"
@@ -101,12 +101,14 @@ class MoCoConfig(MethodSchema):
 
     @property
     def passes(self) -> float:
-        """The query's view, and the key's without a backward pass (a third of a training step)."""
+        """The query's view, and the key's view without a backward pass (a third of a training step)."""
         return 4 / 3
 
     def check(self, batch_size: int, image_size: int) -> None:
         if self.queue < batch_size:
-            raise ConfigError(f"a queue of {self.queue} does not hold the {batch_size} keys of one batch")
+            raise ConfigError(
+                f"queue {self.queue} is smaller than batch_size {batch_size}: it must hold one batch's keys"
+            )
 
 
 class SupervisedConfig(MethodSchema):
@@ -115,13 +117,13 @@ class SupervisedConfig(MethodSchema):
     name: Literal["supervised"] = "supervised"
 
 
-def _named(values: Any) -> Any:
-    """A method without a name is the paper's own."""
+def _with_default_name(values: Any) -> Any:
+    """The default method is the paper's own."""
     return {"name": "jigclu", **values} if isinstance(values, dict) else values
 
 
 _AnyMethod = JigCluConfig | SimCLRConfig | MoCoConfig | SupervisedConfig
-MethodConfig = Annotated[Annotated[_AnyMethod, Field(discriminator="name")], BeforeValidator(_named)]
+MethodConfig = Annotated[Annotated[_AnyMethod, Field(discriminator="name")], BeforeValidator(_with_default_name)]
 METHODS: dict[str, type[MethodSchema]] = {
     schema.model_fields["name"].default: schema for schema in get_args(_AnyMethod)
 }

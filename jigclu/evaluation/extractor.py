@@ -1,4 +1,4 @@
-"""What every evaluation does: its transforms, accuracy, and features of a frozen backbone."""
+"""Features of a frozen backbone, batch by batch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ log = logging.getLogger("jigclu")
 
 
 class Extractor:
-    """A frozen backbone in eval mode, on its device and in its precision. `tell` hears how far a pass has come."""
+    """A frozen backbone in eval mode, on its device and in its precision. `on_progress` is called with a line per batch."""
 
     def __init__(
         self,
         backbone: Backbone,
         config: EvaluationConfig,
         device: torch.device,
-        tell: Callable[[str], None] = log.debug,
+        on_progress: Callable[[str], None] = log.debug,
     ):
-        self.config, self.device, self.tell = config, device, tell
+        self.config, self.device, self.on_progress = config, device, on_progress
         self.unreadable: dict[str, Unreadable] = {}  # by data fingerprint: counted over all passes, logged once
         backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.backbone: Backbone = backbone.eval().requires_grad_(False)
@@ -54,7 +54,7 @@ class Extractor:
         unreadable = self.unreadable.setdefault(dataset.fingerprint, Unreadable())
         stream = batches(dataset, groups, workers, unreadable, substitute=False, device=self.device)
         for step, batch in enumerate(stream):
-            self.tell(f"features: {step * size} of {len(order)} images")
-            if not len(batch.labels):  # not one of them could be read
+            self.on_progress(f"features: {step * size} of {len(order)} images")
+            if not len(batch.labels):  # none of the batch's files is readable
                 continue
             yield batch._replace(canvas=batch.canvas.to(self.device, non_blocking=True))

@@ -7,19 +7,18 @@ from torch import Tensor
 
 
 def hits(scores: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> Tensor:
-    """How many of the (n, classes) scores have their label among the k best, (len(ks),) float64; k is capped at the classes."""
+    """How many rows of (n, classes) scores have their label among the k best, (len(ks),) float64; k is capped at the classes."""
     top = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
-    found = top == labels[:, None]
-    return torch.stack([found[:, :k].any(dim=1).double().sum() for k in ks])
+    matches = top == labels[:, None]
+    return torch.stack([matches[:, :k].any(dim=1).double().sum() for k in ks])
 
 
 def accuracy(scores: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
     """{"top1": percent, "top5": percent} of (n, classes) scores; k is capped at the number of classes."""
-    return {
-        f"top{k}": 100 * (found / len(labels)) for k, found in zip(ks, hits(scores, labels, ks).tolist(), strict=True)
-    }
+    counts = hits(scores, labels, ks).tolist()
+    return {f"top{k}": 100 * (count / len(labels)) for k, count in zip(ks, counts, strict=True)}
 
 
 def by_class(right: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """right (n,) bool and labels (n,) -> (2, classes) int64: how many were right, how many there are."""
+    """right (n,) bool and labels (n,) -> (2, classes) int64: the correct images and all images of each class."""
     return torch.stack([torch.bincount(labels[right], minlength=classes), torch.bincount(labels, minlength=classes)])

@@ -1,6 +1,6 @@
 """Figures of the first batch of a pretraining, drawn by the code that makes its batches.
 
-Nothing in here talks to other ranks: only rank 0 draws.
+Only rank 0 draws, so nothing here may wait for other ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jigclu.data.loader import Batch
 from jigclu.montage import stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
-from jigclu.training.inputs import Patches, split, whole
+from jigclu.training.inputs import Patches, full_boxes, split
 
 # Okabe and Ito's eight, which colour-blind people can tell apart; more than eight boxes repeat them.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#000000")
@@ -43,7 +43,7 @@ def draw_jigsaw(patches: Patches, batch: Batch, folder: Path) -> None:
 
 
 def draw_boxes(patches: Patches, batch: Batch) -> Tensor:
-    """Two images, not augmented, with the m x m boxes of each one's split, drawn inset so that shared edges show."""
+    """Two images, not augmented, with the m x m boxes of their split, drawn inset so that shared edges show."""
     m, pictures = patches.m, []
     for canvas, size in zip(batch.canvas[:2].cpu(), batch.sizes[:2], strict=True):
         zoom = max(1, 256 // int(size.min()))
@@ -60,10 +60,10 @@ def draw_boxes(patches: Patches, batch: Batch) -> Tensor:
 
 
 def draw_patches(patches: Patches, batch: Batch) -> Tensor:
-    """A row an image: the image as a square, its m*m patches as cut, and the same patches augmented."""
+    """A row per image: the image as a square, its m*m patches as cut, and the same patches augmented."""
     mm, size = patches.m * patches.m, patch_size(patches.image_size, patches.m)
     canvases = batch.canvas.to(patches.device)
-    square = crop_resize(canvases, whole(batch.sizes)[:, 0].to(canvases.device), size)
+    square = crop_resize(canvases, full_boxes(batch.sizes)[:, 0].to(canvases.device), size)
     cut = patches.plain(canvases, batch.sizes, size)
     augmented = augment.to_pixels(patches(batch, 0, size))
     columns = torch.cat((square, cut, augmented)).unflatten(0, (1 + 2 * mm, -1))

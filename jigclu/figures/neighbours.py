@@ -1,4 +1,4 @@
-"""What an evaluation shows beside its percentage: accuracy a class, and the nearest neighbours of a few images."""
+"""Figures of an evaluation: accuracy by class, and the nearest neighbours of a few images."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def show(
     features: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> None:
-    """per_class.csv and, with features, neighbours.png. A job is not lost over a picture: what fails is logged."""
+    """Write per_class.csv and, with features, neighbours.png. A failure is logged: a job must not be lost over a figure."""
     figures = folder.path / "figures"
     try:
-        if counts.sum():  # else the best epoch is of before they were counted
+        if counts.sum():  # zero after resuming an older checkpoint, which has no counts
             write_classes(figures / "per_class.csv", dataset.classes, counts)
         if features is not None and labels is not None:
             neighbours(figures / "neighbours.png", dataset, features, labels)
     except Exception as error:
-        log.warning("what the evaluation shows was not drawn: %s", error)
+        log.warning("the evaluation's figures were not drawn: %s", error)
 
 
 def write_classes(path: Path, classes: list[str], counts: Tensor) -> None:
-    """`per_class.csv`: a line a class with its validation images and its top-1 in percent. counts: (2, classes)."""
+    """`per_class.csv`: a line per class with its number of validation images and its top-1 in percent. counts: (2, classes)."""
     with open(path, "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["class", "images", "top1"])
@@ -50,11 +50,11 @@ def write_classes(path: Path, classes: list[str], counts: Tensor) -> None:
 
 @torch.no_grad()
 def neighbours(path: Path, dataset: CanvasDataset, features: Tensor, labels: Tensor) -> None:
-    """`neighbours.png`: a row a query, then the images nearest to it by cosine, framed by whether they are of its class.
+    """`neighbours.png`: a row per query with the images nearest to it by cosine, framed by whether their class is the same.
 
-    dataset: the split; features (n, dim) and labels (n,) of all its images, in its order. The queries stand evenly in the split.
+    dataset: the split; features (n, dim) and labels (n,) of all its images, in its order. The queries are spaced evenly over it.
     """
-    if len(features) != len(dataset):  # some were unreadable, and which is not told
+    if len(features) != len(dataset):  # some images were unreadable, so rows and images no longer match
         return
     queries = torch.linspace(0, len(features) - 1, min(QUERIES, len(features))).round().long()
     unit = F.normalize(features.float(), dim=1)
@@ -63,8 +63,8 @@ def neighbours(path: Path, dataset: CanvasDataset, features: Tensor, labels: Ten
     nearest = similar.topk(min(NEIGHBOURS, len(features) - 1), dim=1).indices.cpu()
     shown = torch.cat((queries[:, None], nearest), 1)
     pictures = torch.stack([picture(dataset, index) for index in shown.flatten().tolist()]).unflatten(0, shown.shape)
-    of = labels.cpu()
-    same = of[nearest] == of[queries][:, None]
+    labels = labels.cpu()
+    same = labels[nearest] == labels[queries][:, None]
     for row, column in torch.cartesian_prod(torch.arange(len(queries)), torch.arange(nearest.shape[1])).tolist():
         _frame(pictures[row, column + 1], RIGHT if same[row, column] else WRONG)
     save_image(make_grid(pictures.flatten(0, 1), nrow=shown.shape[1], padding=4, pad_value=1), path)

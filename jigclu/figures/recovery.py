@@ -1,4 +1,4 @@
-"""The pretext task solved: images put together from the network's own clusters and locations, beside input and truth."""
+"""The pretext task solved: images reassembled from the network's own clusters and locations, beside input and truth."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jigclu.figures.neighbours import RIGHT, WRONG
 from jigclu.montage import assemble, stitch
 from jigclu.patches import patch_size
 from jigclu.resample import crop_resize
-from jigclu.training.inputs import Patches, whole
+from jigclu.training.inputs import Patches, full_boxes
 
 IMAGES = 8  # shuffled among themselves
-CHANCES = 100  # random groupings, for the level of chance
+CHANCES = 100  # random groupings, to measure the chance level
 
 
 @torch.no_grad()
@@ -28,16 +28,16 @@ def recover(
     """Draw recovery.png from up to IMAGES images and measure how much of it is right.
 
     Args:
-        network: montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); it runs in eval mode in here.
-        make_patches: the method's patches, which are drawn for `epoch`.
+        network: montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); run in eval mode here.
+        make_patches: the method's patches, drawn for `epoch`.
         batch: images, of which the first IMAGES are used.
         epoch: also chooses the permutation, as in training.
         bfloat16: whether the network runs under autocast.
         folder: where recovery.png goes.
 
     Returns:
-        Percentages of the patches: `recovered_images` are in the group of their image (each group stands for one image, and
-        no two for the same); `recovered_chance`, the same for random groups; `recovered_places` are also in their position.
+        Percentages of patches: `recovered_images`, those in their image's group (groups and images are matched one to one);
+        `recovered_chance`, the same for random groups; `recovered_places`, those also in their own position.
     """
     batch = Batch(*(field[:IMAGES] for field in batch))
     m, count = make_patches.m, len(batch.labels)
@@ -70,7 +70,7 @@ def _percent(right: Tensor) -> float:
 
 
 def _predictions(network: nn.Module, montages: Tensor, bfloat16: bool) -> tuple[Tensor, Tensor]:
-    """Embeddings and logits on the CPU; the network must not be wrapped for several ranks, which would wait for the others."""
+    """Embeddings and logits on the CPU. The network must not be wrapped for several ranks: it would wait for the others."""
     training = network.training
     network.eval()
     try:
@@ -84,7 +84,7 @@ def _predictions(network: nn.Module, montages: Tensor, bfloat16: bool) -> tuple[
 def grouped(embeddings: Tensor, size: int) -> Tensor:
     """(k*size, dim) -> (k, size) indices: greedy agglomeration of the vectors into groups of equal size.
 
-    The two nearest free vectors begin a group, and the free vector nearest to it on average joins until it is full.
+    The two nearest free vectors start a group; the free vector nearest to it on average joins until it is full.
     """
     unit = F.normalize(embeddings, dim=1)
     near = (unit @ unit.T).fill_diagonal_(-torch.inf)
@@ -103,7 +103,7 @@ def grouped(embeddings: Tensor, size: int) -> Tensor:
 
 
 def assigned_positions(scores: Tensor) -> Tensor:
-    """(n, n) log probabilities [vector, position] -> (n,): each vector's own position, the most confident assigned first."""
+    """(n, n) log probabilities [vector, position] -> (n,): a position for each vector, the most confident assigned first."""
     free, positions = scores.clone(), torch.empty(len(scores), dtype=torch.int64)
     for _ in range(len(scores)):
         vector, position = divmod(int(free.argmax()), len(scores))
@@ -113,15 +113,15 @@ def assigned_positions(scores: Tensor) -> Tensor:
 
 
 def owners(images: Tensor) -> Tensor:
-    """(k, size) image of each vector of each group -> (k,): each group's own image, the group with most votes chooses first."""
+    """(k, size) image of each vector of each group -> (k,): a different image for each group, most votes first."""
     count = len(images)
     votes = F.one_hot(images, count).sum(1)
-    found = torch.empty(count, dtype=torch.int64)
+    owner = torch.empty(count, dtype=torch.int64)
     for _ in range(count):
         group, image = divmod(int(votes.argmax()), count)
-        found[group] = image
+        owner[group] = image
         votes[group], votes[:, image] = -1, -1
-    return found
+    return owner
 
 
 def chance(count: int, size: int) -> float:
@@ -132,7 +132,7 @@ def chance(count: int, size: int) -> float:
 
 
 def _by_position(pixels: Tensor, positions: Tensor) -> Tensor:
-    """(k, m*m, 3, h, h) and the position of each -> (m*m*k, 3, h, h), position-major, as `assemble` wants it."""
+    """(k, m*m, 3, h, h) and the position of each -> (m*m*k, 3, h, h), position-major, as `assemble` expects."""
     order = positions.argsort(dim=1)[:, :, None, None, None].expand_as(pixels)
     return pixels.gather(1, order).transpose(0, 1).flatten(0, 1)
 
@@ -148,4 +148,4 @@ def _framed(pixels: Tensor, right: Tensor) -> Tensor:
 def _squares(batch: Batch, side: int) -> Tensor:
     """The whole images as squares of `side` pixels."""
     canvases = batch.canvas.cpu()
-    return crop_resize(canvases, whole(batch.sizes.cpu())[:, 0], side)
+    return crop_resize(canvases, full_boxes(batch.sizes.cpu())[:, 0], side)

@@ -6,7 +6,7 @@ from jigclu.config import PretrainConfig
 from jigclu.methods.base import Method
 from jigclu.training.distributed import RankInfo
 
-# Every name of `config.methods.METHODS` -> its implementation, imported when a job needs it.
+# Method name (the keys of `config.methods.METHODS`) -> implementation, imported when a job needs it.
 METHODS = {
     "jigclu": "jigclu.methods.jigclu:JigClu",
     "simclr": "jigclu.methods.simclr:SimCLR",
@@ -20,12 +20,12 @@ def build(config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int) 
 
     Args:
         config: its `method.name` chooses the implementation.
-        seed: of the job; every random number that the method draws follows from it.
-        rank_info: this process's place among the ranks.
-        classes: how many the data set has; only `supervised` uses it.
+        seed: the job's seed; every random number of the method follows from it.
+        rank_info: this process's rank and device.
+        classes: number of classes of the data set; only `supervised` uses it.
 
     Raises:
-        ConfigError: the method's numbers do not fit the batch or the ranks.
+        ConfigError: the method's settings do not fit the batch size or the number of ranks.
     """
     method: Method = pkgutil.resolve_name(METHODS[config.method.name])(config, seed, rank_info, classes)
     return method

@@ -1,4 +1,4 @@
-"""Jigsaw Clustering (paper §3): split, augment every patch, montage over the global batch; cluster and locate the patches."""
+"""Jigsaw Clustering (paper §3): split, augment every patch, make montages over the global batch; cluster and locate the patches."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class JigClu(Method):
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
         """(montages (n, 3, S, S), permutation (m*m*N,) over the global batch N = n * world).
 
-        With patches for input, small or scaled up (§5.1, Figure 5 a and b), these are (m*m*n, 3, h, h) and nothing is permuted.
+        If the input is patches, small or scaled up (§5.1, Figure 5 a and b): (m*m*n, 3, h, h), and nothing is permuted.
         """
         size = self.config.image_size if self.method.input == "scaled" else patch_size(self.config.image_size, self.m)
         images = self.patches(batch, epoch, size)
@@ -51,15 +51,14 @@ class JigClu(Method):
             permutation = counter_rng.permutation(self.seed, counter_rng.MONTAGE, epoch, step, length)
         else:
             permutation = torch.arange(length)
-        moved = permutation.to(self.rank_info.device, non_blocking=True)
+        on_device = permutation.to(self.rank_info.device, non_blocking=True)
         if self.method.input == "montage":
-            images = (
-                stitch(images, moved, self.m) if self.rank_info.world == 1 else exchange(images, permutation, self.m)
-            )
-        return images.contiguous(memory_format=torch.channels_last), moved
+            alone = self.rank_info.world == 1
+            images = stitch(images, on_device, self.m) if alone else exchange(images, permutation, self.m)
+        return images.contiguous(memory_format=torch.channels_last), on_device
 
     def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
-        """Eq. 4 over the global batch, the same on every rank; in float32 whatever the network's precision."""
+        """Eq. 4 over the global batch, the same on every rank; always in float32."""
         images, permutation = prepared
         embeddings, logits = network(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -68,7 +67,7 @@ class JigClu(Method):
     def objective(self, embeddings: Tensor, logits: Tensor, permutation: Tensor) -> tuple[Tensor, Logged]:
         """embeddings (m*m*n, dim) and logits (m*m*n, m*m) of this rank's input; permutation (m*m*N,) of the global batch.
 
-        Gathered position-major over the global batch: the permutation's order.
+        Both are gathered position-major over the global batch, which is the permutation's order.
         """
         embeddings, logits = (
             gather_batch(vectors, self.m * self.m, self.rank_info) for vectors in (embeddings, logits)
@@ -99,7 +98,7 @@ class JigClu(Method):
         first_batch.draw_jigsaw(self.patches, batch, folder)
 
     def final_metrics(self, batch: Batch, epoch: int, folder: Path) -> dict[str, float]:
-        """`recovery.recover`'s: how well the network solves its own task, if its input is montages."""
+        """`recovery.recover`: how well the network solves its own task, if its input is montages."""
         if self.method.input != "montage":
             return {}
         return recovery.recover(self.network, self.patches, batch, epoch, self.config.precision == "bfloat16", folder)

@@ -1,4 +1,4 @@
-"""MoCo (He et al. 2020; version 2, Chen et al. 2020): a query is to find its key among a queue of earlier images' keys."""
+"""MoCo (He et al. 2020; version 2, Chen et al. 2020): find a query's key among a queue of earlier images' keys."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from jigclu.training.inputs import views
 
 
 class MoCoNetwork(nn.Module):
-    """images (n, 3, S, S) -> queries (n, dim). Holds all of MoCo's state: both encoders, the queue, where it is written next.
+    """images (n, 3, S, S) -> queries (n, dim). Holds all of MoCo's state: both encoders, the queue and its write pointer.
 
-    `key` starts as a copy of `query` and has no gradient. Its batch norms always use the statistics of what they are given and keep
-    no running ones (it is never evaluated), so it is the same on every rank though each rank sees other images.
+    `key` starts as a copy of `query` and has no gradient. Its batch norms always use the batch's statistics and keep no running
+    ones (it is never evaluated), so it is the same on every rank although each rank sees different images.
     """
 
     queue: Tensor
@@ -48,14 +48,14 @@ class MoCoNetwork(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Write keys (N, dim), N no more than the queue, over the oldest, round the queue's end where they reach it."""
-        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[places] = keys.to(self.queue.dtype)
+        """Overwrite the oldest keys by keys (N, dim), wrapping at the queue's end; N is at most the queue's length."""
+        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[slots] = keys.to(self.queue.dtype)
         self.pointer.copy_((self.pointer + len(keys)) % len(self.queue))
 
 
 class KeyEncoder(nn.Module):
-    """A copy of the query's encoder and head that is trained by nothing but `MoCoNetwork.follow`."""
+    """A copy of the query's encoder and head, updated only by `MoCoNetwork.follow`."""
 
     local_batch_norm = True  # see distributed.synchronise_batch_norm
 
@@ -84,14 +84,14 @@ class MoCo(Method):
         self.groups = groups(config.batch_size, method.shuffle_groups)
         if self.groups % rank_info.world:
             raise ConfigError(
-                f"pretrain.method.shuffle_groups: {self.groups} groups of a batch of {config.batch_size} do not divide by "
+                f"pretrain.method.shuffle_groups: {self.groups} groups of a batch of {config.batch_size} are not divisible by "
                 f"{rank_info.world} ranks"
             )
         self.network = MoCoNetwork(config.backbone, method.dim, method.version == 1, method.queue)
 
     @torch.no_grad()
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:
-        """(views (2n, 3, S, S), the queries' and then the keys'; permutation (N,) of the global batch that shuffles the keys')."""
+        """(views (2n, 3, S, S), the queries' then the keys'; permutation (N,) that shuffles the keys' global batch)."""
         order = counter_rng.permutation(
             self.seed, counter_rng.KEYS, epoch, step, len(batch.indices) * self.rank_info.world
         )
@@ -99,7 +99,7 @@ class MoCo(Method):
         return images, order.to(self.rank_info.device, non_blocking=True)
 
     def loss(self, network: nn.Module, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Logged]:
-        """InfoNCE over the global batch, in float32. Moves the key encoder before, the queue after: once a step."""
+        """InfoNCE over the global batch, in float32. Updates the key encoder before it and the queue after it."""
         images, order = prepared
         for_queries, for_keys = images.chunk(2)
         queries = network(for_queries)
@@ -112,27 +112,27 @@ class MoCo(Method):
 
     @torch.no_grad()
     def keys(self, images: Tensor, order: Tensor) -> Tensor:
-        """images (n, 3, S, S) of this rank, order (N,) -> keys (N, dim) of the global batch, normalised, in its own order.
+        """images (n, 3, S, S) of this rank, order (N,) -> normalised keys (N, dim) of the global batch, not shuffled.
 
-        Shuffled batch norm: `groups` random parts of the batch go through the key encoder one by one, each rank its share.
-        Queries are normalised over the whole batch, so batch statistics do not tell which key is whose.
+        Shuffled batch norm: `groups` random parts of the batch go through the key encoder one by one, shared out among the ranks.
+        Queries are normalised over the whole batch, so batch statistics do not reveal which key belongs to which query.
         """
-        everyone = gather_batch(images, 1, self.rank_info)
+        gathered = gather_batch(images, 1, self.rank_info)
         share = self.groups // self.rank_info.world
         parts = order.view(self.groups, -1)[self.rank_info.rank * share : (self.rank_info.rank + 1) * share]
-        shuffled = torch.cat([F.normalize(self.network.key(everyone[part]).float(), dim=1) for part in parts])
+        shuffled = torch.cat([F.normalize(self.network.key(gathered[part]).float(), dim=1) for part in parts])
         shuffled = gather_batch(shuffled, 1, self.rank_info)
         keys = torch.empty_like(shuffled)
         keys[order] = shuffled
         return keys
 
     def objective(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Logged]:
-        """queries (n, dim) of this rank, keys (N, dim) normalised: cross-entropy of [q.k+, q.queue] / temperature at place 0.
+        """queries (n, dim) of this rank, keys (N, dim) normalised: cross-entropy of [q.k+, q.queue] / temperature, target 0.
 
-        `contrastive_accuracy`: percent of queries that are nearer to their key than to every key of the queue.
+        `contrastive_accuracy`: percent of queries nearer to their own key than to every key of the queue.
         """
         q = F.normalize(gather_batch(queries, 1, self.rank_info), dim=1)
-        # A copy of the queue: it is written before the backward pass needs what was multiplied.
+        # A copy of the queue: it is overwritten before the backward pass needs these values.
         logits = torch.cat(((q * keys).sum(dim=1, keepdim=True), q @ self.network.queue.to(q.dtype, copy=True).T), 1)
         logits = logits / self.method.temperature
         first = torch.zeros(len(q), dtype=torch.int64, device=q.device)
@@ -143,13 +143,13 @@ class MoCo(Method):
         return self.network.query.encoder.weights()
 
     def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
-        """Image by image, the query's view and the key's side by side."""
+        """The query's view and the key's side by side, image by image."""
         return augment.to_pixels(prepared[0]).unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def groups(batch: int, wanted: int) -> int:
-    """How many equal parts a batch is shuffled into: its largest divisor up to `wanted` that leaves two images in each.
+    """How many equal parts a batch is shuffled into: its largest divisor up to `wanted` with at least two images in each.
 
-    One image alone has no batch statistics.
+    A single image has no batch statistics.
     """
     return max(parts for parts in range(1, min(wanted, batch // 2) + 1) if batch % parts == 0)

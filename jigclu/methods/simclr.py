@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): two views of every image; each is to find the other among all views of the global batch."""
+"""SimCLR (Chen et al. 2020): two views of every image; each must find the other among all views of the global batch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from jigclu.training.inputs import views
 class SimCLR(Method):
     """n images -> 2n views -> 2n vectors.
 
-    Its loss, NT-Xent, is JigClu's Eq. 1-2 with clusters of two: the mean over the 2N views of -log softmax, over all the others, of
-    the cosine with the other view. One piece of code serves both.
+    Its loss, NT-Xent, is JigClu's Eq. 1-2 with clusters of two: the mean over the 2N views of -log softmax, over all other views,
+    of the cosine with the image's other view. So `clustering_loss` serves both.
     """
 
     network: EncoderWithHead
@@ -43,7 +43,7 @@ class SimCLR(Method):
             return self.objective(embeddings.float())
 
     def objective(self, embeddings: Tensor) -> tuple[Tensor, Logged]:
-        """embeddings (2n, dim) of this rank's views. `contrastive_accuracy`: percent of views whose other view is the nearest."""
+        """embeddings (2n, dim) of this rank's views. `contrastive_accuracy`: percent of views nearest to their other view."""
         embeddings = gather_batch(embeddings, 2, self.rank_info)
         images = torch.arange(len(embeddings) // 2, device=embeddings.device)
         total = clustering_loss(embeddings, images.repeat(2), self.method.temperature)
@@ -56,5 +56,5 @@ class SimCLR(Method):
         return self.network.encoder.weights()
 
     def picture(self, prepared: tuple[Tensor, ...]) -> Tensor:
-        """Image by image, its two views side by side."""
+        """The two views of each image side by side."""
         return augment.to_pixels(prepared[0]).unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)

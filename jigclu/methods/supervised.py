@@ -1,4 +1,4 @@
-"""Cross-entropy with the labels, on one augmented view an image: the paper's `Supervised` rows."""
+"""Cross-entropy with the labels, on one augmented view per image: the paper's `Supervised` rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Supervised(Method):
             return self.objective(logits.float(), labels)
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Logged]:
-        """logits (n, classes) and labels (n,) of this rank. `accuracy`: top-1 on the views trained on, in percent."""
+        """logits (n, classes) and labels (n,) of this rank. `accuracy`: top-1 on the training views, in percent."""
         logits, labels = (gather_batch(values, 1, self.rank_info) for values in (logits, labels))
         total = F.cross_entropy(logits, labels)
         return total, {"loss": total.detach(), "accuracy": top1_percent_strict(logits.detach(), labels)}

@@ -1,4 +1,4 @@
-"""What evaluation stages start from: the pretrained backbone, frozen or not, and a fresh classifier."""
+"""The start of every evaluation stage: the pretrained backbone, frozen or not, and a fresh classifier."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from jigclu.training.session import Session
 
 
 def require_one_process(session: Session) -> None:
-    """Raises ConfigError where several ranks were started: a frozen forward pass is one process's work."""
+    """Check that the stage runs in one process, as a frozen forward pass must.
+
+    Raises:
+        ConfigError: there are several ranks.
+    """
     if session.rank_info.world > 1:
         raise ConfigError(f"evaluation of a frozen encoder runs in one process, not in {session.rank_info.world}")
 
 
 def starting_backbone(config: EvaluationConfig | DetectConfig, session: Session) -> Backbone:
-    """The upstream pretraining's encoder.pt; with no upstream, random weights from the job's seed (the floor)."""
+    """Load the upstream pretraining's encoder.pt; without upstream, random weights from the job's seed (the floor)."""
     torch.manual_seed(session.folder.seed)
     path = session.folder.upstream_encoder()
     return load_encoder(config.backbone, load_verified(path) if path else None)
 
 
 def fresh_classifier(dim: int, classes: int, seed: int) -> nn.Linear:
-    """Weights N(0, 0.01), bias 0 (protocols.md §2.1, §2.4); the same weights for the same seed, whatever was drawn before."""
+    """Make a classifier with weights N(0, 0.01) and bias 0 (protocols.md §2.1, §2.4) that depend on `seed` only."""
     head = nn.Linear(dim, classes)
     nn.init.normal_(head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
     nn.init.zeros_(head.bias)
@@ -35,13 +39,13 @@ def fresh_classifier(dim: int, classes: int, seed: int) -> nn.Linear:
 
 
 def frozen_extractor(config: EvaluationConfig, session: Session) -> Extractor:
-    """`starting_backbone`, frozen."""
+    """Freeze `starting_backbone`; progress goes to status.json, and a stop signal raises Interrupted."""
     backbone = starting_backbone(config, session)
 
-    def tell(text: str) -> None:
+    def on_progress(text: str) -> None:
         session.folder.set_status("running", force=False, message=text)
-        if interrupt.requested():  # features are made again in any case: there is nothing to save
-            session.folder.set_status("interrupted", message=f"stopped while making {text}")
-            raise interrupt.Interrupted(f"stopped while making {text}")
+        if interrupt.requested():  # features are computed again in any case: there is nothing to save
+            session.folder.set_status("interrupted", message=f"stopped while computing {text}")
+            raise interrupt.Interrupted(f"stopped while computing {text}")
 
-    return Extractor(backbone, config, session.rank_info.device, tell)
+    return Extractor(backbone, config, session.rank_info.device, on_progress)

@@ -25,11 +25,21 @@ from jigclu.training.session import Session
 
 
 def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
-    """Train in `folder` (its newest checkpoint is gone on from) from the upstream encoder, or from the seed's random weights.
+    """Train backbone and classifier from the upstream encoder, or from the seed's random weights.
 
-    Metrics: top1, top5 (percent) of the validated epoch with the best top1 on the val split, as the released code reports;
-    last_top1; best_epoch, counted in epochs trained. Raises ConfigError where the images do not fill a batch or the batch does not
-    divide by the ranks, interrupt.Interrupted after a stop signal, session.TrainingError on a non-finite loss, DataError.
+    Args:
+        config: the resolved config.
+        folder: the job folder, whose upstream is a pretraining, or none; resumes from the newest checkpoint.
+
+    Returns:
+        The content of result.json. Metrics: top1 and top5 (percent) of the validated epoch with the best top1 on the val split,
+        as the released code reports; last_top1; best_epoch, counted in epochs trained.
+
+    Raises:
+        ConfigError: the images do not fill a batch, or the batch is not divisible by the ranks.
+        interrupt.Interrupted: a stop was requested; the state is saved.
+        session.TrainingError: the loss is not finite.
+        DataError: too many images are unreadable.
     """
     session = Session(folder, config.runtime)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
@@ -42,14 +52,14 @@ def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
 
 
 def rate(config: FinetuneConfig, base: float, epoch: int) -> float:
-    """A parameter group's learning rate in `epoch`, from its own base (golden g7)."""
+    """Compute a parameter group's learning rate in `epoch` from its own base (golden g7)."""
     if config.schedule == "cosine":
         return cosine(base, epoch, config.epochs)
     return steps(base, epoch, config.milestone_epochs, config.gamma)
 
 
 class Finetuner:
-    """Network, optimiser, the step they stand at, and the best accuracy so far."""
+    """Network, optimiser, the current step, and the best accuracy so far."""
 
     def __init__(self, config: FinetuneConfig, session: Session, train: CanvasDataset, val: CanvasDataset):
         self.config, self.session, self.train, self.val = config, session, train, val
@@ -77,17 +87,19 @@ class Finetuner:
         if session.restored:
             self.optimizer.load_state_dict(session.restored["optimizer"])
             self.best = session.restored["best"]
-            self.classes = session.restored.get("classes", self.classes)  # a checkpoint of before it was kept has none
+            self.classes = session.restored.get("classes", self.classes)  # older checkpoints lack it
         self.unreadable = {"train": Unreadable(), "val": Unreadable()}
         self.validated = 0  # images
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
         kept = {"best": self.best, "classes": self.classes}
         return {"network": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **kept}
 
     @property
     def epoch(self) -> int:
+        """The current epoch, from 0."""
         return self.session.step // self.steps_per_epoch
 
     def _groups(self, epoch: int) -> list[list[int]]:
@@ -95,7 +107,7 @@ class Finetuner:
         return epoch_groups(self.seed, epoch, len(self.train), size, rank=rank_info.rank, world=rank_info.world)
 
     def train_epoch(self) -> None:
-        """From the step that the job stands at to the end of its epoch, then validate where it is due."""
+        """Train from the current step to the end of its epoch, then validate if that is due."""
         config, epoch = self.config, self.epoch
         done = self.session.step % self.steps_per_epoch
         for group, base in zip(self.optimizer.param_groups, self.bases, strict=True):
@@ -113,7 +125,7 @@ class Finetuner:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            # Before the tick, so that a checkpoint taken there knows the epoch's accuracy.
+            # Before the tick, so that a checkpoint saved there has the epoch's accuracy.
             measured = self._validate_if_due(epoch) if step + 1 == self.steps_per_epoch else {}
             self.session.tick(
                 epoch + (step + 1) / self.steps_per_epoch,
@@ -143,11 +155,11 @@ class Finetuner:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """{"top1", "top5"} in percent on the val split, which the ranks share out between them."""
+        """Compute {"top1", "top5"} in percent on the val split, each rank on its share of the images."""
         config, rank_info = self.config, self.rank_info
         local = max(1, config.batch_size // rank_info.world)
-        mine = range(rank_info.rank, len(self.val), rank_info.world)
-        groups = [list(mine[start : start + local]) for start in range(0, len(mine), local)]
+        share = range(rank_info.rank, len(self.val), rank_info.world)
+        groups = [list(share[start : start + local]) for start in range(0, len(share), local)]
         self.model.eval()
         found = torch.zeros(3, dtype=torch.float64, device=rank_info.device)  # in the top 1, in the top 5, images
         classes = torch.zeros(2, len(self.val.classes), dtype=torch.int64, device=rank_info.device)
@@ -171,6 +183,7 @@ class Finetuner:
         return {"top1": 100 * (top1 / count), "top5": 100 * (top5 / count)}
 
     def finish(self) -> dict[str, Any]:
+        """Draw the figures and write result.json (rank 0); returns its content."""
         metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
         metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
         if self.rank_info.is_main:
@@ -187,7 +200,7 @@ class Finetuner:
 
 
 def _total(values: Tensor, rank_info: RankInfo) -> Tensor:
-    """The sum over all ranks, on every rank."""
+    """Sum over all ranks, in place; every rank gets the sum."""
     if rank_info.world > 1:
         dist.all_reduce(values)
     return values

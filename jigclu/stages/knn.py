@@ -19,13 +19,26 @@ from jigclu.training.session import Session
 
 
 def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
-    """Vote of the train split's features on the val split's; metrics top1, top5 in percent."""
+    """Classify the val split by a vote of the train split's nearest features.
+
+    Args:
+        config: the resolved config.
+        folder: the job folder, whose upstream is a pretraining, or none for the floor.
+
+    Returns:
+        The content of result.json; its metrics are top1 and top5 in percent.
+
+    Raises:
+        ConfigError: several ranks were started.
+        interrupt.Interrupted: a stop was requested.
+        DataError: too many images are unreadable.
+    """
     session = Session(folder, config.runtime)
     require_one_process(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     extractor = frozen_extractor(config, session)
-    scores, features, truth = voted(extractor, train, val, config.k, config.temperature)
+    scores, features, truth = vote_on_split(extractor, train, val, config.k, config.temperature)
     show(session.folder, val, by_class(scores.argmax(1) == truth, truth, len(val.classes)), features, truth)
     return session.finish(accuracy(scores, truth), val_images=len(val))
 
@@ -33,15 +46,15 @@ def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
 def evaluate(
     extractor: Extractor, train: CanvasDataset, val: CanvasDataset, k: int = 20, temperature: float = 0.07
 ) -> dict[str, float]:
-    """{"top1", "top5"} in percent."""
-    scores, _, truth = voted(extractor, train, val, k, temperature)
+    """Compute {"top1", "top5"} in percent."""
+    scores, _, truth = vote_on_split(extractor, train, val, k, temperature)
     return accuracy(scores, truth)
 
 
-def voted(
+def vote_on_split(
     extractor: Extractor, train: CanvasDataset, val: CanvasDataset, k: int, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the val split: scores (n, classes), features (n, dim), labels (n,)."""
+    """Compute scores (n, classes), features (n, dim) and labels (n,) of the val split."""
     bank, labels = extractor.test_features(train)
     queries, truth = extractor.test_features(val)
     scores = [vote(chunk, bank, labels, len(train.classes), k, temperature) for chunk in queries.split(512)]
@@ -49,7 +62,19 @@ def voted(
 
 
 def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
-    """(q, dim), (n, dim), (n,) -> (q, classes): each of the k nearest by cosine votes exp(similarity / temperature)."""
+    """Score classes by a weighted vote of the nearest neighbours.
+
+    Args:
+        queries: (q, dim) features.
+        bank: (n, dim) features of the images that vote.
+        labels: (n,) their classes.
+        classes: number of classes.
+        k: neighbours by cosine similarity that vote.
+        temperature: each votes exp(similarity / temperature).
+
+    Returns:
+        (q, classes) scores.
+    """
     similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
-    nearest, places = similarity.topk(min(k, len(bank)), dim=1)
-    return queries.new_zeros(len(queries), classes).scatter_add_(1, labels[places], (nearest / temperature).exp())
+    nearest, indices = similarity.topk(min(k, len(bank)), dim=1)
+    return queries.new_zeros(len(queries), classes).scatter_add_(1, labels[indices], (nearest / temperature).exp())

@@ -25,11 +25,24 @@ log = logging.getLogger("jigclu")
 
 
 def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
-    """Train one linear classifier a learning rate on frozen features; metrics top1, top5 (percent) are those at `config.lr`.
+    """Train one linear classifier per learning rate on frozen features.
 
-    As the protocol has it, the best epoch on the val split is reported (`last_top1` stands beside it). The val split's
-    features are computed once: the backbone is frozen and the test transform draws nothing. Writes per_class.csv and
-    neighbours.png.
+    The val split's features are computed once: the backbone is frozen and the test transform is deterministic. Writes
+    per_class.csv and neighbours.png.
+
+    Args:
+        config: the resolved config.
+        folder: the job folder, whose upstream is a pretraining, or none for the floor; resumes from the newest checkpoint.
+
+    Returns:
+        The content of result.json. Metrics, in percent, of the classifier at `config.lr`: top1 and top5 of the best epoch on the
+        val split, as the protocol reports, and `last_top1`. `by_lr` has all learning rates.
+
+    Raises:
+        ConfigError: several ranks were started, or an image is too small for the crop.
+        interrupt.Interrupted: a stop was requested; the state is saved.
+        session.TrainingError: the loss is not finite, or the backbone changed.
+        DataError: too many images are unreadable.
     """
     session = Session(folder, config.runtime)
     require_one_process(session)
@@ -45,18 +58,19 @@ def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
 
 
 def fingerprint(backbone: nn.Module) -> list[float]:
+    """Sum each tensor of the state, to notice a change."""
     return [float(value.double().sum()) for value in backbone.state_dict().values()]
 
 
 class Probe:
-    """Heads, their optimiser, the features they learn from, and the best accuracy so far of each."""
+    """Heads, their optimiser, the features they learn from, and each head's best accuracy so far."""
 
     def __init__(self, config: LinearConfig, session: Session, train: CanvasDataset, val: CanvasDataset):
         self.config, self.session, self.train, self.val = config, session, train, val
         self.seed, self.device = session.folder.seed, session.rank_info.device
         self.extractor = frozen_extractor(config, session)
         self.rates = [config.lr, *(rate for rate in config.other_lrs if rate != config.lr)]
-        # Every learning rate starts from the same weights: what differs is the rate alone.
+        # Every learning rate starts from the same weights, so that only the rate differs.
         heads = [fresh_classifier(self.extractor.backbone.dim, len(train.classes), self.seed) for _ in self.rates]
         self.heads = nn.ModuleList(heads).to(self.device)
         self.optimizer = torch.optim.SGD(
@@ -71,7 +85,7 @@ class Probe:
             self.heads.load_state_dict(session.restored["heads"])
             self.optimizer.load_state_dict(session.restored["optimizer"])
             self.best = session.restored["best"]
-            self.classes = session.restored.get("classes", self.classes)  # a checkpoint of before it was kept has none
+            self.classes = session.restored.get("classes", self.classes)  # older checkpoints lack it
         self.truth_features, self.truth = self.extractor.test_features(val)
         log.info("val features: %d x %d", *self.truth_features.shape)
         self.views = [self._view(view) for view in range(min(config.views, config.epochs))] if config.views else []
@@ -81,6 +95,7 @@ class Probe:
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
         kept = {"best": self.best, "classes": self.classes}
         return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), **kept}
 
@@ -98,7 +113,7 @@ class Probe:
         )
 
     def _epoch_features(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(features, labels) of each batch of the epoch from batch `skip` on, in the epoch's order."""
+        """Yield (features, labels) of the epoch's batches in its order, without the first `skip`."""
         size = self.config.batch_size
         if self.views:
             features, labels = self.views[epoch % len(self.views)]
@@ -111,7 +126,7 @@ class Probe:
             yield self.extractor(images), batch.labels.to(self.device)
 
     def train_epoch(self, epoch: int) -> None:
-        """From the step that the job stands at to the end of the epoch, then validate."""
+        """Train from the current step to the end of the epoch, then validate."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = steps(rate, epoch, self.config.milestone_epochs, self.config.gamma)
         done = self.session.step % self.steps_per_epoch
@@ -120,7 +135,7 @@ class Probe:
             self.optimizer.zero_grad(set_to_none=True)
             torch.stack(losses).sum().backward()  # the heads share nothing: each gets its own gradient
             self.optimizer.step()
-            # Before the tick, so that a checkpoint taken there knows the epoch's accuracy.
+            # Before the tick, so that a checkpoint saved there has the epoch's accuracy.
             measured = self.validate(epoch) if step + 1 == self.steps_per_epoch else {}
             self.session.tick(
                 epoch + (step + 1) / self.steps_per_epoch,
@@ -131,9 +146,9 @@ class Probe:
 
     @torch.no_grad()
     def validate(self, epoch: int) -> dict[str, float]:
-        """Accuracies on the val split, the best of each learning rate kept."""
+        """Compute the accuracies on the val split and keep the best of each learning rate."""
         scores = [head(self.truth_features) for head in self.heads]
-        self.now = [accuracy(one, self.truth) for one in scores]
+        self.now = [accuracy(head_scores, self.truth) for head_scores in scores]
         if self.now[0]["top1"] > self.best[0]["top1"]:
             self.classes = by_class(scores[0].argmax(1) == self.truth, self.truth, len(self.val.classes)).cpu()
         for best, now in zip(self.best, self.now, strict=True):
@@ -143,6 +158,7 @@ class Probe:
         return {**self.now[0], **by_lr}
 
     def finish(self) -> dict[str, Any]:
+        """Draw the figures and write result.json; returns its content."""
         by_lr = {
             f"{rate:g}": {**best, "last_top1": now["top1"]}
             for rate, best, now in zip(self.rates, self.best, self.now, strict=True)

@@ -26,7 +26,7 @@ from jigclu.training.session import Session
 from jigclu.training.usage import peak_memory_mb
 
 log = logging.getLogger("jigclu")
-STARVED = 0.1  # share of the training time spent waiting for the loader, past which the loader is the limiter
+STARVED = 0.1  # above this share of the training time spent waiting for the loader, the loader is the limiter
 SAMPLES = 8  # training images for the method's final metrics
 
 
@@ -41,15 +41,15 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
 
     Returns:
         The content of result.json. Its metrics are the last step's, the method's `final_metrics`, and: `hours` in training
-        over all attempts; `peak_memory_mb`, in MiB, the peak on rank 0 over all attempts (`memory_kind`: of the device or
-        resident); `loader_wait`, the share (0 to 1) of that time in which the loop waited for the loader. On a GPU the loop
-        runs ahead of the device, so `loader_wait` is an upper bound of what the device lost. `limiter`: loader or compute.
+        over all attempts; `peak_memory_mb`, in MiB, the peak on rank 0 over all attempts (`memory_kind`: device or resident);
+        `loader_wait`, the share (0 to 1) of that time in which the loop waited for the loader. On a GPU the loop runs ahead of
+        the device, so `loader_wait` is an upper bound of the device's idle time. `limiter`: loader or compute.
 
     Raises:
-        interrupt.Interrupted: after a stop signal; the state is saved.
+        interrupt.Interrupted: a stop was requested; the state is saved.
         session.TrainingError: the loss is not finite.
         DataError: too many images are unreadable.
-        ConfigError: the method's numbers do not fit the batch or the ranks.
+        ConfigError: the method's settings do not fit the batch size or the number of ranks.
     """
     session = Session(folder, config.runtime)
     dataset = open_dataset(config.data, "train")
@@ -62,7 +62,7 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
 
 
 class Trainer:
-    """The loop's state: method, network, optimiser, and the step that it stands at."""
+    """The loop's state: method, network, optimiser and the current step."""
 
     def __init__(self, config: PretrainConfig, session: Session, dataset: CanvasDataset):
         self.config, self.session, self.dataset = config, session, dataset
@@ -91,6 +91,7 @@ class Trainer:
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
         return {
             "network": self.method.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -100,14 +101,16 @@ class Trainer:
 
     @property
     def peak_memory_mb(self) -> float:
+        """Peak over all attempts, in MiB."""
         return max(self.memory_before, peak_memory_mb(self.rank_info.device))
 
     @property
     def epoch(self) -> int:
+        """The current epoch, from 0."""
         return self.session.step // self.steps_per_epoch
 
     def train_epoch(self) -> None:
-        """From the step that the job stands at to the end of its epoch."""
+        """Train from the current step to the end of its epoch."""
         config, epoch = self.config, self.epoch
         done = self.session.step % self.steps_per_epoch
         lr = cosine(config.optimizer.lr, epoch, config.epochs)
@@ -141,7 +144,7 @@ class Trainer:
             )
 
     def timed(self, stream: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches; what the loop waited for them is added to `waited`."""
+        """Yield the same batches, adding the time that the loop waits for them to `waited`."""
         while True:
             start = time.monotonic()
             batch = next(stream, None)
@@ -151,19 +154,19 @@ class Trainer:
             yield batch
 
     def monitor(self, epoch: int) -> dict[str, float]:
-        """The kNN accuracy of the encoder as it is, every `runtime.monitor_every` epochs. Touches no training state."""
+        """Measure the encoder's current kNN accuracy every `runtime.monitor_every` epochs. Changes no training state."""
         every = self.config.runtime.monitor_every
         if not every or (epoch + 1) % every or not self.rank_info.is_main:
             return {}
         shared = self.config.model_dump(include={"data", "backbone", "image_size", "precision", "runtime"})
-        config = KnnConfig(**shared, resize=self.config.image_size * 8 // 7)  # 224 of 256, at any size
+        config = KnnConfig(**shared, resize=self.config.image_size * 8 // 7)  # the ratio 256 / 224
         backbone = load_encoder(config.backbone, self.method.encoder_state_dict())
         extractor = Extractor(backbone, config, self.rank_info.device)
         self.val = self.val or open_dataset(config.data, "val")
         return {"knn_top1": evaluate(extractor, self.dataset, self.val)["top1"]}
 
     def finish(self) -> dict[str, Any]:
-        """Write encoder.pt and result.json (rank 0); returns the latter."""
+        """Write encoder.pt and result.json (rank 0); returns the content of the latter."""
         seconds = self.session.seconds  # before anything below takes time
         wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
@@ -183,11 +186,12 @@ class Trainer:
         )
 
     def save_encoder(self) -> None:
+        """Write encoder.pt, on the CPU."""
         weights = {key: value.cpu() for key, value in self.method.encoder_state_dict().items()}
         save_atomic(self.session.folder.path / "encoder.pt", weights)
 
     def final_metrics(self) -> dict[str, float]:
-        """The method's metrics of the trained network, on training images drawn as in the epoch after the last."""
+        """Compute the method's metrics of the trained network, on training images drawn as in the epoch after the last."""
         config = self.config
         try:
             indices = epoch_groups(self.seed, config.epochs, len(self.dataset), config.batch_size)[0][:SAMPLES]

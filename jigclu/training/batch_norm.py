@@ -1,4 +1,4 @@
-"""Batch norm over the global batch on any device: SyncBatchNorm refuses CPU tensors, and the tests of several ranks run there."""
+"""Batch norm over the global batch on any device."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class _AllReduce(torch.autograd.Function):
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch statistics over all ranks.
 
-    torch.nn.SyncBatchNorm refuses CPU tensors, and gloo runs are how CI sees two ranks agree.
+    torch.nn.SyncBatchNorm refuses CPU tensors, and the tests with several ranks run on CPUs with gloo.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        x = input if input.dtype == torch.float64 else input.float()  # bfloat16 would round the very count
+        x = input if input.dtype == torch.float64 else input.float()  # bfloat16 would round even the count
         count = _AllReduce.apply(x.new_tensor(x.numel() / x.shape[1]))
         mean = _AllReduce.apply(x.sum(dim=(0, 2, 3))) / count
         centred = x - mean[:, None, None]
@@ -50,9 +50,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(network: nn.Module, device: torch.device) -> None:
-    """Every BatchNorm2d below `network` over all ranks: torch's own on GPUs, ours on CPUs.
+    """Synchronise every BatchNorm2d of `network` over all ranks: SyncBatchNorm on GPUs, GlobalBatchNorm2d on CPUs.
 
-    Parameters and buffers keep their names. A module that says `local_batch_norm` is passed over with all that it holds.
+    Parameters and buffers keep their names. A module with `local_batch_norm` set is skipped with all its children.
     """
     for name, child in network.named_children():
         if getattr(child, "local_batch_norm", False):

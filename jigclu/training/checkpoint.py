@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: written aside, renamed into place, digested, the last two kept."""
+"""Checkpoints that survive a kill at any moment: written to a temporary file, renamed, with a digest; the last two are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEEP = 2
 def save_atomic(path: Path, state: Any) -> str:
     """torch.save, all or nothing, with `<name>.sha256` beside it; returns the digest.
 
-    The digest comes last: a file without one is not finished.
+    The digest is written last: a file without a digest is incomplete.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -31,11 +31,15 @@ def save_atomic(path: Path, state: Any) -> str:
 
 
 def load_verified(path: Path) -> Any:
-    """torch.load (weights only, on the CPU) of a file that matches its digest. Raises ValueError where it does not."""
+    """torch.load (weights only, on the CPU) of a file that matches its digest.
+
+    Raises:
+        ValueError: the digest is missing or does not match.
+    """
     try:
         wanted = path.with_name(path.name + ".sha256").read_text().split()[0]
     except (FileNotFoundError, IndexError):
-        raise ValueError(f"{path} has no digest beside it: it was not finished") from None
+        raise ValueError(f"{path} has no digest beside it: it is incomplete") from None
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != wanted:
         raise ValueError(f"{path} does not match its digest: it is damaged")
@@ -61,10 +65,13 @@ class Checkpoints:
         return path
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint; None: start from the beginning.
+        """The newest intact checkpoint; None if there is none yet.
 
-        A damaged one is set aside with a warning and the one before it taken. Raises ValueError where all are damaged:
-        starting anew would throw the work away. An error of the disk passes through for the same reason.
+        A damaged checkpoint is renamed with a warning, and the one before it is used. A disk error is raised as it is: starting
+        from the beginning would throw the work away.
+
+        Raises:
+            ValueError: all checkpoints are damaged.
         """
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -72,7 +79,7 @@ class Checkpoints:
         found: dict[str, Any] | None = None
         for path in reversed(self.paths()):
             if not path.with_name(path.name + ".sha256").exists():
-                path.unlink()  # killed before it was finished: the one before it is the newest
+                path.unlink()  # the job was killed while writing it
                 continue
             try:
                 found = dict(load_verified(path))
@@ -89,6 +96,6 @@ class Checkpoints:
         return found
 
     def clear(self) -> None:
-        """A finished job needs none."""
+        """Delete all: a finished job needs no checkpoint."""
         for path in self.folder.glob("*step-*"):
             path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from jigclu.training.batch_norm import synchronise_batch_norm
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where this process stands."""
+    """This process's rank, the number of ranks, and its device."""
 
     rank: int
     world: int
@@ -27,7 +27,7 @@ class RankInfo:
 
 
 def join_ranks(device: str = "auto", threads: int | None = None) -> RankInfo:
-    """Join the ranks of torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*), if any; choose device and CPU threads."""
+    """Join the ranks given by torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*), if any; choose device and threads."""
     given = os.environ.get("JIGCLU_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
     torch.set_num_threads(threads or int(given or len(os.sched_getaffinity(0))))
     rank, world, local = (
@@ -48,11 +48,11 @@ def join_ranks(device: str = "auto", threads: int | None = None) -> RankInfo:
 
 
 class _SumGradient(torch.autograd.Function):
-    """All ranks' tensors stacked; the gradient of a sum over ranks, each of which computed the same loss from all."""
+    """All ranks' tensors stacked. Backward: the sum of the ranks' gradients, each rank having computed the same loss."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        value = value.contiguous()  # first: what is received must lie in the same order as what is sent
+        value = value.contiguous()  # first, so that receive buffers have the same memory layout as what is sent
         out = [torch.empty_like(value) for _ in range(dist.get_world_size())]
         dist.all_gather(out, value)
         return torch.stack(out)
@@ -76,7 +76,7 @@ def gather(value: Tensor) -> Tensor:
 def gather_batch(values: Tensor, positions: int, rank_info: RankInfo) -> Tensor:
     """(positions * n, ...) of this rank's n images -> (positions * N, ...) of the global batch, both position-major.
 
-    Image = rank * n + local image. With gradient, see `gather`; the values themselves where there is one rank.
+    Image = rank * n + local image. With gradient, see `gather`; with one rank, the values themselves.
     """
     if rank_info.world == 1:
         return values
@@ -84,10 +84,10 @@ def gather_batch(values: Tensor, positions: int, rank_info: RankInfo) -> Tensor:
 
 
 def distribute(network: nn.Module, rank_info: RankInfo) -> nn.Module:
-    """The network ready to train over the ranks; itself where there is one.
+    """The network wrapped for training on several ranks; with one rank, the network itself.
 
-    Buffers aren't sent round before every step: batch norm's are the same on every rank because its statistics are, a queue
-    of keys because every rank enqueues the same ones.
+    Buffers are not broadcast before every step: batch norm's are the same on every rank because its statistics are, and MoCo's
+    queue because every rank enqueues the same keys.
     """
     if rank_info.world == 1:
         return network

@@ -1,4 +1,4 @@
-"""Preemption and time limits: a signal sets a flag, the stage polls it at a step boundary. No torch."""
+"""Preemption and time limits: a signal sets a flag, which the stage polls at step boundaries. No torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _received: list[int] = []
 
 
 class Interrupted(Exception):
-    """The job was asked to stop, has saved its state and goes on from there when it is started again."""
+    """The job stopped on request with its state saved; when it is started again it resumes from there."""
 
 
 def install() -> None:
-    """Let the stop signals set the flag instead of ending the process. Main thread only."""
+    """Make the stop signals set the flag instead of ending the process. Main thread only."""
     _received.clear()
     for number in SIGNALS:
         signal.signal(number, lambda received, _frame: _received.append(received))
 
 
 def request() -> None:
-    """Ask for a stop from within the process."""
+    """Request a stop from within the process."""
     _received.append(signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""The next batch's augmentation while the network is at work: on a GPU a stream of its own, one step ahead."""
+"""Prefetch: on a GPU the next batch is augmented on a separate stream while the network trains on the current one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Prepared = tuple[Tensor, ...]
 def prefetched(
     stream: Iterator[Batch], prepare: Callable[[Batch, int], Prepared], device: torch.device, first: int
 ) -> Iterator[tuple[int, Batch, Prepared]]:
-    """(step, batch, what `prepare` made of it) for every batch, steps counted from `first`.
+    """(step, batch, `prepare(batch, step)`) for every batch, steps counted from `first`.
 
-    On a CPU there is nothing to overlap: each is prepared when it is asked for. What was prepared ahead of a stop is dropped,
-    and made again by the next attempt: `prepare` keeps no state.
+    On a CPU there is nothing to overlap, so each batch is prepared when it is needed. A batch prefetched before a stop is dropped
+    and prepared again by the next attempt: `prepare` keeps no state.
     """
     if device.type != "cuda":
         for step, batch in enumerate(stream, first):
@@ -33,7 +33,7 @@ def _overlapped(
     side, waiting, step = torch.cuda.Stream(device), None, first
     while True:
         with torch.cuda.stream(side):
-            batch = next(stream, None)  # here, for a resident data set's canvases are picked on the device
+            batch = next(stream, None)  # inside the stream: a resident data set's canvases are selected on the device
             if batch is not None:
                 prepared = prepare(batch, step)
                 done = torch.cuda.Event()
@@ -48,10 +48,10 @@ def _overlapped(
 def _hand_over(
     step: int, batch: Batch, prepared: Prepared, done: torch.cuda.Event, device: torch.device
 ) -> tuple[int, Batch, Prepared]:
-    """The network's stream waits for this batch alone, not for the one after it; the allocator hears who uses the memory now."""
-    here = torch.cuda.current_stream(device)
-    here.wait_event(done)
+    """Make the network's stream wait for this batch only, and tell the allocator that this stream now uses its memory."""
+    current = torch.cuda.current_stream(device)
+    current.wait_event(done)
     for tensor in (*prepared, *batch):
         if tensor.is_cuda:
-            tensor.record_stream(here)
+            tensor.record_stream(current)
     return step, batch, prepared

@@ -1,4 +1,4 @@
-"""What every training stage does at a step boundary: log, report progress, save, stop when asked, refuse non-finite losses."""
+"""The step boundary of every training stage: log, report progress, save, stop on request, reject non-finite losses."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _STOP, _SAVE = 1, 2
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and with what values."""
+    """Training cannot continue; the message gives the step and the values."""
 
 
 class Session:
     """One attempt at one job: `tick` after every step, `finish` once.
 
-    `state` gives what a checkpoint must hold; `restored` is what the newest whole one held (None: a fresh start).
+    `state()` returns the content of a checkpoint; `restored` is the content of the newest intact one (None: a fresh start).
     """
 
     def __init__(self, folder: str | Path, runtime: RuntimeConfig):
@@ -56,22 +56,26 @@ class Session:
             attempt = int(self.folder.status.get("attempt", 0)) + 1
             self.folder.set_status("running", attempt=attempt, step=self.step, message="")
             if self.step:
-                log.info("going on from step %d", self.step)
+                log.info("resuming from step %d", self.step)
 
     @property
     def seconds(self) -> float:
-        """Wall time in training over all attempts, less what was lost after the last checkpoint of each."""
+        """Wall time in training over all attempts, without the time lost after each attempt's last checkpoint."""
         return self._seconds_before + time.monotonic() - self._started
 
     def begin(self, epochs: int, steps: int, state: Callable[[], dict[str, Any]]) -> None:
-        """`steps` in all, `state`: what a checkpoint holds."""
+        """Start the loop of `steps` steps in all; `state()` returns the content of a checkpoint."""
         self.epochs, self.steps, self.state = epochs, steps, state
         self._rate_from = (time.monotonic(), 0)
 
     def tick(self, epoch: float, images: int, metrics: dict[str, Tensor | float], due: bool = False) -> None:
-        """A step is done. One line a step at most: every `runtime.log_every` steps, at the last one, and where `due`.
+        """Finish a step. Metrics are logged every `runtime.log_every` steps, at the last step, and if `due`.
 
-        `metrics` may lie on the device, they are read only with the next line. Raises Interrupted, TrainingError.
+        `metrics` may be on the device: they are read only when the next line is logged.
+
+        Raises:
+            Interrupted: a stop was requested; the state is saved.
+            TrainingError: a metric is not finite.
         """
         self.step += 1
         self._images += images
@@ -99,12 +103,12 @@ class Session:
         return self.rank_info.is_main and time.monotonic() - self._saved >= 60 * self.runtime.checkpoint_minutes
 
     def _flush(self) -> None:
-        """Read the window's metrics from the device, refuse non-finite ones, log the steps that are due."""
+        """Read the window's metrics from the device, reject non-finite ones, log the steps that are due."""
         for step, epoch, metrics, due in self._window:
             values = {name: float(value) for name, value in metrics.items()}
             if not all(map(math.isfinite, values.values())):
-                told = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-                raise TrainingError(f"non-finite loss at step {step} (epoch {epoch:.2f}): {told}")
+                listing = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+                raise TrainingError(f"non-finite loss at step {step} (epoch {epoch:.2f}): {listing}")
             if self.rank_info.is_main and due:
                 self._report(step, epoch, values)
         self._window.clear()
@@ -115,7 +119,7 @@ class Session:
         rate = (self._images - images) / max(now - since, 1e-9)
         steps_here = self.step - (self.restored["step"] if self.restored else 0)
         left = (self.steps - step) * self._images / steps_here / max(rate, 1e-9)
-        if now - since > 60:  # a moving rate: forget what is older than a minute or so
+        if now - since > 60:  # a moving rate: forget what is older than about a minute
             self._rate_from = (now, self._images)
         self.folder.log(step, round(epoch, 4), **values, images_per_second=round(rate, 1), **self._usage())
         progress = {
@@ -134,7 +138,7 @@ class Session:
             print(f"{begin}{line}", end=end, flush=True)
 
     def finish(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
-        """Write result.json (rank 0), drop the checkpoints that are no longer needed."""
+        """Write result.json (rank 0) and delete the checkpoints, which are no longer needed."""
         if not self.rank_info.is_main:
             return {"metrics": metrics}
         details |= {

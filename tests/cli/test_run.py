@@ -233,7 +233,7 @@ def test_a_tracking_server_that_does_not_answer_is_reported(tmp_path: Path) -> N
 
 def test_too_small_patches_are_refused(tmp_path: Path) -> None:
     words = table8(pretrain__image_size=8)
-    refused(tmp_path / "runs", words, "image_size 8", "patches of", "8 is the least")
+    refused(tmp_path / "runs", words, "image_size 8", "patches of", "at least 8 are needed")
     assert nothing_started(tmp_path / "runs")
 
 

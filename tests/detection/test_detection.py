@@ -41,8 +41,8 @@ ONE = RankInfo(0, 1, torch.device("cpu"))
 def test_the_released_checkpoints_keys_become_the_released_converters(golden: Path) -> None:
     listed = json.loads((golden / "g9_detectron2_key_map.json").read_text())["map"]
     tagged = {key: torch.tensor(float(number)) for number, key in enumerate(listed)}
-    ours = convert(tagged)
-    assert ours == {new: tagged[old] for old, new in listed.items() if ".fc_" not in new} and len(ours) == 318
+    actual = convert(tagged)
+    assert actual == {new: tagged[old] for old, new in listed.items() if ".fc_" not in new} and len(actual) == 318
 
 
 def test_a_key_of_no_backbone_is_refused_by_name() -> None:
@@ -164,7 +164,7 @@ def test_an_images_augmentation_depends_on_its_key_alone(scenes: tuple[list[dict
     for other in (seen(2), two):
         assert all(torch.equal(a, b) for x, y in zip(alone, other, strict=True) for a, b in zip(x, y, strict=True))
     assert len({one.shape for batch in alone for one in batch}) > 1  # it does augment
-    with pytest.raises(ConfigError, match="does not divide by 3 ranks"):
+    with pytest.raises(ConfigError, match="is not divisible by 3 ranks"):
         seen(0, 0, 3)
 
 

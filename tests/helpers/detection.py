@@ -1,4 +1,4 @@
-"""What the tests of detection share. Importing it skips the file where Detectron2 is not importable."""
+"""Helpers of the detection tests. Importing this module skips the test file if Detectron2 is not importable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if importlib.util.find_spec("detectron2") is None:
 
 from detection import compat
 
-compat.prepare()  # before the first import of it
+compat.prepare()  # before the first import of detectron2
 
 from detectron2.data import DatasetMapper  # noqa: E402
 from detectron2.layers import ROIAlign  # noqa: E402

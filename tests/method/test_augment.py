@@ -49,9 +49,9 @@ def canvases(photographs: Tensor) -> tuple[Tensor, Tensor]:
     return noise, torch.tensor(boxes)
 
 
-def psnr(ours: Tensor, theirs: Tensor) -> Tensor:
+def psnr(actual: Tensor, theirs: Tensor) -> Tensor:
     """dB of each sample of (B, c, h, w) in [0, 1]."""
-    return -10 * torch.log10((ours - theirs).double().square().mean(dim=(1, 2, 3)).clamp(min=1e-12))
+    return -10 * torch.log10((actual - theirs).double().square().mean(dim=(1, 2, 3)).clamp(min=1e-12))
 
 
 def by_pil(images: Tensor, operation: Callable[[Image.Image, int], Image.Image]) -> Tensor:
@@ -89,13 +89,15 @@ def test_crop_and_resize_is_pil(canvases: tuple[Tensor, Tensor], size: int) -> N
     crop = torch.cat(crops)
     assert (crop[:, 2:] < size).all(1).any() and (size == 112 or (crop[:, 2:] > size).all(1).any())
     flip = torch.rand(len(crop), generator=generator) < 0.5
-    ours = resample.crop_resize(images, crop, size, flip)
+    actual = resample.crop_resize(images, crop, size, flip)
     cut = by_pil(images.repeat(len(crops), 1, 1, 1), lambda image, i: pil_crop(image, crop[i].tolist(), size))
     theirs = torch.where(flip[:, None, None, None], cut.flip(3), cut)
-    assert psnr(ours, theirs).min() >= 54
-    assert (ours - theirs).abs().max() <= 1.05 * LEVEL
+    assert psnr(actual, theirs).min() >= 54
+    assert (actual - theirs).abs().max() <= 1.05 * LEVEL
     unflipped = resample.crop_resize(images, crop, size)
-    torch.testing.assert_close(unflipped, torch.where(flip[:, None, None, None], ours.flip(3), ours), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        unflipped, torch.where(flip[:, None, None, None], actual.flip(3), actual), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,43 +116,44 @@ def test_each_colour_operation(photographs: Tensor, operation: int, low: float, 
     # Whole 255ths of a turn: PIL's hue has no others, torchvision cuts the shift to them.
     values = torch.linspace(low, high, len(images))
     factors[:, operation] = (values * 255).round() / 255 if operation == HUE else values
-    ours = augment.jitter(images, factors, torch.arange(4).repeat(len(images), 1))
+    actual = augment.jitter(images, factors, torch.arange(4).repeat(len(images), 1))
     given = factors[:, operation].tolist()
     exact = torch.stack([FUNCTIONS[operation](image, value) for image, value in zip(images, given, strict=True)])
-    assert (ours - exact).abs().max() <= tolerance
+    assert (actual - exact).abs().max() <= tolerance
     # a hair more: torchvision truncates shift * 255
     assert (
         psnr(
-            ours, by_pil(photographs, lambda image, i: FUNCTIONS[operation](image, given[i] + 1e-6 * np.sign(given[i])))
+            actual,
+            by_pil(photographs, lambda image, i: FUNCTIONS[operation](image, given[i] + 1e-6 * np.sign(given[i]))),
         ).min()
         >= 45
     )
 
 
 def test_contrast_turns_about_pils_whole_mean(photographs: Tensor) -> None:
-    ours = augment.jitter(
+    actual = augment.jitter(
         photographs.float() / 255, torch.tensor([[1.0, 0.5, 1.0, 0.0]] * 10), torch.arange(4).repeat(10, 1)
     )
     means = torch.tensor(
         [int(ImageStat.Stat(tf.to_pil_image(image).convert("L")).mean[0] + 0.5) for image in photographs]
     )
     wanted = (photographs + means[:, None, None, None]) / 2 / 255
-    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)
 
 
 def test_grayscale_is_pils(photographs: Tensor) -> None:
-    ours = augment.luma(photographs.float() / 255).expand(-1, 3, -1, -1)
+    actual = augment.luma(photographs.float() / 255).expand(-1, 3, -1, -1)
     theirs = by_pil(photographs, lambda image, _: tf.to_grayscale(image, 3))
-    assert (ours - theirs).abs().max() <= 0.51 * LEVEL
+    assert (actual - theirs).abs().max() <= 0.51 * LEVEL
 
 
 @pytest.mark.parametrize("side", [56, 112])
 def test_blur_is_pils(photographs: Tensor, side: int) -> None:
     sigma = torch.tensor([0.1, 0.3, 0.5, 0.8, 1.0, 1.3, 1.5, 1.7, 1.9, 2.0])
     images = photographs[:, :, :side, :side]
-    ours = resample.blur(images.float() / 255, sigma)
+    actual = resample.blur(images.float() / 255, sigma)
     theirs = by_pil(images, lambda image, i: image.filter(ImageFilter.GaussianBlur(sigma[i].item())))
-    decibels = psnr(ours, theirs)
+    decibels = psnr(actual, theirs)
     # Where a pass moves pixels by less than a level, PIL's rounding swallows part of it.
     assert decibels.min() >= 47 and decibels[sigma >= 0.5].min() >= 50
 
@@ -163,8 +166,8 @@ def test_blur_is_the_released_codes(golden: Path) -> None:
     listing = json.loads((golden / "g8_pil_blur.json").read_text())
     image = np.random.RandomState(listing["seed"]).randint(0, 256, listing["shape"]).astype(np.float32)
     sigma = torch.tensor([case["sigma"] for case in listing["cases"]])
-    ours = resample.blur(torch.from_numpy(image).permute(2, 0, 1).repeat(len(sigma), 1, 1, 1), sigma)
-    for blurred, case in zip(ours, listing["cases"], strict=True):
+    actual = resample.blur(torch.from_numpy(image).permute(2, 0, 1).repeat(len(sigma), 1, 1, 1), sigma)
+    for blurred, case in zip(actual, listing["cases"], strict=True):
         wanted = torch.tensor(case["out"], dtype=torch.float32).view(*listing["shape"]).permute(2, 0, 1)
         assert (blurred - wanted).abs().max() <= (3 if case["sigma"] < 0.5 else 2), case["sigma"]
 
@@ -193,7 +196,7 @@ def test_jitter_in_each_of_the_24_orders(photographs: Tensor) -> None:
     order = torch.tensor(list(itertools.permutations(range(4))))
     images = photographs[torch.arange(24) % 10, :, 30:90, 30:90].float() / 255
     factors = random_factors(24)
-    ours = augment.jitter(images, factors, order)
+    actual = augment.jitter(images, factors, order)
 
     def sequential(sample: int, operations: list[int]) -> Tensor:
         image = images[sample]
@@ -201,15 +204,15 @@ def test_jitter_in_each_of_the_24_orders(photographs: Tensor) -> None:
             image = FUNCTIONS[operation](image, factors[sample, operation].item())
         return image
 
-    errors = [(ours[i] - sequential(i, order[i].tolist())).abs().max().item() for i in range(24)]
+    errors = [(actual[i] - sequential(i, order[i].tolist())).abs().max().item() for i in range(24)]
     assert max(errors) <= 0.5 * LEVEL
-    backwards = [(ours[i] - sequential(i, order[i].tolist()[::-1])).abs().max().item() for i in range(24)]
+    backwards = [(actual[i] - sequential(i, order[i].tolist()[::-1])).abs().max().item() for i in range(24)]
     assert sum(error > 2 * LEVEL for error in backwards) >= 12
 
 
 def test_a_batch_equals_its_samples_one_by_one(canvases: tuple[Tensor, Tensor]) -> None:
     images, boxes = canvases
-    parameters = augment.draw(AugmentConfig(), 5, 0, torch.arange(10), boxes)
+    parameters = augment.draw(AugmentConfig(), 5, 0, torch.arange(10), boxes, colour=AugmentConfig())
     whole = augment.apply(images, parameters, 40)
     for row in range(40):
         alone = Parameters(
@@ -224,8 +227,8 @@ def test_the_whole_list_is_pils_in_the_official_order(canvases: tuple[Tensor, Te
     PIL rounds to 8 bits (and hue's shift to 255ths) after every operation: 46.3 dB apart on average, 41.9 at worst.
     """
     images, boxes = canvases
-    parameters = augment.draw(AugmentConfig(), 11, 3, torch.arange(10), boxes)
-    ours = augment.apply(images, parameters, 112)
+    parameters = augment.draw(AugmentConfig(), 11, 3, torch.arange(10), boxes, colour=AugmentConfig())
+    actual = augment.apply(images, parameters, 112)
 
     def reference(image: Image.Image, row: int) -> Image.Image:
         image = pil_crop(image, parameters.crop[row].tolist(), 112)
@@ -239,5 +242,5 @@ def test_the_whole_list_is_pils_in_the_official_order(canvases: tuple[Tensor, Te
 
     theirs = by_pil(images.repeat(4, 1, 1, 1), reference)
     mean, std = torch.tensor(augment.MEAN).view(3, 1, 1), torch.tensor(augment.STD).view(3, 1, 1)
-    decibels = psnr(ours * std + mean, theirs)
+    decibels = psnr(actual * std + mean, theirs)
     assert decibels.mean() >= 44 and decibels.min() >= 38

@@ -29,10 +29,15 @@ CROP = ("left", "upper", "width", "height", "area", "aspect", "place x", "place 
 
 
 def drawn(
-    recipe: augment.Recipe = OFFICIAL, box: Box = WIDE, seed: int = 0, epoch: int = 0, images: int = IMAGES
+    recipe: AugmentConfig | LinearConfig = OFFICIAL,
+    box: Box = WIDE,
+    seed: int = 0,
+    epoch: int = 0,
+    images: int = IMAGES,
 ) -> Parameters:
     boxes = torch.tensor(box).repeat(images, PATCHES, 1)
-    return augment.draw(recipe, seed, epoch, torch.arange(images), boxes)
+    colour = recipe if isinstance(recipe, AugmentConfig) else None
+    return augment.draw(recipe, seed, epoch, torch.arange(images), boxes, colour=colour)
 
 
 @functools.cache
@@ -54,8 +59,8 @@ def crop_statistics(crop: np.ndarray, box: Box) -> dict[str, np.ndarray]:
 
 
 def crop_p_values(crop: Tensor, box: Box, scale: tuple[float, float] = (0.2, 1.0)) -> dict[str, float]:
-    ours, theirs = crop_statistics(crop.numpy(), box), crop_statistics(torchvision_crops(box, scale), box)
-    return {name: stats.ks_2samp(ours[name], theirs[name]).pvalue for name in CROP}
+    actual, theirs = crop_statistics(crop.numpy(), box), crop_statistics(torchvision_crops(box, scale), box)
+    return {name: stats.ks_2samp(actual[name], theirs[name]).pvalue for name in CROP}
 
 
 def p_values(parameters: Parameters) -> dict[str, float]:
@@ -181,17 +186,17 @@ def rows(parameters: Parameters, count: int, chosen: list[int]) -> list[Tensor]:
 def test_a_samples_parameters_know_nothing_of_its_batch() -> None:
     def draw(indices: list[int], patches: int = PATCHES) -> Parameters:
         boxes = torch.tensor([[(p, i % 7, 90 + p, 80 + i % 7) for p in range(patches)] for i in indices])
-        return augment.draw(AugmentConfig(), 3, 2, torch.tensor(indices), boxes)
+        return augment.draw(OFFICIAL, 3, 2, torch.tensor(indices), boxes, colour=OFFICIAL)
 
     whole = draw(list(range(64)))
     for indices in ([17], [40, 3, 63], list(range(63, -1, -1)), [5, 5, 9]):
-        for ours, wanted in zip(
+        for actual, wanted in zip(
             rows(draw(indices), len(indices), list(range(len(indices)))), rows(whole, 64, indices), strict=True
         ):
-            torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
     fewer = rows(draw([17], patches=2), 1, [0])
-    for ours, wanted in zip(fewer, rows(whole, 64, [17]), strict=True):
-        torch.testing.assert_close(ours, wanted[:2], rtol=0, atol=0)
+    for actual, wanted in zip(fewer, rows(whole, 64, [17]), strict=True):
+        torch.testing.assert_close(actual, wanted[:2], rtol=0, atol=0)
 
 
 def test_everything_that_counts_changes_the_numbers() -> None:

@@ -17,7 +17,7 @@ from jigclu.network import JigCluNetwork, decouple
 from jigclu.patches import split_boxes
 from jigclu.training.schedules import cosine, steps
 
-OFFICIAL_POSITIONS = [0, 2, 1, 3]  # the released order is TL, BL, TR, BR; ours is row-major
+OFFICIAL_POSITIONS = [0, 2, 1, 3]  # the released order is TL, BL, TR, BR; this suite numbers them row-major
 
 
 def load(golden: Path, name: str) -> Any:
@@ -72,11 +72,11 @@ def test_boxes_equal_the_released_crops(golden: Path) -> None:
     cases = load(golden, "g3_crop_boxes.json")
     assert len(cases) == 64
     for case in cases:
-        ours = [split_boxes(case["W"], case["H"], 2, case["c"])[k] for k in OFFICIAL_POSITIONS]
+        actual = [split_boxes(case["W"], case["H"], 2, case["c"])[k] for k in OFFICIAL_POSITIONS]
         theirs = [
             (p["left"], p["upper"], p["left"] + p["size_wh"][0], p["upper"] + p["size_wh"][1]) for p in case["patches"]
         ]
-        assert ours == theirs, case
+        assert actual == theirs, case
 
 
 def test_montage_order_and_labels(golden: Path) -> None:
@@ -164,9 +164,9 @@ def test_forward_backward_and_sgd_equal_the_released_run(golden: Path, arch: str
         if dtype == torch.float32:
             continue  # one layer's norm moves by 1e-3 with the order of sums; in float64 each is held to 1e-7
         for name, wanted in step.get("grad_norm_by_param", {}).items():  # stored for step 0
-            ours = name.replace("encoder.", "encoder.resnet.", 1).replace("encoder.resnet.fc_clu", "clustering")
-            ours = ours.replace("encoder.resnet.fc_loc", "location")
-            assert norms[ours] == pytest.approx(wanted, rel=10 * tolerance), name
+            actual = name.replace("encoder.", "encoder.resnet.", 1).replace("encoder.resnet.fc_clu", "clustering")
+            actual = actual.replace("encoder.resnet.fc_loc", "location")
+            assert norms[actual] == pytest.approx(wanted, rel=10 * tolerance), name
         optimizer.step()
 
 

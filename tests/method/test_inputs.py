@@ -43,15 +43,15 @@ def jigclu(recipe: dict[str, Any] | None = None, **method: Any) -> JigClu:
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    """Six scenes, one of them made narrower, one lower: images have shapes."""
+    """Six scenes, one made narrower and one lower, so that images have different shapes."""
     dataset = open_dataset(config().data, "train")
-    made = next(batches(dataset, [list(range(N))], 0, Unreadable(), substitute=True))
-    made.sizes[1], made.sizes[4] = torch.tensor([64, 45]), torch.tensor([50, 64])
-    return made
+    scenes = next(batches(dataset, [list(range(N))], 0, Unreadable(), substitute=True))
+    scenes.sizes[1], scenes.sizes[4] = torch.tensor([64, 45]), torch.tensor([50, 64])
+    return scenes
 
 
 def constant(batch: Batch) -> Batch:
-    """Every image one colour of its own."""
+    """Every image has a single colour, each a different one."""
     colours = torch.tensor([[40 + 30 * i, 200 - 20 * i, 90 + 10 * i] for i in range(N)], dtype=torch.uint8)
     return batch._replace(canvas=colours[:, :, None, None].expand(-1, -1, 64, 64).contiguous())
 
@@ -66,7 +66,7 @@ def few(batch: Batch, images: list[int]) -> Batch:
 def test_after_is_the_list_on_every_box_of_the_split(batch: Batch) -> None:
     """Bit for bit what the parts give: draw in the boxes, apply, permute, stitch."""
     boxes = torch.tensor([split_boxes(width, height) for height, width in batch.sizes.tolist()])
-    parameters = augment.draw(config().augment, 3, 2, batch.indices, boxes)
+    parameters = augment.draw(config().augment, 3, 2, batch.indices, boxes, colour=config().augment)
     order = counter_rng.permutation(3, counter_rng.MONTAGE, 2, 5, 4 * N)
     wanted = stitch(augment.apply(batch.canvas, parameters, SIDE // 2), order)
     montages, permutation = jigclu().prepare(batch, 2, 5)
@@ -115,9 +115,8 @@ def test_during_splits_one_random_crop_of_the_image(batch: Batch) -> None:
     """The crop is drawn once an image; its patches are the boxes of its split, where the released split puts them."""
     recipe = {**PLACE_ONLY, "crop_scale": (0.2, 0.5)}
     source = ramp(batch)
-    drawn = augment.draw(
-        config(recipe).augment, 3, 1, source.indices, torch.tensor([[[0, 0, 64, 64]]]).expand(N, -1, -1)
-    )
+    boxes = torch.tensor([[[0, 0, 64, 64]]]).expand(N, -1, -1)
+    drawn = augment.draw(config(recipe).augment, 3, 1, source.indices, boxes, colour=config(recipe).augment)
     x, y = centres(jigclu(recipe, augment="during").patches(source, 1, 16))
     for image, (left, upper, width, height) in enumerate(drawn.crop.tolist()):
         for position, (x0, y0, x1, y1) in enumerate(split_boxes(width, height)):
@@ -134,19 +133,14 @@ def test_during_flips_every_patch_and_before_the_image(batch: Batch) -> None:
         return patches[:, :, 0, :, 0].mean(2) > patches[:, :, 0, :, -1].mean(2)  # red falls from left to right
 
     during, before = flipped("during"), flipped("before")
-    assert (during.any(0) & ~during.all(0)).any()  # of one image, some are and some are not
+    assert (during.any(0) & ~during.all(0)).any()  # some patches of an image are flipped and some are not
     assert torch.equal(before, before[:1].expand(4, -1)) and before.any() and not before.all()
 
 
 def test_before_splits_the_augmented_square(batch: Batch) -> None:
     """Without overlap the four patches of half the side are its quarters, pixel by pixel."""
-    drawn = augment.draw(
-        config().augment,
-        3,
-        0,
-        batch.indices,
-        torch.tensor([[[0, 0, width, height]] for height, width in batch.sizes.tolist()]),
-    )
+    boxes = torch.tensor([[[0, 0, width, height]] for height, width in batch.sizes.tolist()])
+    drawn = augment.draw(config().augment, 3, 0, batch.indices, boxes, colour=config().augment)
     images = augment.apply(batch.canvas, drawn, SIDE)
     patches = jigclu(augment="before", extend=0.0).patches(batch, 0, SIDE // 2).view(2, 2, N, 3, SIDE // 2, SIDE // 2)
     wanted = images.view(N, 3, 2, SIDE // 2, 2, SIDE // 2).permute(2, 4, 0, 1, 3, 5)

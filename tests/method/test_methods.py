@@ -198,7 +198,7 @@ def test_a_step_is_judged_by_the_queue_before_its_own_keys(batch: Batch) -> None
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_shuffled_keys_stay_with_their_images(batch: Batch, parts: int) -> None:
-    """Each random part has its own batch statistics, and each key lies where its image does."""
+    """Each random part has its own batch statistics, and the keys are in the order of their images."""
     method = moco(shuffle_groups=parts)
     images, order = method.prepare(batch, 0, 0)
     keys = method.keys(images[8:], order)
@@ -241,10 +241,10 @@ def test_a_batch_is_shuffled_in_equal_parts_of_two_or_more(size: int, wanted: in
 
 
 def test_what_does_not_fit_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="queue of 7 does not hold the 8 keys of one batch") as error:
+    with pytest.raises(ConfigError, match="queue 7 is smaller than batch_size 8") as error:
         moco(queue=7)
     assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match=r"4 groups of a batch of 8 do not divide by 3 ranks"):
+    with pytest.raises(ConfigError, match=r"4 groups of a batch of 8 are not divisible by 3 ranks"):
         MoCo(config(SETTINGS["moco"]), 0, RankInfo(0, 3, torch.device("cpu")))
 
 
@@ -254,35 +254,36 @@ def test_every_config_has_an_implementation() -> None:
 
 
 def test_versions_differ_by_the_head() -> None:
-    one, two = moco(version=1).network.query.head, moco(version=2).network.query.head
-    assert isinstance(one, nn.Linear) and isinstance(two, nn.Sequential)
-    assert [type(layer) for layer in two] == [nn.Linear, nn.ReLU, nn.Linear]
-    assert one.weight.shape == (16, 512) and two[0].weight.shape == (512, 512) and two[2].weight.shape == (16, 512)
+    first, second = moco(version=1).network.query.head, moco(version=2).network.query.head
+    assert isinstance(first, nn.Linear) and isinstance(second, nn.Sequential)
+    assert [type(layer) for layer in second] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert first.weight.shape == (16, 512)
+    assert second[0].weight.shape == (512, 512) and second[2].weight.shape == (16, 512)
 
 
 def test_state_dict_carries_all_of_moco(batch: Batch) -> None:
-    """A network restored from another's state goes on as that one, to the bit: loss, keys, queue."""
-    one, other = moco(), moco()
+    """A network restored from another's state continues like it, to the bit: loss, keys, queue."""
+    source, restored = moco(), moco()
     with torch.no_grad():
-        for parameter in other.network.parameters():
+        for parameter in restored.network.parameters():
             parameter.add_(1)
     for step in range(3):
-        one.loss(one.network, one.prepare(batch, 0, step))
-    other.network.load_state_dict(one.network.state_dict())
-    assert other.network.pointer == 4
-    losses = [each.loss(each.network, each.prepare(batch, 0, 3))[0].item() for each in (one, other)]
+        source.loss(source.network, source.prepare(batch, 0, step))
+    restored.network.load_state_dict(source.network.state_dict())
+    assert restored.network.pointer == 4
+    losses = [each.loss(each.network, each.prepare(batch, 0, 3))[0].item() for each in (source, restored)]
     assert losses[0] == losses[1]
-    ours, theirs = one.network.state_dict(), other.network.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    expected, actual = source.network.state_dict(), restored.network.state_dict()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 
 def job(path: Path) -> JobFolder:
-    made = JobFolder(path).create()
-    made.update_job(seed=1)
-    return made
+    folder = JobFolder(path).create()
+    folder.update_job(seed=1)
+    return folder
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
@@ -314,14 +315,14 @@ def test_an_interrupted_moco_ends_bit_equal(tmp_path: Path) -> None:
         pretrain.run(settings, stopped.path)
     interrupt.clear()
     pretrain.run(settings, stopped.path)
-    ours, theirs = (torch.load(each.path / "encoder.pt", weights_only=True) for each in (whole, stopped))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    actual, theirs = (torch.load(each.path / "encoder.pt", weights_only=True) for each in (whole, stopped))
+    assert all(torch.equal(actual[name], theirs[name]) for name in actual)
     curves: list[list[Tensor]] = [[line["loss"] for line in each.metrics()] for each in (whole, stopped)]
     assert curves[0] == curves[1]
 
 
 def test_time_and_memory_are_those_of_all_attempts(tmp_path: Path) -> None:
-    """What a checkpoint says of earlier attempts is added to, and no less than, what the last one used."""
+    """A resumed job adds its waiting to the checkpoint's, and its peak memory is at least the checkpoint's."""
     folder = job(tmp_path / "pretrain" / "c")
     settings = config(SETTINGS["supervised"], epochs=1)
     interrupt.request()

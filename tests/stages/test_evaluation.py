@@ -44,9 +44,9 @@ def on_canvas(image: Image.Image, side: int) -> Tensor:
     return canvas
 
 
-def decibels(ours: Tensor, theirs: Tensor) -> float:
+def decibels(actual: Tensor, theirs: Tensor) -> float:
     """PSNR of two normalised images."""
-    return float(-10 * torch.log10(((ours - theirs) * STD).double().square().mean()))
+    return float(-10 * torch.log10(((actual - theirs) * STD).double().square().mean()))
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,11 @@ def test_centre_crop_is_torchvisions(photograph: Image.Image, resize: int, size:
     """Any shape, shrunk or enlarged, many in one batch."""
     pictures = [photograph.crop((30, 20, 30 + width, 20 + height)) for width, height in SHAPES]
     canvas = torch.stack([on_canvas(picture, 320) for picture in pictures])
-    ours = centre_crop(canvas, torch.tensor([(height, width) for width, height in SHAPES]), resize, size)
+    actual = centre_crop(canvas, torch.tensor([(height, width) for width, height in SHAPES]), resize, size)
     reference = Compose([Resize(resize), CenterCrop(size), ToTensor(), Normalize(augment.MEAN, augment.STD)])
     found = {
-        shape: decibels(image, reference(picture)) for shape, image, picture in zip(SHAPES, ours, pictures, strict=True)
+        shape: decibels(image, reference(picture))
+        for shape, image, picture in zip(SHAPES, actual, pictures, strict=True)
     }
     assert min(found.values()) >= 45, found
 
@@ -73,19 +74,19 @@ def test_training_crop_is_torchvisions(photograph: Image.Image) -> None:
     sizes = torch.tensor([(120, 160), (160, 90)] * 4)
     pictures = [photograph.crop((0, 0, width, height)) for height, width in sizes.tolist()]
     canvas, indices = torch.stack([on_canvas(picture, 160) for picture in pictures]), torch.arange(8) + 100
-    ours = random_crop(PROBE, canvas, sizes, indices, 5, 1)
+    actual = random_crop(PROBE, canvas, sizes, indices, 5, 1)
     boxes = torch.stack((0 * sizes[:, 0], 0 * sizes[:, 0], sizes[:, 1], sizes[:, 0]), 1)[:, None]
-    drawn = augment.draw(PROBE, 5, 1, indices, boxes, counter_rng.PROBE)
+    drawn = augment.draw(PROBE, 5, 1, indices, boxes, counter_rng.PROBE, colour=None)
     assert drawn.flip.any() and not drawn.flip.all()
     for picture, image, (left, upper, width, height), flip in zip(
-        pictures, ours, drawn.crop.tolist(), drawn.flip, strict=True
+        pictures, actual, drawn.crop.tolist(), drawn.flip, strict=True
     ):
         wanted = tf.normalize(
             tf.to_tensor(tf.resized_crop(picture, upper, left, height, width, [32, 32])), augment.MEAN, augment.STD
         )
         assert decibels(image, tf.hflip(wanted) if flip else wanted) >= 45
     again, later = random_crop(PROBE, canvas, sizes, indices, 5, 1), random_crop(PROBE, canvas, sizes, indices, 5, 2)
-    assert torch.equal(again, ours) and not (later == ours).flatten(1).all(1).any()
+    assert torch.equal(again, actual) and not (later == actual).flatten(1).all(1).any()
 
 
 # -- accuracy and kNN --------------------------------------------------------------------------------------------------
@@ -135,8 +136,8 @@ def brute_force_vote(
 def test_knn_vote_is_the_formula(k: int, temperature: float) -> None:
     rs = np.random.RandomState(k)
     bank, queries, labels = rs.standard_normal((90, 6)), 3 * rs.standard_normal((17, 6)), rs.randint(0, 4, 90)
-    ours = knn.vote(torch.from_numpy(queries), torch.from_numpy(bank), torch.from_numpy(labels), 4, k, temperature)
-    np.testing.assert_allclose(ours.numpy(), brute_force_vote(queries, bank, labels, 4, k, temperature), rtol=1e-9)
+    actual = knn.vote(torch.from_numpy(queries), torch.from_numpy(bank), torch.from_numpy(labels), 4, k, temperature)
+    np.testing.assert_allclose(actual.numpy(), brute_force_vote(queries, bank, labels, 4, k, temperature), rtol=1e-9)
 
 
 def test_knn_stage_votes_on_the_test_transforms_features(tmp_path: Path) -> None:

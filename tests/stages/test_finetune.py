@@ -181,8 +181,8 @@ def test_interrupted_it_ends_bit_equal(tmp_path: Path, stop_at: dict[int, str]) 
         trained(settings, folder)
     made = trained(settings, folder)
     assert made.session.restored is not None and made.session.restored["step"] == 6
-    ours, theirs = made.model.state_dict(), whole.model.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    actual, theirs = made.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(actual[name], theirs[name]) for name in theirs)
     assert made.finish()["metrics"] == wanted["metrics"]
     curves = [[steady(line) for line in each.session.folder.metrics()] for each in (made, whole)]
     assert curves[0] == curves[1] and folder.status["state"] == "done"
@@ -222,10 +222,10 @@ def test_the_padded_crop_is_torchvisions_bit_for_bit(padding: int) -> None:
     room = sizes + 2 * padding - size
     offsets = torch.cat((torch.zeros_like(room[:3]), room[3:6] // 2, room[6:]))
     flip = torch.arange(9) % 2 == 0
-    ours = padded_crop(canvas, sizes, offsets, flip, size, padding)
-    assert ours.dtype == torch.uint8
+    actual = padded_crop(canvas, sizes, offsets, flip, size, padding)
+    assert actual.dtype == torch.uint8
     for image, source, (height, width), (upper, left), turned in zip(
-        ours, canvas, sizes.tolist(), offsets.tolist(), flip, strict=True
+        actual, canvas, sizes.tolist(), offsets.tolist(), flip, strict=True
     ):
         wanted = tf.crop(tf.pad(source[:, :height, :width], [padding]), upper, left, size, size)
         assert torch.equal(image, tf.hflip(wanted) if turned else wanted)
@@ -239,12 +239,12 @@ def test_padded_crops_are_drawn_evenly_by_epoch_and_image() -> None:
     for axis in (0, 1):
         assert np.bincount(offsets[:, axis], minlength=9).min() > 380 and offsets[:, axis].max() == 8
     first = slice(0, 50)
-    ours = random_crop(settings, canvas[first], sizes[first], indices[first], 5, 1)
+    actual = random_crop(settings, canvas[first], sizes[first], indices[first], 5, 1)
     flip = drawn[first, 2] < 0.5
     wanted = padded_crop(canvas[first], sizes[first], offsets[first], flip, 32, 4)
-    torch.testing.assert_close(ours, augment.normalise(wanted.float() / 255), rtol=0, atol=0)
+    torch.testing.assert_close(actual, augment.normalise(wanted.float() / 255), rtol=0, atol=0)
     one = random_crop(settings, canvas[7:8], sizes[7:8], indices[7:8], 5, 1)
-    assert torch.equal(one[0], ours[7]) and not torch.equal(
+    assert torch.equal(one[0], actual[7]) and not torch.equal(
         one, random_crop(settings, canvas[7:8], sizes[7:8], indices[7:8], 5, 2)
     )
 
@@ -252,7 +252,8 @@ def test_padded_crops_are_drawn_evenly_by_epoch_and_image() -> None:
 def test_an_image_too_small_for_a_padded_crop_is_one_line() -> None:
     settings, sizes = config(crop="padded", image_size=64), torch.tensor([(64, 64), (55, 60)])
     with pytest.raises(
-        ConfigError, match=r"^crop: padded takes 64 pixels of an image of 60 x 55 with 4 round it"
+        ConfigError,
+        match=r"^crop: padded: an image of 60 x 55 with a border of 4 pixels is smaller than image_size 64$",
     ) as error:
         random_crop(settings, noise(2, 64), sizes, torch.arange(2), 0, 0)
     assert "\n" not in str(error.value)
@@ -260,5 +261,5 @@ def test_an_image_too_small_for_a_padded_crop_is_one_line() -> None:
 
 def test_the_test_transform_leaves_an_image_of_its_size_alone() -> None:
     canvas = noise(8, 32)
-    ours = centre_crop(canvas, torch.full((8, 2), 32), 32, 32)
-    assert torch.equal(ours, augment.normalise(canvas.float() / 255))
+    actual = centre_crop(canvas, torch.full((8, 2), 32), 32, 32)
+    assert torch.equal(actual, augment.normalise(canvas.float() / 255))

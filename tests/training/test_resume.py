@@ -58,9 +58,9 @@ def curve(job: JobFolder) -> list[tuple[int, float]]:
 
 
 def assert_same(one: JobFolder, other: JobFolder) -> None:
-    ours, theirs = weights(one), weights(other)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    actual, theirs = weights(one), weights(other)
+    assert actual.keys() == theirs.keys()
+    assert all(torch.equal(actual[name], theirs[name]) for name in actual)
     assert curve(one) == curve(other)
 
 
@@ -133,8 +133,8 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_workers_threads_and_logging_change_no_weight(uninterrupted: JobFolder, tmp_path: Path) -> None:
     job = folder(tmp_path / "pretrain" / "e")
     train(job, workers=2, log_every=3, monitor_every=1)
-    ours, theirs = weights(job), weights(uninterrupted)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    actual, theirs = weights(job), weights(uninterrupted)
+    assert all(torch.equal(actual[name], theirs[name]) for name in theirs)
     assert [line["step"] for line in job.metrics() if "knn_top1" in line] == [5, 10]
 
 

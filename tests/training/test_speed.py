@@ -153,7 +153,7 @@ def benchmark(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_benchmark_measures_and_an_unknown_group_is_one_line(tmp_path: Path) -> None:
     done = benchmark(tmp_path, "augmentation", "exchange", "--rounds", "3")
     assert done.returncode == 0, done.stderr
-    assert "PIL / ours, seconds on one core" in done.stdout and "each once" in done.stdout
+    assert "PIL / batched, seconds on one core" in done.stdout and "each once" in done.stdout
     refused = benchmark(tmp_path, "stp")
     assert refused.returncode == 2 and "step" in refused.stderr and refused.stderr.count("\n") == 1
 
