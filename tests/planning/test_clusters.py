@@ -272,9 +272,9 @@ def test_sbatchs_own_words_come_in_one_line(tools: Path, tmp_path: Path, templat
 
 
 @pytest.mark.usefixtures("tools")
-def test_the_readmes_own_file_and_the_commented_fields_are_valid(tmp_path: Path) -> None:
-    """What the README and clusters/slurm.yaml show can be copied; the latter shows every field."""
-    text = (ROOT / "README.md").read_text()
+def test_the_documented_cluster_file_and_the_commented_fields_are_valid(tmp_path: Path) -> None:
+    """What docs/slurm.md and clusters/slurm.yaml show can be copied; the latter shows every field."""
+    text = (ROOT / "docs" / "slurm.md").read_text()
     block = text[text.index("    # mysite.yaml") :].split("\n\n")[0]
     path = tmp_path / "mysite.yaml"
     path.write_text(textwrap.dedent(block))
