@@ -53,7 +53,7 @@ wheel: $(DEV)
 # torch and torchvision in one command: their builds must match. The constraints are the versions that were tested.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "Installing into $(VENV): 5 to 6 GB on disk (torch with its CUDA libraries), 2 to 10 minutes, once."
+	@echo "Installing into $(VENV): about 6 GB on disk (torch with its CUDA libraries), 2 to 15 minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	@touch $@

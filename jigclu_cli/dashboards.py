@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def parser(prog: str = "jigclu mlflow") -> Parser:
 
 
 def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
-    """The server's exit code; 0 after Ctrl-C; 2 with one line if there is nothing to serve."""
+    """Becomes the server; 2 with one line if there is nothing to serve."""
     args = parser(prog).parse_args(words)
     store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
     if not store.is_dir():
@@ -35,10 +34,7 @@ def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(args.port)]
     command += ["--backend-store-uri", f"sqlite:///{store}/mlflow.db"]
     command += ["--artifacts-destination", str(store / "mlartifacts")]
-    try:
-        return subprocess.call(command)
-    except KeyboardInterrupt:
-        return 0
+    os.execv(sys.executable, command)  # signals then reach the server
 
 
 def links(store: Path, address: str) -> list[str]:
