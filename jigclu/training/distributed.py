@@ -47,6 +47,8 @@ def join_ranks(device: str = "auto", threads: int | None = None) -> RankInfo:
     return RankInfo(0, 1, own_device)
 
 
+# Own autograd functions here and in batch_norm.py: torch.distributed.nn.functional is deprecated (torch 2.15), and the gradient of
+# its all_gather differs by a bit with three ranks.
 class _SumGradient(torch.autograd.Function):
     """All ranks' tensors stacked. Backward: the sum of the ranks' gradients, each rank having computed the same loss."""
 

@@ -1,4 +1,4 @@
-"""Detection around Detectron2: key names, its config, counted batches, scores, pictures, and being there without it."""
+"""Detection around Detectron2: key names, its config, counted batches, scores, figures, and running without it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ ONE = RankInfo(0, 1, torch.device("cpu"))
 
 
 # -- key names --------------------------------------------------------------------------------------------------------
-def test_the_released_checkpoints_keys_become_the_released_converters(golden: Path) -> None:
+def test_the_released_checkpoints_keys_are_renamed_as_by_the_released_converter(golden: Path) -> None:
     listed = json.loads((golden / "g9_detectron2_key_map.json").read_text())["map"]
     tagged = {key: torch.tensor(float(number)) for number, key in enumerate(listed)}
     actual = convert(tagged)
     assert actual == {new: tagged[old] for old, new in listed.items() if ".fc_" not in new} and len(actual) == 318
 
 
-def test_a_key_of_no_backbone_is_refused_by_name() -> None:
+def test_a_key_that_no_backbone_has_is_rejected_by_name() -> None:
     for key in ("layer5.0.conv1.weight", "layer1.0.conv1.weight.more", "conv2.weight", "head.weight"):
         with pytest.raises(ValueError, match=key.replace(".", r"\.")):
             convert({key: torch.zeros(1)})
@@ -53,7 +53,7 @@ def test_a_key_of_no_backbone_is_refused_by_name() -> None:
 
 
 def seasoned(name: str) -> Backbone:
-    """Random weights, and batch norms that have seen something."""
+    """Random weights, and batch norms with non-initial statistics."""
     torch.manual_seed(3)
     backbone = Backbone(name).eval()
     for module in backbone.modules():
@@ -83,7 +83,7 @@ def test_a_converted_backbone_fits_exactly_and_computes_the_same(name: str) -> N
         assert torch.allclose(found[level], value, rtol=1e-5, atol=1e-5 * float(value.abs().max())), level
 
 
-def test_another_backbone_than_the_detectors_is_refused() -> None:
+def test_a_backbone_different_from_the_detectors_is_rejected() -> None:
     model = stage.build_model(detectron2_config(config(), 100, 10, "cpu"))
     with pytest.raises(ConfigError, match="do not fit"):
         stage.load_backbone(model, Backbone("resnet34"))
@@ -148,8 +148,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any
     return batches_of.register("scenes", split, folder), folder
 
 
-def test_an_images_augmentation_depends_on_its_key_alone(scenes: tuple[list[dict[str, Any]], Path]) -> None:
-    """Not on the worker that reads it, the ranks it is shared out to, or numpy's own state."""
+def test_an_images_augmentation_depends_only_on_its_key(scenes: tuple[list[dict[str, Any]], Path]) -> None:
+    """Not on the worker that reads it, the number of ranks, or numpy's global state."""
     images, cfg = scenes[0], detectron2_config(config(), 6, 10, "cpu")
     keys = batches_of.order(images, 1, 6, 4)
 
@@ -157,30 +157,30 @@ def test_an_images_augmentation_depends_on_its_key_alone(scenes: tuple[list[dict
         np.random.seed(workers)
         rank_info = RankInfo(rank, world, ONE.device)
         found = batches_of.train_batches(cfg, images, 1, keys, workers, rank_info, Unreadable())
-        return [[one["image"] for one in batch] for batch in found]
+        return [[item["image"] for item in batch] for batch in found]
 
     alone = seen(0)
     two = [first + second for first, second in zip(seen(0, 0, 2), seen(1, 1, 2), strict=True)]
     for other in (seen(2), two):
         assert all(torch.equal(a, b) for x, y in zip(alone, other, strict=True) for a, b in zip(x, y, strict=True))
-    assert len({one.shape for batch in alone for one in batch}) > 1  # it does augment
+    assert len({image.shape for batch in alone for image in batch}) > 1  # images are augmented
     with pytest.raises(ConfigError, match="is not divisible by 3 ranks"):
         seen(0, 0, 3)
 
 
 # -- scores and pictures ----------------------------------------------------------------------------------------------
 class Oracle(nn.Module):
-    """Finds exactly what is annotated, less the `missed` first ones of an image, its class off by `shift`."""
+    """Finds exactly the annotated boxes without each image's first `missed`, their class shifted by `shift`."""
 
     def __init__(self, images: list[dict[str, Any]], shift: int = 0, missed: int = 0, modulo: int = 10):
         super().__init__()
-        self.known = {image["image_id"]: image["annotations"] for image in images}
+        self.annotations = {image["image_id"]: image["annotations"] for image in images}
         self.shift, self.missed, self.modulo = shift, missed, modulo
 
     def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         found = []
         for image in batch:
-            boxes = self.known[image["image_id"]][self.missed :]
+            boxes = self.annotations[image["image_id"]][self.missed :]
             corners = torch.tensor([box["bbox"] for box in boxes]).view(-1, 4)
             corners[:, 2:] += corners[:, :2]
             classes = torch.tensor(
@@ -207,7 +207,7 @@ def test_a_perfect_detector_scores_100_and_a_blind_one_0(scenes: tuple[list[dict
     assert blind == dict.fromkeys(perfect, 0.0)
 
 
-def test_any_class_counts_what_the_wrong_class_loses(scenes: tuple[list[dict[str, Any]], Path]) -> None:
+def test_class_agnostic_ap_ignores_wrong_classes(scenes: tuple[list[dict[str, Any]], Path]) -> None:
     wrong = scored(scenes, shift=1)
     assert wrong["ap"] < 20 and wrong["agnostic_ap"] == pytest.approx(100.0)
 
@@ -231,7 +231,7 @@ def test_the_picture_has_the_true_boxes_left_and_as_many_found_ones_right(
     assert painted(predictions(images, [], names)[:, :, -WIDTH:], FOUND) < 50
 
 
-def test_people_are_scored_alone_where_there_are_people(data_root: Path, tmp_path: Path) -> None:
+def test_people_are_scored_separately_if_the_split_has_people(data_root: Path, tmp_path: Path) -> None:
     split = open_split(DetectionDataConfig(name="coco_mini"), "val", data_root, tmp_path)
     images = batches_of.register("people", split, tmp_path)
     people = next(number for number, name in enumerate(split.categories) if name == "person")
@@ -242,14 +242,14 @@ def test_people_are_scored_alone_where_there_are_people(data_root: Path, tmp_pat
     for image in found:
         image["annotations"] = [box for box in image["annotations"] if not box["iscrowd"]][:100]
     scores = evaluate(
-        Oracle(found, modulo=80), Counted(iter([[one] for one in images]), len(images)), "people", tmp_path
+        Oracle(found, modulo=80), Counted(iter([[image] for image in images]), len(images)), "people", tmp_path
     )
     assert scores["person_ap"] == pytest.approx(100, abs=0.1) and scores["person_ap50"] == pytest.approx(100, abs=0.1)
     assert scores["ap"] < 5 and scores["agnostic_ap"] < 50  # the other 79 kinds are missed
 
 
-def test_a_broken_image_is_stepped_over_and_told_and_no_worker_stays(tmp_path: Path) -> None:
-    """Too many end the job with one line and not, as an error raised in a worker did, never."""
+def test_a_broken_image_is_skipped_and_reported_and_no_worker_stays(tmp_path: Path) -> None:
+    """Too many broken images end the job with one line; an error raised in a worker once made it hang."""
     split = draw_scenes(tmp_path / "train", "train", 6, 64)
     images = batches_of.register("broken", split, tmp_path)
     (tmp_path / "train" / "train-000002.png").write_bytes(b"cut short")
@@ -287,7 +287,7 @@ def test_boxes_reach_the_pooling_unrounded_in_bfloat16(monkeypatch: pytest.Monke
 
 
 # -- with and without Detectron2 --------------------------------------------------------------------------------------
-def test_nothing_is_supplied_where_nothing_is_missing() -> None:
+def test_nothing_is_supplied_if_nothing_is_missing() -> None:
     code = "import numpy, sys, types; from PIL import Image\n"
     code += "for name in ('LINEAR', 'CUBIC', 'ANTIALIAS'): setattr(Image, name, name)\n"
     code += "for name in ('int', 'float', 'bool'): setattr(numpy, name, name)\n"
@@ -312,8 +312,10 @@ def test_without_detectron2_table4_says_in_one_line_what_to_install(
 ) -> None:
     monkeypatch.setenv("JIGCLU_STORE", str(tmp_path / "runs"))
     assert run.main(["table4", "--scale", "smoke", "--cluster", "local"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "table4: detectron2 is not installed" in told and "make detectron2" in told
+    message = capsys.readouterr().err
+    assert (
+        message.count("\n") == 1 and "table4: detectron2 is not installed" in message and "make detectron2" in message
+    )
     assert run.main(["table4", "--scale", "smoke", "--dry-run"]) == 0  # planning needs none
     with pytest.raises(ConfigError, match="not installed"):
         compat.prepare()
@@ -336,7 +338,7 @@ def test_without_detectron2_the_rest_of_the_paper_runs(capsys: pytest.CaptureFix
 
 def test_the_mapper_is_detectron2s_own() -> None:
     cfg = detectron2_config(config(), 6, 10, "cpu")
-    assert [type(one).__name__ for one in DatasetMapper(cfg, True).augmentations.augs] == [
+    assert [type(augmentation).__name__ for augmentation in DatasetMapper(cfg, True).augmentations.augs] == [
         "ResizeShortestEdge",
         "RandomFlip",
     ]

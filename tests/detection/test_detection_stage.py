@@ -1,4 +1,4 @@
-"""The stage `detect` keeps the contract of the other stages: it learns, stops and goes on bit-equal, and runs on several ranks."""
+"""The stage `detect` keeps the contract of the other stages: it learns, resumes bit-equal, and runs on several ranks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def curve(folder: JobFolder) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> JobFolder:
-    """A training that nothing disturbs."""
+    """An uninterrupted training."""
     torch.set_num_threads(1)
     folder = job(tmp_path_factory.mktemp("whole"))
     stage.run(config(), folder.path)
     return folder
 
 
-def test_a_job_folder_holds_what_the_others_hold(whole: JobFolder) -> None:
+def test_a_job_folder_has_the_same_files_as_other_stages(whole: JobFolder) -> None:
     result = whole.result
     columns = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "agnostic_ap", "agnostic_ap50"}
     assert columns <= result["metrics"].keys() and all(math.isfinite(value) for value in result["metrics"].values())
@@ -55,10 +55,10 @@ def test_a_job_folder_holds_what_the_others_hold(whole: JobFolder) -> None:
     assert not list((whole.path / "checkpoint").glob("step-*"))
 
 
-def test_interrupted_it_ends_bit_equal(
+def test_an_interrupted_job_ends_bit_equal(
     whole: JobFolder, tmp_path: Path, stop_at: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped at a step, killed two steps past the checkpoint, and stopped once more while it is being tested."""
+    """Stopped at a step, killed two steps after the checkpoint, and stopped again during the evaluation."""
     folder = job(tmp_path)
     stop_at.update({2: "stop", 4: "kill"})
     with pytest.raises(interrupt.Interrupted, match="step 2 of 6"):
@@ -109,7 +109,7 @@ def test_it_starts_from_the_upstream_encoder(tmp_path: Path) -> None:
 
 
 def test_a_few_scenes_are_learned(tmp_path: Path) -> None:
-    """40 steps on 12 scenes: the losses fall, and boxes are found that an untrained detector does not find."""
+    """40 steps on 12 scenes: the losses fall, and it finds boxes that an untrained detector does not find."""
     settings = config(
         data={"train_images": 12, "val_images": 10},
         solver={"schedule": 1.1, "lr": 0.1},
@@ -151,9 +151,9 @@ def test_two_ranks_train_one_network_and_score_every_image_once(tmp_path: Path) 
     assert {box["image_id"] for box in boxes} <= {1, 2, 3, 4, 5}
     assert (folder.path / "scratch0" / "instances_predictions.pth").exists()
     found = torch.load(folder.path / "scratch0" / "instances_predictions.pth", weights_only=True)
-    assert sorted(one["image_id"] for one in found) == [1, 2, 3, 4, 5]
+    assert sorted(box["image_id"] for box in found) == [1, 2, 3, 4, 5]
 
 
-def test_a_loss_that_is_no_number_ends_the_job_with_its_step(tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_job_and_names_the_step(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"non-finite loss at step \d"):
         stage.run(config(solver={"lr": 1e9}), job(tmp_path).path)

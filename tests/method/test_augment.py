@@ -40,7 +40,7 @@ def photographs(imagenette: Path) -> Tensor:
 
 @pytest.fixture(scope="module")
 def canvases(photographs: Tensor) -> tuple[Tensor, Tensor]:
-    """Photographs of several shapes in the corner of a 160 canvas, noise around them; boxes (10, 4, 4) of their patches."""
+    """Photographs of several shapes in the corner of a 160-pixel canvas, noise around them; (10, 4, 4) boxes of their patches."""
     noise = torch.randint(0, 256, (10, 3, 160, 160), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     boxes = []
     for i, (width, height) in enumerate([(128, 128), (128, 96), (77, 128), (101, 64), (50, 43)] * 2):
@@ -68,7 +68,7 @@ def pil_crop(image: Image.Image, crop: list[int], size: int) -> Image.Image:
 
 
 def crops_within(boxes: Tensor, generator: torch.Generator) -> Tensor:
-    """One crop of any size from 1 x 1 to the whole in each box (B, 4); a third of them touch a border."""
+    """One crop in each box (B, 4), of any size from 1 x 1 to the whole box; a third of them touch a border."""
     sides = boxes[:, 2:] - boxes[:, :2]
     fraction, place = torch.rand(2, len(boxes), 2, generator=generator)
     size = 1 + (fraction * sides).long().clamp(max=sides - 1)
@@ -79,7 +79,7 @@ def crops_within(boxes: Tensor, generator: torch.Generator) -> Tensor:
 
 @pytest.mark.parametrize("size", [24, 56, 112])
 def test_crop_and_resize_is_pil(canvases: tuple[Tensor, Tensor], size: int) -> None:
-    """Shrinking, enlarging, at borders, of single pixels and flipped: never more than PIL's two roundings away."""
+    """Reduced, enlarged, at borders, single pixels and flipped: the difference is at most PIL's two roundings."""
     images, boxes = canvases
     whole = torch.cat((torch.zeros(10, 2, dtype=torch.int64), boxes[:, 3, 2:]), 1)
     generator = torch.Generator().manual_seed(size)
@@ -130,7 +130,7 @@ def test_each_colour_operation(photographs: Tensor, operation: int, low: float, 
     )
 
 
-def test_contrast_turns_about_pils_whole_mean(photographs: Tensor) -> None:
+def test_contrast_pivots_on_pils_rounded_mean(photographs: Tensor) -> None:
     actual = augment.jitter(
         photographs.float() / 255, torch.tensor([[1.0, 0.5, 1.0, 0.0]] * 10), torch.arange(4).repeat(10, 1)
     )
@@ -172,7 +172,7 @@ def test_blur_is_the_released_codes(golden: Path) -> None:
         assert (blurred - wanted).abs().max() <= (3 if case["sigma"] < 0.5 else 2), case["sigma"]
 
 
-def test_blur_of_nothing_changes_nothing(photographs: Tensor) -> None:
+def test_blur_with_sigma_zero_changes_nothing(photographs: Tensor) -> None:
     images = photographs.float() / 255
     torch.testing.assert_close(resample.blur(images, torch.zeros(len(images))), images, rtol=0, atol=0)
 
@@ -192,7 +192,7 @@ def random_factors(count: int) -> Tensor:
 
 
 def test_jitter_in_each_of_the_24_orders(photographs: Tensor) -> None:
-    """One batch holding every order. Only hue and clamping keep the four from commuting, yet most wrong orders show."""
+    """One batch with every order. The four commute but for hue and clamping, yet most wrong orders are detected."""
     order = torch.tensor(list(itertools.permutations(range(4))))
     images = photographs[torch.arange(24) % 10, :, 30:90, 30:90].float() / 255
     factors = random_factors(24)
@@ -221,7 +221,7 @@ def test_a_batch_equals_its_samples_one_by_one(canvases: tuple[Tensor, Tensor]) 
         torch.testing.assert_close(augment.apply(images[row % 10][None], alone, 40)[0], whole[row], rtol=0, atol=2e-5)
 
 
-def test_the_whole_list_is_pils_in_the_official_order(canvases: tuple[Tensor, Tensor]) -> None:
+def test_all_augmentations_together_equal_pils_in_the_official_order(canvases: tuple[Tensor, Tensor]) -> None:
     """RRC, jitter, gray, blur, flip, normalise (protocols.md §1.2), each patch by PIL.
 
     PIL rounds to 8 bits (and hue's shift to 255ths) after every operation: 46.3 dB apart on average, 41.9 at worst.

@@ -1,4 +1,4 @@
-"""What is drawn: augmentation parameters by their distribution, and counter-based numbers by what they may depend on."""
+"""Random draws: the distribution of augmentation parameters, and the dependencies of counter-based numbers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def torchvision_crops(box: Box, scale: tuple[float, float] = (0.2, 1.0)) -> np.n
 
 
 def crop_statistics(crop: np.ndarray, box: Box) -> dict[str, np.ndarray]:
-    """CROP of each row; a place lies in (0, 1) whatever the crop's size."""
+    """CROP of each row; a crop's x and y are scaled to (0, 1) for any size of the crop."""
     left, upper, width, height = crop.T.astype(float)
     place_x = (left - box[0] + 0.5) / (box[2] - box[0] - width + 1)
     place_y = (upper - box[1] + 0.5) / (box[3] - box[1] - height + 1)
@@ -64,7 +64,7 @@ def crop_p_values(crop: Tensor, box: Box, scale: tuple[float, float] = (0.2, 1.0
 
 
 def p_values(parameters: Parameters) -> dict[str, float]:
-    """How likely such draws in WIDE are under MoCo v2's list (protocols.md §1.2), one p-value a promise."""
+    """p-values of these draws in WIDE under MoCo v2's list (protocols.md §1.2), one per property."""
     count = len(parameters.flip)
     factors, sigma = parameters.factors.double().numpy(), parameters.sigma.double().numpy()
     jittered = (factors != [1, 1, 1, 0]).any(1)
@@ -81,7 +81,7 @@ def p_values(parameters: Parameters) -> dict[str, float]:
     return values
 
 
-def test_drawn_parameters_follow_the_official_list() -> None:
+def test_drawn_parameters_follow_the_official_recipe() -> None:
     values = p_values(drawn())
     assert len(values) == 18 and min(values.values()) > PASS, values
 
@@ -108,7 +108,7 @@ def test_a_wrong_recipe_is_rejected(promise: str, wrong: dict[str, object]) -> N
 
 
 def test_a_wrong_sampler_is_rejected() -> None:
-    """What no recipe can say: an order drawn unevenly, a place that leans to a corner."""
+    """Errors that no recipe can cause: operation orders of unequal frequency, crops biased to a corner."""
     right = drawn()
     order = right.order.clone()
     order[: len(order) // 10] = torch.arange(4)
@@ -122,7 +122,7 @@ def test_a_wrong_sampler_is_rejected() -> None:
 @pytest.mark.parametrize("box", [WIDE, THIN, SQUARE, (3, 1, 10, 9)])
 @pytest.mark.parametrize("recipe", [AugmentConfig(), LinearConfig()])
 def test_crops_are_torchvisions_in_any_box(box: Box, recipe: AugmentConfig | LinearConfig) -> None:
-    """Also where nothing fits and the central crop is taken, and where a box has only a few pixels."""
+    """Also if no attempt fits and the central crop is used, and in boxes of a few pixels."""
     crop = drawn(recipe, box).crop
     assert (crop[:, :2] >= torch.tensor(box[:2])).all() and (crop[:, 2:] > 0).all()
     assert (crop[:, :2] + crop[:, 2:] <= torch.tensor(box[2:])).all()
@@ -136,7 +136,7 @@ def test_crops_are_torchvisions_in_any_box(box: Box, recipe: AugmentConfig | Lin
         assert stats.chi2_contingency([half[common] for half in both]).pvalue > PASS
 
 
-def test_the_probes_recipe_draws_crop_and_flip_alone() -> None:
+def test_the_probes_recipe_draws_only_crop_and_flip() -> None:
     parameters = drawn(LinearConfig())
     assert (parameters.factors == torch.tensor([1.0, 1.0, 1.0, 0.0])).all()
     assert not parameters.gray.any() and not parameters.sigma.any()
@@ -144,7 +144,7 @@ def test_the_probes_recipe_draws_crop_and_flip_alone() -> None:
 
 
 def features(seed: int, epoch: int, images: int = 8000) -> np.ndarray:
-    """(images, PATCHES * 14): every drawn parameter. In a square box none of them need correlate with another."""
+    """(images, PATCHES * 14): every drawn parameter. In a square box no two of them should correlate."""
     drawn_here = functools.partial(drawn, box=SQUARE, seed=seed, epoch=epoch, images=images)
     usual, always = drawn_here(), drawn_here(AugmentConfig(jitter_probability=1, blur_probability=1))
     crop = crop_statistics(usual.crop.numpy(), SQUARE)
@@ -157,20 +157,20 @@ def features(seed: int, epoch: int, images: int = 8000) -> np.ndarray:
 
 
 def strongest(table: np.ndarray) -> float:
-    """The largest correlation of two columns, in standard deviations of what independence gives."""
+    """The largest correlation of two columns, in standard deviations under independence."""
     correlation = np.corrcoef(table.T)
     np.fill_diagonal(correlation, 0)
     return float(np.abs(correlation).max() * np.sqrt(len(table)))
 
 
 def test_parameters_patches_images_epochs_and_seeds_are_independent() -> None:
-    """No two of 224 columns (14 parameters, 4 patches, next image, next epoch, next seed) correlate past 5 deviations."""
+    """No two of 224 columns (14 parameters, 4 patches, next image, epoch and seed) correlate by more than 5 deviations."""
     first = features(0, 0)
     table = np.concatenate((first[:-1], first[1:], features(0, 1)[:-1], features(1, 0)[:-1]), 1)
     assert table.shape[1] == 4 * PATCHES * 14
     assert strongest(table) < 5
     leak = first[:, :1] / first[:, 0].std() + 5 * np.random.RandomState(0).randn(len(first), 1)
-    assert strongest(np.concatenate((first, leak), 1)) > 10  # a fifth of one parameter in another shows
+    assert strongest(np.concatenate((first, leak), 1)) > 10  # a fifth of one parameter mixed into another is detected
 
 
 # -- counters ------------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def rows(parameters: Parameters, count: int, chosen: list[int]) -> list[Tensor]:
     ]
 
 
-def test_a_samples_parameters_know_nothing_of_its_batch() -> None:
+def test_a_samples_parameters_do_not_depend_on_its_batch() -> None:
     def draw(indices: list[int], patches: int = PATCHES) -> Parameters:
         boxes = torch.tensor([[(p, i % 7, 90 + p, 80 + i % 7) for p in range(patches)] for i in indices])
         return augment.draw(OFFICIAL, 3, 2, torch.tensor(indices), boxes, colour=OFFICIAL)
@@ -199,7 +199,7 @@ def test_a_samples_parameters_know_nothing_of_its_batch() -> None:
         torch.testing.assert_close(actual, wanted[:2], rtol=0, atol=0)
 
 
-def test_everything_that_counts_changes_the_numbers() -> None:
+def test_every_part_of_key_and_counter_changes_the_numbers() -> None:
     def numbers(seed: int = 7, purpose: int = counter_rng.AUGMENT, epoch: int = 1, index: int = 5) -> Tensor:
         return counter_rng.uniforms(seed, purpose, epoch, torch.tensor([index]), 2, 6)[0]
 
@@ -258,8 +258,8 @@ def test_permutations_are_even_and_differ_by_step() -> None:
         shuffle(0, 1000, purpose=counter_rng.MONTAGE),
     ]
     assert shuffle(0, 1000) == base
-    for one, other in itertools.combinations([base, *others], 2):
-        assert sum(a == b for a, b in zip(one, other, strict=True)) < 10  # by chance one place in a thousand agrees
-        assert abs(stats.spearmanr(one, other).statistic) < 0.16
+    for first, second in itertools.combinations([base, *others], 2):
+        assert sum(a == b for a, b in zip(first, second, strict=True)) < 10  # by chance one in a thousand agrees
+        assert abs(stats.spearmanr(first, second).statistic) < 0.16
     counts = np.unique([np.dot(shuffle(step, 4), [64, 16, 4, 1]) for step in range(4800)], return_counts=True)[1]
     assert len(counts) == 24 and stats.chisquare(counts).pvalue > PASS

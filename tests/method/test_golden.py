@@ -1,4 +1,4 @@
-"""The method against numbers that the released code printed (golden/README.md says how each was made)."""
+"""The method against numbers from the released code (golden/README.md says how each was produced)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What JigClu is fed: the order of split and augmentation (Table 7), the form of the input (Table 6), the figures of both."""
+"""JigClu's input: the order of split and augmentation (Table 7), the input format (Table 6), and the figures of both."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def few(batch: Batch, images: list[int]) -> Batch:
 # -- where the augmentation stands -----------------------------------------------------------------------------------
 
 
-def test_after_is_the_list_on_every_box_of_the_split(batch: Batch) -> None:
-    """Bit for bit what the parts give: draw in the boxes, apply, permute, stitch."""
+def test_after_augments_every_box_of_the_split(batch: Batch) -> None:
+    """Bit-equal to its parts: draw in the boxes, apply, permute, stitch."""
     boxes = torch.tensor([split_boxes(width, height) for height, width in batch.sizes.tolist()])
     parameters = augment.draw(config().augment, 3, 2, batch.indices, boxes, colour=config().augment)
     order = counter_rng.permutation(3, counter_rng.MONTAGE, 2, 5, 4 * N)
@@ -96,7 +96,7 @@ def test_before_shares_one_jitter_among_an_images_patches_and_after_does_not(bat
 
 
 def ramp(batch: Batch, width: int = 64) -> Batch:
-    """Red tells a pixel's x, green its y; every image fills its canvas."""
+    """Red encodes a pixel's x, green its y; every image fills its canvas."""
     x = torch.arange(width, dtype=torch.uint8).expand(width, -1)
     canvas = torch.stack((x * 3, x.T * 3, torch.zeros_like(x)))[None].repeat(N, 1, 1, 1)
     return batch._replace(canvas=canvas, sizes=torch.full((N, 2), width))
@@ -112,7 +112,7 @@ def centres(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_during_splits_one_random_crop_of_the_image(batch: Batch) -> None:
-    """The crop is drawn once an image; its patches are the boxes of its split, where the released split puts them."""
+    """The crop is drawn once per image; the patches are the boxes of the released code's split of that crop."""
     recipe = {**PLACE_ONLY, "crop_scale": (0.2, 0.5)}
     source = ramp(batch)
     boxes = torch.tensor([[[0, 0, 64, 64]]]).expand(N, -1, -1)
@@ -138,7 +138,7 @@ def test_during_flips_every_patch_and_before_the_image(batch: Batch) -> None:
 
 
 def test_before_splits_the_augmented_square(batch: Batch) -> None:
-    """Without overlap the four patches of half the side are its quarters, pixel by pixel."""
+    """Without overlap the four patches are the augmented image's quarters, pixel by pixel."""
     boxes = torch.tensor([[[0, 0, width, height]] for height, width in batch.sizes.tolist()])
     drawn = augment.draw(config().augment, 3, 0, batch.indices, boxes, colour=config().augment)
     images = augment.apply(batch.canvas, drawn, SIDE)
@@ -151,7 +151,7 @@ def test_before_splits_the_augmented_square(batch: Batch) -> None:
 
 
 class Mean(nn.Module):
-    """A backbone of one pixel: 512 copies of each place's mean over colours."""
+    """A backbone without weights: 512 copies of each pixel's mean over colours."""
 
     def maps(self, images: Tensor) -> Tensor:
         return images.mean(dim=1, keepdim=True).expand(-1, 512, -1, -1)
@@ -159,7 +159,7 @@ class Mean(nn.Module):
 
 @pytest.mark.parametrize(("form", "size"), [("small", SIDE // 2), ("scaled", SIDE)])
 def test_patches_alone_keep_their_order(batch: Batch, form: str, size: int) -> None:
-    """Vector position * N + image, each from its whole patch: fed patches whose mean is their id, the network gives ids back."""
+    """Vector position * N + image comes from that patch: given patches whose mean is their id, the network returns the ids."""
     method = jigclu(input=form)
     patches, permutation = method.prepare(batch, 0, 0)
     assert patches.shape == (4 * N, 3, size, size) and torch.equal(permutation, torch.arange(4 * N))

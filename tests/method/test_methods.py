@@ -1,4 +1,4 @@
-"""SimCLR, MoCo and supervised training: their losses by independent formulas, MoCo's moving parts, a run of each."""
+"""SimCLR, MoCo and supervised training: their losses by independent formulas, MoCo's queue and key encoder, a run of each."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_the_queue_holds_the_newest_keys_in_order_and_wraps() -> None:
         assert network.pointer == 8 * (step + 1) % 20
 
 
-def test_a_step_is_judged_by_the_queue_before_its_own_keys(batch: Batch) -> None:
+def test_a_steps_loss_uses_the_queue_before_its_own_keys(batch: Batch) -> None:
     method = moco()
     before = method.network.queue.clone()
     prepared = method.prepare(batch, 0, 0)
@@ -221,7 +221,7 @@ def test_without_batch_statistics_shuffling_changes_no_key(batch: Batch) -> None
     )
 
 
-def test_the_shuffle_is_drawn_by_step_from_a_stream_of_its_own(batch: Batch) -> None:
+def test_the_shuffle_is_drawn_per_step_from_a_separate_stream(batch: Batch) -> None:
     method = moco()
     orders = [method.prepare(batch, epoch, step)[1].tolist() for epoch, step in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert orders[0] == orders[3] and len({tuple(order) for order in orders}) == 3
@@ -240,7 +240,7 @@ def test_a_batch_is_shuffled_in_equal_parts_of_two_or_more(size: int, wanted: in
     assert moco_module.groups(size, wanted) == parts
 
 
-def test_what_does_not_fit_is_one_line() -> None:
+def test_settings_that_do_not_fit_are_rejected_in_one_line() -> None:
     with pytest.raises(ConfigError, match="queue 7 is smaller than batch_size 8") as error:
         moco(queue=7)
     assert "\n" not in str(error.value)
@@ -261,7 +261,7 @@ def test_versions_differ_by_the_head() -> None:
     assert second[0].weight.shape == (512, 512) and second[2].weight.shape == (16, 512)
 
 
-def test_state_dict_carries_all_of_moco(batch: Batch) -> None:
+def test_the_state_dict_is_all_of_mocos_state(batch: Batch) -> None:
     """A network restored from another's state continues like it, to the bit: loss, keys, queue."""
     source, restored = moco(), moco()
     with torch.no_grad():
@@ -287,7 +287,7 @@ def job(path: Path) -> JobFolder:
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
-def test_a_run_leaves_an_encoder_its_numbers_and_a_picture(tmp_path: Path, name: str) -> None:
+def test_a_run_writes_an_encoder_metrics_and_a_figure(tmp_path: Path, name: str) -> None:
     folder = job(tmp_path / "pretrain" / name)
     result = pretrain.run(config(SETTINGS[name]), folder.path)
     assert folder.result == result and folder.status["state"] == "done"

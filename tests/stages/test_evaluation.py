@@ -38,7 +38,7 @@ SHAPES = (
 
 
 def on_canvas(image: Image.Image, side: int) -> Tensor:
-    """The image in the corner of a canvas, noise around it: nothing may look there."""
+    """The image in the corner of a canvas, with noise around it that must not be read."""
     canvas = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     canvas[:, : image.height, : image.width] = tf.pil_to_tensor(image)
     return canvas
@@ -57,7 +57,7 @@ def photograph(imagenette: Path) -> Image.Image:
 
 @pytest.mark.parametrize(("resize", "size"), [(256, 224), (146, 128), (36, 32), (64, 64), (40, 39)])
 def test_centre_crop_is_torchvisions(photograph: Image.Image, resize: int, size: int) -> None:
-    """Any shape, shrunk or enlarged, many in one batch."""
+    """Any shape, reduced or enlarged, many in one batch."""
     pictures = [photograph.crop((30, 20, 30 + width, 20 + height)) for width, height in SHAPES]
     canvas = torch.stack([on_canvas(picture, 320) for picture in pictures])
     actual = centre_crop(canvas, torch.tensor([(height, width) for width, height in SHAPES]), resize, size)
@@ -70,7 +70,7 @@ def test_centre_crop_is_torchvisions(photograph: Image.Image, resize: int, size:
 
 
 def test_training_crop_is_torchvisions(photograph: Image.Image) -> None:
-    """Resized crop and flip anywhere in the image, a new one each epoch, nothing else."""
+    """Only resized crop and flip, anywhere in the image, drawn anew each epoch."""
     sizes = torch.tensor([(120, 160), (160, 90)] * 4)
     pictures = [photograph.crop((0, 0, width, height)) for height, width in sizes.tolist()]
     canvas, indices = torch.stack([on_canvas(picture, 160) for picture in pictures]), torch.arange(8) + 100
@@ -93,7 +93,7 @@ def test_training_crop_is_torchvisions(photograph: Image.Image) -> None:
 
 
 @torch.no_grad()
-def test_a_batch_of_which_nothing_can_be_read_is_stepped_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_without_readable_images_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last batch of a split may be one broken file."""
     dataset = open_dataset(SCENES.model_copy(update={"val_images": 1001}), "val")
     plain = type(dataset.source).pixels

@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns, its rates, its start, an interruption, several ranks, and the padded crop that it trains on."""
+"""Fine-tuning: learning, learning rates, initialisation, interruption, several ranks, and the padded crop."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ def job(path: Path, **fields: Any) -> JobFolder:
     return folder
 
 
-def tuner(settings: FinetuneConfig, folder: JobFolder) -> finetune.Finetuner:
-    """What `finetune.run` sets up, to look into."""
+def make_tuner(settings: FinetuneConfig, folder: JobFolder) -> finetune.Finetuner:
+    """The Finetuner as `finetune.run` sets it up, for inspection."""
     train, val = open_dataset(settings.data, "train"), open_dataset(settings.data, "val")
     return finetune.Finetuner(settings, Session(folder.path, settings.runtime), train, val)
 
 
 def trained(settings: FinetuneConfig, folder: JobFolder) -> finetune.Finetuner:
-    made = tuner(settings, folder)
-    while made.epoch < settings.epochs:
-        made.train_epoch()
-    return made
+    tuner = make_tuner(settings, folder)
+    while tuner.epoch < settings.epochs:
+        tuner.train_epoch()
+    return tuner
 
 
 # -- it learns --------------------------------------------------------------------------------------------------------
 def test_it_learns_colours_and_reports_the_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A made CIFAR whose classes are colours: images that it has not seen, through the padded crop."""
+    """A generated CIFAR whose classes are colours: it is tested on unseen images, through the padded crop."""
     small_cifar(tmp_path, each=30)
     monkeypatch.setenv("JIGCLU_DATA", str(tmp_path))
     settings = config(
@@ -84,27 +84,27 @@ def test_it_learns_colours_and_reports_the_best_epoch(tmp_path: Path, monkeypatc
 
 
 def test_it_overfits_a_few_scenes(tmp_path: Path) -> None:
-    made = trained(
+    tuner = trained(
         config(crop="padded", padding=0, batch_size=30, epochs=25, schedule="cosine", head_lr=None, validate_every=99),
         job(tmp_path),
     )
-    made.val = made.train
-    assert made.validate()["top1"] >= 80
-    backbone, head = made.model.children()
-    images = torch.stack([made.train[i].canvas for i in range(30)])
+    tuner.val = tuner.train
+    assert tuner.validate()["top1"] >= 80
+    backbone, head = tuner.model.children()
+    images = torch.stack([tuner.train[i].canvas for i in range(30)])
     with torch.no_grad():
         scores = head(backbone(centre_crop(images, torch.full((30, 2), 32), 32, 32)))
-    assert accuracy(scores, torch.from_numpy(made.train.labels)) == made.validate()
+    assert accuracy(scores, torch.from_numpy(tuner.train.labels)) == tuner.validate()
 
 
 # -- rates ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("head_lr", "expected"), [(None, 0.01), (5.0, 5.0)])
-def test_the_head_has_its_own_rate_where_one_is_given(tmp_path: Path, head_lr: float | None, expected: float) -> None:
-    made = tuner(config(head_lr=head_lr, weight_decay=1e-4), job(tmp_path))
-    backbone, head = made.optimizer.param_groups
+def test_the_head_has_its_own_rate_if_given(tmp_path: Path, head_lr: float | None, expected: float) -> None:
+    tuner = make_tuner(config(head_lr=head_lr, weight_decay=1e-4), job(tmp_path))
+    backbone, head = tuner.optimizer.param_groups
     assert [group["lr"] for group in (backbone, head)] == [0.01, expected]
     assert all(group["momentum"] == 0.9 and group["weight_decay"] == 1e-4 for group in (backbone, head))
-    parts = [list(map(id, part.parameters())) for part in made.model.children()]
+    parts = [list(map(id, part.parameters())) for part in tuner.model.children()]
     assert [list(map(id, group["params"])) for group in (backbone, head)] == parts and len(parts[1]) == 2
 
 
@@ -129,26 +129,26 @@ def test_the_schedule_is_the_released_ones(golden: Path, subset: str, lr: float)
 
 
 # -- where it starts --------------------------------------------------------------------------------------------------
-def test_it_starts_from_its_upstream_and_trains_all_of_it(tmp_path: Path) -> None:
+def test_it_starts_from_its_upstream_and_trains_every_layer(tmp_path: Path) -> None:
     torch.manual_seed(42)
     state = Backbone("resnet18").resnet.state_dict()
     state["bn1.running_mean"] += 0.5
     save_atomic(JobFolder(tmp_path / "pretrain" / "0123456789ab").create().path / "encoder.pt", state)
     folder = job(tmp_path / "finetune" / "a", upstream=["0123456789ab"])
-    made = tuner(config(epochs=1), folder)
-    backbone, head = made.model.children()
+    tuner = make_tuner(config(epochs=1), folder)
+    backbone, head = tuner.model.children()
     assert all(torch.equal(value, state[name]) for name, value in backbone.resnet.state_dict().items())
-    made.train_epoch()
+    tuner.train_epoch()
     moved = [name for name, value in backbone.resnet.state_dict().items() if not torch.equal(value, state[name])]
     assert moved == list(state)  # running statistics too: batch norm is in train mode
     assert head.weight.std() > 0
 
 
-def test_the_classifier_is_the_probes(tmp_path: Path) -> None:
+def test_the_classifier_starts_like_the_probes(tmp_path: Path) -> None:
     """N(0, 0.01), bias 0; without an upstream the backbone is random by the job's seed."""
     heads, backbones = [], []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        backbone, head = tuner(config(), job(tmp_path / name, seed=seed)).model.children()
+        backbone, head = make_tuner(config(), job(tmp_path / name, seed=seed)).model.children()
         heads.append(head.weight)
         backbones.append(backbone.resnet.conv1.weight)
     for values in (heads, backbones):
@@ -161,14 +161,14 @@ def test_the_classifier_is_the_probes(tmp_path: Path) -> None:
     assert torch.equal(linears.heads[0].weight, heads[0])
 
 
-def test_too_few_images_are_one_line(tmp_path: Path) -> None:
+def test_too_few_images_are_rejected_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^30 images do not fill one batch of 31$"):
         finetune.run(config(batch_size=31), tmp_path)
 
 
 # -- interruption and ranks -------------------------------------------------------------------------------------------
-def test_interrupted_it_ends_bit_equal(tmp_path: Path, stop_at: dict[int, str]) -> None:
-    """Stopped in mid-epoch, where a validation has just been the best, and killed with its checkpoint two steps behind."""
+def test_an_interrupted_job_ends_bit_equal(tmp_path: Path, stop_at: dict[int, str]) -> None:
+    """Stopped in mid-epoch, stopped after the best validation, and killed two steps after its checkpoint."""
     settings, folder = config(validate_every=1, precision="bfloat16"), job(tmp_path / "broken")
     whole = trained(settings, job(tmp_path / "whole"))
     wanted = whole.finish()
@@ -179,16 +179,16 @@ def test_interrupted_it_ends_bit_equal(tmp_path: Path, stop_at: dict[int, str]) 
         interrupt.clear()
     with pytest.raises(Killed):
         trained(settings, folder)
-    made = trained(settings, folder)
-    assert made.session.restored is not None and made.session.restored["step"] == 6
-    actual, theirs = made.model.state_dict(), whole.model.state_dict()
+    tuner = trained(settings, folder)
+    assert tuner.session.restored is not None and tuner.session.restored["step"] == 6
+    actual, theirs = tuner.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(actual[name], theirs[name]) for name in theirs)
-    assert made.finish()["metrics"] == wanted["metrics"]
-    curves = [[steady(line) for line in each.session.folder.metrics()] for each in (made, whole)]
+    assert tuner.finish()["metrics"] == wanted["metrics"]
+    curves = [[steady(line) for line in each.session.folder.metrics()] for each in (tuner, whole)]
     assert curves[0] == curves[1] and folder.status["state"] == "done"
 
 
-# A small rate: at a real one, batch norm over few images blows rounding up a thousandfold within a few steps.
+# A small rate: at a real one, batch norm over few images amplifies rounding a thousandfold within a few steps.
 TWO = config(lr=1e-4, head_lr=1e-3, epochs=2, validate_every=1, data={**VALUES["data"], "val_images": 21})
 
 
@@ -200,8 +200,8 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     folders = [job(tmp_path / "finetune" / name) for name in ("one", "two")]
     on_ranks(2, _finetune, folders[1].path)
     _finetune(folders[0].path)
-    one, two = ([line["loss"] for line in folder.metrics()] for folder in folders)
-    assert len(one) == 6 and one == pytest.approx(two, rel=1e-4)
+    single, double = ([line["loss"] for line in folder.metrics()] for folder in folders)
+    assert len(single) == 6 and single == pytest.approx(double, rel=1e-4)
     results = [folder.result for folder in folders]
     assert [result["world"] for result in results] == [1, 2] and [r["val_images"] for r in results] == [21, 21]
     assert results[0]["metrics"].keys() == results[1]["metrics"].keys() == {"top1", "top5", "last_top1", "best_epoch"}
@@ -216,7 +216,7 @@ def noise(count: int, side: int) -> Tensor:
 
 @pytest.mark.parametrize("padding", [0, 4, 7])
 def test_the_padded_crop_is_torchvisions_bit_for_bit(padding: int) -> None:
-    """Every shape on one canvas, every offset; what lies beside an image on its canvas is not looked at."""
+    """Every shape on one canvas, every offset; the canvas outside the image is not read."""
     canvas, size = noise(9, 40), 32
     sizes = torch.tensor([(32, 32), (40, 40), (33, 40)] * 3)
     room = sizes + 2 * padding - size
@@ -243,13 +243,13 @@ def test_padded_crops_are_drawn_evenly_by_epoch_and_image() -> None:
     flip = drawn[first, 2] < 0.5
     wanted = padded_crop(canvas[first], sizes[first], offsets[first], flip, 32, 4)
     torch.testing.assert_close(actual, augment.normalise(wanted.float() / 255), rtol=0, atol=0)
-    one = random_crop(settings, canvas[7:8], sizes[7:8], indices[7:8], 5, 1)
-    assert torch.equal(one[0], actual[7]) and not torch.equal(
-        one, random_crop(settings, canvas[7:8], sizes[7:8], indices[7:8], 5, 2)
+    single = random_crop(settings, canvas[7:8], sizes[7:8], indices[7:8], 5, 1)
+    assert torch.equal(single[0], actual[7]) and not torch.equal(
+        single, random_crop(settings, canvas[7:8], sizes[7:8], indices[7:8], 5, 2)
     )
 
 
-def test_an_image_too_small_for_a_padded_crop_is_one_line() -> None:
+def test_an_image_too_small_for_a_padded_crop_is_rejected_in_one_line() -> None:
     settings, sizes = config(crop="padded", image_size=64), torch.tensor([(64, 64), (55, 60)])
     with pytest.raises(
         ConfigError,
@@ -259,7 +259,7 @@ def test_an_image_too_small_for_a_padded_crop_is_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_test_transform_leaves_an_image_of_its_size_alone() -> None:
+def test_the_test_transform_does_not_change_an_image_of_its_size() -> None:
     canvas = noise(8, 32)
     actual = centre_crop(canvas, torch.full((8, 2), 32), 32, 32)
     assert torch.equal(actual, augment.normalise(canvas.float() / 255))

@@ -1,4 +1,4 @@
-"""The linear probe: every learning rate as if alone, cached views, its upstream, an interruption."""
+"""The linear probe: independent learning rates, cached views, its upstream, an interruption."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROBE = LinearConfig(
 
 
 def trained(config: LinearConfig, folder: Path) -> linear.Probe:
-    """What `linear.run` does, with the heads still there to look at."""
+    """The Probe after the steps of `linear.run`, to inspect its heads."""
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     probe = linear.Probe(config, Session(folder, config.runtime), train, val)
     for epoch in range(probe.epoch, config.epochs):
@@ -41,13 +41,13 @@ def trained(config: LinearConfig, folder: Path) -> linear.Probe:
 
 
 def weights(probe: linear.Probe, place: int) -> Tensor:
-    """(classes, dim + 1) of the head of the place-th learning rate."""
+    """(classes, dim + 1): weights and bias of the head of the learning rate at index `place`."""
     return torch.cat([parameter.detach().view(10, -1) for parameter in probe.heads[place].parameters()], 1)
 
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> linear.Probe:
-    """Three learning rates on one pass."""
+    """Three learning rates in one pass."""
     probe = trained(PROBE, tmp_path_factory.mktemp("several"))
     probe.finish()
     return probe
@@ -65,7 +65,7 @@ def test_each_rate_learns_as_if_it_were_alone(several: linear.Probe, tmp_path: P
     assert alone.finish()["by_lr"] == {rate: several.session.folder.result["by_lr"][rate]}
 
 
-def test_reported_is_the_best_epoch_at_the_configs_rate(several: linear.Probe, tmp_path: Path) -> None:
+def test_the_best_epoch_at_the_configs_rate_is_reported(several: linear.Probe, tmp_path: Path) -> None:
     folder = several.session.folder
     by_lr, epochs = folder.result["by_lr"], [line for line in folder.metrics() if "top1" in line]
     assert [line["step"] for line in epochs] == [4, 8, 12, 16]  # 200 images in batches of 64, the last one kept
@@ -90,7 +90,7 @@ def test_rates_fall_at_the_milestones(several: linear.Probe) -> None:
 
 
 def test_cached_views_learn_as_fresh_crops_do(several: linear.Probe, tmp_path: Path) -> None:
-    """A cached view for every epoch is the same training; fewer are gone round in turn."""
+    """With a cached view for every epoch the training is the same; fewer views are cycled through."""
     cached = trained(changed(views=4), tmp_path / "four")
     for place in range(3):  # features of other batches differ in the last bits
         torch.testing.assert_close(weights(cached, place), weights(several, place), rtol=1e-3, atol=1e-3)
@@ -102,7 +102,7 @@ def test_cached_views_learn_as_fresh_crops_do(several: linear.Probe, tmp_path: P
 
 
 def test_a_probe_sees_the_crop_that_its_config_names(tmp_path: Path) -> None:
-    """Padded crops of native pixels (protocols.md §2.5): drawn by epoch and image, the backbone's features of exactly those."""
+    """Padded crops of native pixels (protocols.md §2.5), drawn by epoch and image: the features are of exactly those crops."""
     padded = changed(crop="padded", padding=4, views=1, epochs=1, other_lrs=())
     train, val = open_dataset(padded.data, "train"), open_dataset(padded.data, "val")
     probe = linear.Probe(padded, Session(tmp_path, RUNTIME), train, val)
@@ -114,7 +114,7 @@ def test_a_probe_sees_the_crop_that_its_config_names(tmp_path: Path) -> None:
 
 
 def pretrained(store: Path, job: str, seed: int) -> dict[str, Tensor]:
-    """A pretraining's folder with an encoder.pt of its own weights and running statistics."""
+    """A pretraining's folder with an encoder.pt that has distinct weights and running statistics."""
     torch.manual_seed(seed)
     state = Backbone("resnet18").resnet.state_dict()
     state["bn1.running_mean"] += 0.5
@@ -122,7 +122,7 @@ def pretrained(store: Path, job: str, seed: int) -> dict[str, Tensor]:
     return state
 
 
-def test_probe_starts_from_its_upstream_and_leaves_it_alone(tmp_path: Path) -> None:
+def test_the_probe_starts_from_its_upstream_and_does_not_change_it(tmp_path: Path) -> None:
     state = pretrained(tmp_path, "0123456789ab", 42)
     folder = JobFolder(tmp_path / "linear" / "a").create()
     folder.update_job(upstream=["0123456789ab"], seed=3)
@@ -149,7 +149,7 @@ def test_without_upstream_the_weights_are_random_by_seed(tmp_path: Path) -> None
     assert torch.equal(features("b", 1), first) and not torch.allclose(features("c", 2), first, rtol=0.1)
 
 
-def test_a_missing_or_damaged_encoder_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_encoder_is_reported(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path / "linear" / "a").create()
     folder.update_job(upstream=["0123456789ab"])
     with pytest.raises(FileNotFoundError, match="upstream encoder is missing"):
@@ -162,7 +162,7 @@ def test_a_missing_or_damaged_encoder_is_told(tmp_path: Path) -> None:
     assert not folder.done
 
 
-def test_a_backbone_that_moved_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_backbone_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def thawed(*arguments: Any) -> Extractor:
         extractor = frozen_extractor(*arguments)
         extractor.backbone.resnet.bn1.train()  # as a probe in train mode would: only running statistics move
@@ -176,7 +176,7 @@ def test_a_backbone_that_moved_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("views", [None, 2])
 def test_interrupted_probe_ends_as_uninterrupted(tmp_path: Path, stop_at: dict[int, str], views: int | None) -> None:
-    """Stopped in mid-epoch, at an epoch's end, and killed with its last checkpoint a few steps behind."""
+    """Stopped in mid-epoch, stopped at an epoch's end, and killed a few steps after its last checkpoint."""
     whole = trained(changed(views=views), tmp_path / "whole")
     wanted = whole.finish()
     config, folder = changed(views=views), JobFolder(tmp_path / "broken")
@@ -202,7 +202,7 @@ def test_interrupted_probe_ends_as_uninterrupted(tmp_path: Path, stop_at: dict[i
     assert 100 * right / sum(int(line[1]) for line in lines) == pytest.approx(wanted["metrics"]["top1"], abs=0.01)
 
 
-def test_a_checkpoint_of_before_classes_were_counted_is_gone_on_from(
+def test_an_older_checkpoint_without_class_counts_is_resumed(
     tmp_path: Path, stop_at: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, folder = linear.Probe.state, JobFolder(tmp_path)

@@ -1,4 +1,4 @@
-"""The pretext task put back together: right where the network is right, and said to be wrong where it is wrong."""
+"""The solved pretext task: patches are marked correct exactly if the network's grouping and location are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("count", "size"), [(5, 4), (3, 9), (1, 4)])
-def test_vectors_that_lie_together_are_grouped(count: int, size: int) -> None:
+def test_near_vectors_are_grouped(count: int, size: int) -> None:
     generator = torch.Generator().manual_seed(count)
     centres = torch.randn(count, 32, generator=generator)
     order = torch.randperm(count * size, generator=generator)
@@ -34,7 +34,7 @@ def test_vectors_that_lie_together_are_grouped(count: int, size: int) -> None:
     assert (of[groups] == of[groups][:, :1]).all()
 
 
-def test_no_place_is_given_twice_and_the_surest_is_first() -> None:
+def test_no_position_is_assigned_twice_and_the_most_confident_is_first() -> None:
     scores = torch.tensor([[0.9, 0.8, 0.0], [0.95, 0.1, 0.0], [0.2, 0.3, 0.1]]).log()
     assert recovery.assigned_positions(scores).tolist() == [1, 0, 2]
 
@@ -53,7 +53,7 @@ def task(request: pytest.FixtureRequest) -> tuple[JigClu, Batch]:
 
 
 def oracle(method: JigClu, wrong: int) -> tuple[Tensor, Tensor]:
-    """What a network would say that knows the truth, but swaps the places of `wrong` pairs within one image."""
+    """The output of a network that knows the truth but swaps the positions of `wrong` pairs within one image."""
     mm = method.m**2
     permutation = counter_rng.permutation(0, counter_rng.MONTAGE, 7, 0, mm * recovery.IMAGES)
     images, places = permutation % recovery.IMAGES, permutation // recovery.IMAGES
@@ -64,7 +64,7 @@ def oracle(method: JigClu, wrong: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("wrong", [0, 3])
-def test_what_is_right_of_a_recovery_is_counted_and_drawn(
+def test_correct_patches_of_a_recovery_are_counted_and_drawn(
     wrong: int, task: tuple[JigClu, Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, batch = task
@@ -84,7 +84,7 @@ def test_what_is_right_of_a_recovery_is_counted_and_drawn(
     assert (red > 50) == bool(wrong)
 
 
-def test_an_untrained_network_recovers_little_and_is_left_as_it_was(task: tuple[JigClu, Batch], tmp_path: Path) -> None:
+def test_an_untrained_network_recovers_little_and_is_not_changed(task: tuple[JigClu, Batch], tmp_path: Path) -> None:
     method, batch = task
     method.network.train()
     before = {name: value.clone() for name, value in method.network.state_dict().items()}
@@ -93,7 +93,7 @@ def test_an_untrained_network_recovers_little_and_is_left_as_it_was(task: tuple[
     assert method.network.training and all(torch.equal(before[k], v) for k, v in method.network.state_dict().items())
 
 
-def test_accuracy_by_class_adds_up_to_the_whole(tmp_path: Path) -> None:
+def test_accuracy_by_class_adds_up_to_the_accuracy(tmp_path: Path) -> None:
     labels, right = torch.tensor([0, 0, 1, 1, 1, 3]), torch.tensor([True, False, True, True, False, True])
     counts = metrics.by_class(right, labels, 4)
     assert counts.tolist() == [[1, 2, 0, 1], [2, 3, 0, 1]]
@@ -124,7 +124,7 @@ def test_usage_is_of_this_process() -> None:
     assert not any("gpu" in name for name in percent)
 
 
-def test_a_picture_that_fails_loses_no_result(
+def test_a_failing_figure_loses_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = JobFolder(tmp_path / "linear" / "a").create()

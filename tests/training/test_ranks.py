@@ -1,4 +1,4 @@
-"""Several processes are one: same montages, losses, gradients and weights as one process with the same global batch."""
+"""Several processes equal one: same montages, losses, gradients and weights as one process with the same global batch."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def _exchange(out: Path, m: int) -> None:
     rank_info = join_ranks("cpu", 1)
     local, total = 3, 3 * rank_info.world
     ids = torch.arange(m * m * total, dtype=torch.float32).view(m * m, total)
-    mine = ids[:, rank_info.rank * local : (rank_info.rank + 1) * local].reshape(-1, 1, 1, 1)
+    own = ids[:, rank_info.rank * local : (rank_info.rank + 1) * local].reshape(-1, 1, 1, 1)
     order = counter_rng.permutation(5, counter_rng.MONTAGE, 0, 1, m * m * total)
     wanted = stitch(ids.view(-1, 1, 1, 1), order, m)[rank_info.rank * local : (rank_info.rank + 1) * local]
-    assert torch.equal(exchange(mine, order, m), wanted)
+    assert torch.equal(exchange(own, order, m), wanted)
     (out / str(rank_info.rank)).touch()
 
 
@@ -68,7 +68,7 @@ def _two_steps(out: Path) -> None:
 
 
 def _two_steps_of(method_name: str, out: Path) -> None:
-    """Two losses, the gradient of the second, and all buffers; no optimiser in between, which would blow rounding up."""
+    """Two losses, the gradient of the second, and all buffers; no optimiser in between, which would amplify rounding."""
     rank_info, settings = join_ranks("cpu", 1), config(method_name)
     torch.manual_seed(0)
     dataset = open_dataset(settings.data, "train")
@@ -92,7 +92,7 @@ def _two_steps_of(method_name: str, out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All methods on two ranks, then on one: processes start slowly, so they start once."""
+    """All methods on two ranks, then on one; in one fixture because processes start slowly."""
     out = tmp_path_factory.mktemp("steps")
     on_ranks(2, _two_steps, out)
     _two_steps(out)
@@ -103,21 +103,21 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_have_the_losses_and_gradients_of_one(two_steps: Path, method: str) -> None:
     """The objective runs in float32, the network in float64: tolerances are float32's in the loss.
 
-    MoCo's queue of 12 takes 8 keys a step, so the second step meets keys of the first and writes round the end.
+    MoCo's queue of 12 takes 8 keys a step, so the second step sees keys of the first and wraps around the end.
     """
-    one, *two = (torch.load(two_steps / method / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
-    for other in two:
-        assert one.keys() == other.keys()
-        for name, value in one.items():
+    single, *ranks = (torch.load(two_steps / method / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
+    for other in ranks:
+        assert single.keys() == other.keys()
+        for name, value in single.items():
             scale = value.double().norm().clamp(min=1e-6)
             assert (value.double() - other[name].double()).norm() / scale < 1e-5, name
-    for name, value in two[0].items():  # buffers are not sent round: they must be equal as they are
-        assert name.startswith("grad") or torch.equal(value, two[1][name]), name
+    for name, value in ranks[0].items():  # buffers are not broadcast: they must be equal without it
+        assert name.startswith("grad") or torch.equal(value, ranks[1][name]), name
 
 
 def _train(out: Path) -> None:
-    # A small rate: at the real one, batch norm over 8 images blows rounding up a thousandfold within five steps; at 1e-4 still to
-    # 2.5 % of the way on one CPU, at 1e-5 to under 1 %.
+    # A small rate: at the real one, batch norm over 8 images amplifies rounding a thousandfold within five steps; at 1e-4 the
+    # difference is still 2.5 % of the distance trained on one CPU, at 1e-5 under 1 %.
     pretrain.run(config(optimizer={"lr": 1e-5}), out)
 
 
@@ -132,12 +132,12 @@ def test_two_ranks_train_to_the_weights_of_one(tmp_path: Path) -> None:
     )
     on_ranks(2, _train, folders["two"].path)
     _train(folders["one"].path)
-    one, two = (torch.load(folder.path / "encoder.pt", weights_only=True) for folder in folders.values())
+    single, double = (torch.load(folder.path / "encoder.pt", weights_only=True) for folder in folders.values())
     start = torch.load(folders["one"].path / "start.pt", weights_only=True)
-    for name, value in one.items():
+    for name, value in single.items():
         moved = (value.double() - start[name]).norm()
-        # 1e-6: what float32 rounds away of some hundred weights near 1
-        assert (value.double() - two[name]).norm() <= 0.02 * moved + 1e-6, name
+        # 1e-6: the float32 rounding of some hundred weights near 1
+        assert (value.double() - double[name]).norm() <= 0.02 * moved + 1e-6, name
     assert folders["two"].result["world"] == 2
     losses = [[line["loss"] for line in folder.metrics()] for folder in folders.values()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -155,6 +155,6 @@ def test_batch_norm_spans_the_ranks_but_for_the_key_encoders(device: str, kind: 
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
+def test_a_batch_not_divisible_by_the_ranks_is_rejected() -> None:
     with pytest.raises(ValueError, match="does not divide by 3 ranks"):
         epoch_groups(0, 0, 100, 8, rank=0, world=3)

@@ -1,4 +1,4 @@
-"""A job killed or stopped at any step ends with the weights that it would have had, bit for bit."""
+"""A job killed or stopped at any step ends with the same weights as an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def curve(job: JobFolder) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in job.metrics()]
 
 
-def assert_same(one: JobFolder, other: JobFolder) -> None:
-    actual, theirs = weights(one), weights(other)
-    assert actual.keys() == theirs.keys()
-    assert all(torch.equal(actual[name], theirs[name]) for name in actual)
-    assert curve(one) == curve(other)
+def assert_same(job: JobFolder, reference: JobFolder) -> None:
+    actual, expected = weights(job), weights(reference)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
+    assert curve(job) == curve(reference)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> JobFolder:
 
 
 @pytest.mark.parametrize("every_step", [True, False])
-def test_killed_at_any_step_it_ends_bit_equal(uninterrupted: JobFolder, tmp_path: Path, every_step: bool) -> None:
+def test_a_job_killed_at_any_step_ends_bit_equal(uninterrupted: JobFolder, tmp_path: Path, every_step: bool) -> None:
     """SIGKILL in the first epoch and again in the second; with and without a checkpoint at every step."""
     job = folder(tmp_path / "pretrain" / "b")
     runtime = {**RUNTIME, "checkpoint_minutes": 1e-9 if every_step else 0.004}
@@ -94,7 +94,7 @@ def test_killed_at_any_step_it_ends_bit_equal(uninterrupted: JobFolder, tmp_path
     assert_same(uninterrupted, job)
 
 
-def test_a_stop_signal_saves_at_the_step_and_goes_on(uninterrupted: JobFolder, tmp_path: Path) -> None:
+def test_a_stop_signal_saves_at_the_step_and_the_job_resumes(uninterrupted: JobFolder, tmp_path: Path) -> None:
     job = folder(tmp_path / "pretrain" / "c")
     interrupt.request()
     with pytest.raises(interrupt.Interrupted, match="step 1 of 10"):
@@ -133,8 +133,8 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_workers_threads_and_logging_change_no_weight(uninterrupted: JobFolder, tmp_path: Path) -> None:
     job = folder(tmp_path / "pretrain" / "e")
     train(job, workers=2, log_every=3, monitor_every=1)
-    actual, theirs = weights(job), weights(uninterrupted)
-    assert all(torch.equal(actual[name], theirs[name]) for name in theirs)
+    actual, expected = weights(job), weights(uninterrupted)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert [line["step"] for line in job.metrics() if "knn_top1" in line] == [5, 10]
 
 

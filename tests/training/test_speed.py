@@ -1,4 +1,4 @@
-"""The fast paths give what the plain ones give, and the benchmark measures what it says."""
+"""The fast paths equal the plain ones, and the benchmark measures what it claims."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("side", "size", "patches"), [(40, 16, 4), (33, 48, 3), (64, 20, 1)])
-def test_picked_rows_are_the_dense_products(side: int, size: int, patches: int) -> None:
-    """What a GPU multiplies out, a CPU picks: the same pixels."""
+def test_gathered_rows_equal_the_dense_product(side: int, size: int, patches: int) -> None:
+    """A GPU multiplies matrices and a CPU gathers rows: the pixels are the same."""
     generator = torch.Generator().manual_seed(side)
     canvases = torch.randint(0, 256, (5, 3, side, side), dtype=torch.uint8, generator=generator)
     extent = torch.randint(1, side + 1, (5 * patches, 2), generator=generator)
@@ -40,7 +40,7 @@ def test_picked_rows_are_the_dense_products(side: int, size: int, patches: int) 
     torch.testing.assert_close(picked, product, rtol=0, atol=2e-3)  # of 255
 
 
-def test_how_many_images_are_worked_on_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_images_processed_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     canvases = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     crop = torch.tensor([[3, 1, 20, 25]]).repeat(18, 1)
     together = resample.crop_resize(canvases, crop, 12)
@@ -49,7 +49,7 @@ def test_how_many_images_are_worked_on_at_once_changes_nothing(monkeypatch: pyte
 
 
 def plain_triangle(start: int, length: int, source: int, size: int, low: int, high: int) -> Tensor:
-    """(source, size): every pixel's weight in every output, written down as PIL's manual has it."""
+    """(source, size): every pixel's weight in every output, by the formula in PIL's manual."""
     scale = length / size
     reach = max(scale, 1.0)
     weights = torch.zeros(source, size, dtype=torch.float64)
@@ -61,8 +61,8 @@ def plain_triangle(start: int, length: int, source: int, size: int, low: int, hi
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["sees its crop", "sees the whole image"])
-def test_taps_are_the_triangle_filter_whole(whole: bool) -> None:
-    """Not one pixel that the filter reaches is left out, at any length, flipped or not."""
+def test_taps_are_the_whole_triangle_filter(whole: bool) -> None:
+    """No pixel that the filter reaches is left out, at any length, flipped or not."""
     starts, lengths = [3] * 56, list(range(1, 57))
     limit = torch.full((56,), 60) if whole else None
     for flip in (False, True):
@@ -72,7 +72,7 @@ def test_taps_are_the_triangle_filter_whole(whole: bool) -> None:
             torch.testing.assert_close(seen, expected.flip(1) if flip else expected, rtol=0, atol=1e-5)
 
 
-def test_a_montage_is_written_as_the_network_reads_it() -> None:
+def test_a_montage_is_written_in_the_networks_memory_format() -> None:
     ordered = torch.randn(4 * 3, 3, 5, 5)
     montages = assemble(ordered, 2)
     assert montages.is_contiguous(memory_format=torch.channels_last)
@@ -80,37 +80,37 @@ def test_a_montage_is_written_as_the_network_reads_it() -> None:
 
 
 def numbered(count: int) -> Iterator[Batch]:
-    for one in range(count):
-        yield Batch(*(torch.tensor([one]) for _ in range(4)))
+    for number in range(count):
+        yield Batch(*(torch.tensor([number]) for _ in range(4)))
 
 
-def test_batches_are_prepared_in_order_and_counted_from_the_step_that_the_job_stands_at() -> None:
+def test_batches_are_prepared_in_order_and_counted_from_the_current_step() -> None:
     def prepare(batch: Batch, step: int) -> tuple[Tensor, ...]:
         return batch.canvas * 10, torch.tensor(step)
 
     seen = [
-        (step, int(batch.canvas), int(made[0]), int(made[1]))
-        for step, batch, made in prefetched(numbered(3), prepare, CPU, 5)
+        (step, int(batch.canvas), int(prepared[0]), int(prepared[1]))
+        for step, batch, prepared in prefetched(numbered(3), prepare, CPU, 5)
     ]
     assert seen == [(5, 0, 0, 5), (6, 1, 10, 6), (7, 2, 20, 7)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_what_is_prepared_ahead_is_what_is_prepared_in_turn() -> None:
+def test_on_a_gpu_prefetched_batches_equal_those_prepared_in_sequence() -> None:
     device = torch.device("cuda")
 
     def prepare(batch: Batch, step: int) -> tuple[Tensor, ...]:
-        made = torch.full((1 << 22,), float(step), device=device)
+        prepared = torch.full((1 << 22,), float(step), device=device)
         for _ in range(50):
-            made = made + 1
-        return (made,)
+            prepared = prepared + 1
+        return (prepared,)
 
-    sums = [float(made[0].double().mean()) for _, _, made in prefetched(numbered(6), prepare, device, 0)]
+    sums = [float(prepared[0].double().mean()) for _, _, prepared in prefetched(numbered(6), prepare, device, 0)]
     assert sums == [step + 50.0 for step in range(6)]
 
 
-def test_peak_memory_is_this_process_alone() -> None:
-    """A process started by a large one is not as large: Linux's own maximum would say so."""
+def test_peak_memory_is_of_this_process_only() -> None:
+    """A process started by a large one does not inherit its peak, as Linux's ru_maxrss does."""
     ballast = torch.ones(100 << 20)  # 400 MiB
     code = "import torch; from jigclu.training.usage import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -118,7 +118,7 @@ def test_peak_memory_is_this_process_alone() -> None:
     assert ballast[0] == 1
 
 
-def test_works_take_turns_and_every_round_counts() -> None:
+def test_timed_callables_alternate_and_every_round_counts() -> None:
     calls: list[str] = []
     rows = timed("", {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, warm=1)
     assert "".join(calls) == "abababab" and [len(row.seconds) for row in rows] == [3, 3]
@@ -131,13 +131,13 @@ def test_saved_results_keep_the_groups_that_were_not_measured(tmp_path: Path, mo
         group = Group(name, "a setting", [Row("work", (1.0, 2.0, 3.0), 10)], [Ratio("r", value, (">=", 0.85))])
         path = results.save("Some CPU, 2 threads", {"date": "today"}, [group])
     assert path.name == "some-cpu-2-threads.json"
-    known = results.read("Some CPU, 2 threads")
-    assert known["step"]["ratios"]["r"] == {"value": 0.8, "target": ">= 0.85", "met": False}
-    assert known["formats"]["rows"]["work"] == {
+    saved = results.read("Some CPU, 2 threads")
+    assert saved["step"]["ratios"]["r"] == {"value": 0.8, "target": ">= 0.85", "met": False}
+    assert saved["formats"]["rows"]["work"] == {
         "median_s": 2.0, "quartiles_s": [1.5, 2.5], "n": 3, "images_a_second": 5.0
     }  # fmt: skip
-    told = results.table(group, known)
-    assert "target >= 0.85: MISSED" in told and "committed 0.800" in told
+    table = results.table(group, saved)
+    assert "target >= 0.85: MISSED" in table and "committed 0.800" in table
 
 
 def benchmark(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -158,7 +158,7 @@ def test_the_benchmark_measures_and_an_unknown_group_is_one_line(tmp_path: Path)
     assert refused.returncode == 2 and "step" in refused.stderr and refused.stderr.count("\n") == 1
 
 
-def test_committed_results_say_where_they_come_from() -> None:
+def test_committed_results_record_device_versions_and_date() -> None:
     paths = sorted(results.FOLDER.glob("*.json"))
     assert paths
     for path in paths:
