@@ -26,15 +26,15 @@ class Usage:
         """`system/cpu_percent` (100 is one core), `system/memory_mb`; for a GPU its memory and, with NVML, its utilization."""
         (then, used), now = self._before, (time.monotonic(), _cpu_seconds())
         self._before = now
-        told = {"system/cpu_percent": 100 * (now[1] - used) / max(now[0] - then, 1e-9)}
+        values = {"system/cpu_percent": 100 * (now[1] - used) / max(now[0] - then, 1e-9)}
         with contextlib.suppress(OSError):  # Linux only
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            told["system/memory_mb"] = pages * resource.getpagesize() / MIB
+            values["system/memory_mb"] = pages * resource.getpagesize() / MIB
         if self.device.type == "cuda":
-            told["system/gpu_memory_mb"] = torch.cuda.memory_reserved(self.device) / MIB
+            values["system/gpu_memory_mb"] = torch.cuda.memory_reserved(self.device) / MIB
             with contextlib.suppress(Exception):  # no NVML, or no permission to use it
-                told["system/gpu_utilization_percent"] = float(torch.cuda.utilization(self.device))
-        return {name: round(value, 1) for name, value in told.items()}
+                values["system/gpu_utilization_percent"] = float(torch.cuda.utilization(self.device))
+        return {name: round(value, 1) for name, value in values.items()}
 
 
 def _cpu_seconds() -> float:
