@@ -30,11 +30,15 @@ def measure(workload: Workload, rounds: int) -> Group:
     images = [tf.to_pil_image(canvas) for canvas in batch.canvas]
     boxes = split(batch.sizes, 2, 0.3)
     canvases = batch.canvas.to(workload.device)
-    drawn = augment.draw(workload.config().augment, 0, 0, batch.indices, boxes)
+    recipe = workload.config().augment
+
+    def draw() -> Parameters:
+        return augment.draw(recipe, 0, 0, batch.indices, boxes, colour=recipe)
 
     def batched() -> Tensor:
-        return augment.apply(canvases, augment.draw(workload.config().augment, 0, 0, batch.indices, boxes), patch)
+        return augment.apply(canvases, draw(), patch)
 
+    drawn = draw()
     count = len(drawn.flip)
     rows = timed(
         "batched, all threads" if workload.device.type == "cpu" else "batched, on the device",

@@ -21,7 +21,7 @@ RIGHT, WRONG = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0)  # Okabe and Ito's bluish gr
 QUERIES, NEIGHBOURS, SIDE = 8, 7, 96
 
 
-def show(
+def draw_evaluation(
     folder: JobFolder,
     dataset: CanvasDataset,
     counts: Tensor,

@@ -45,7 +45,7 @@ def recover(
     permutation = counter_rng.permutation(make_patches.seed, counter_rng.MONTAGE, epoch, 0, m * m * count)
     montages = stitch(patches, permutation.to(patches.device), m)
     embeddings, logits = _predictions(network, montages, bfloat16)
-    groups = grouped(embeddings, m * m)
+    groups = group_vectors(embeddings, m * m)
     predicted = torch.stack([assigned_positions(logits[group].log_softmax(1)) for group in groups])
     images, positions = permutation[groups] % count, permutation[groups] // count  # (count, m*m) each
     owner = owners(images)
@@ -61,7 +61,7 @@ def recover(
     return {
         "recovered_images": _percent(right_image),
         "recovered_places": _percent(right_image & right_position),
-        "recovered_chance": chance(count, m * m),
+        "recovered_chance": chance_level(count, m * m),
     }
 
 
@@ -81,7 +81,7 @@ def _predictions(network: nn.Module, montages: Tensor, bfloat16: bool) -> tuple[
     return embeddings.float().cpu(), logits.float().cpu()
 
 
-def grouped(embeddings: Tensor, size: int) -> Tensor:
+def group_vectors(embeddings: Tensor, size: int) -> Tensor:
     """(k*size, dim) -> (k, size) indices: greedy agglomeration of the vectors into groups of equal size.
 
     The two nearest free vectors start a group; the free vector nearest to it on average joins until it is full.
@@ -124,7 +124,7 @@ def owners(images: Tensor) -> Tensor:
     return owner
 
 
-def chance(count: int, size: int) -> float:
+def chance_level(count: int, size: int) -> float:
     """Percentage of the vectors of `count` images in the right group when groups are random."""
     generator, image_of = torch.Generator().manual_seed(0), torch.arange(count).repeat(size)
     drawn = [image_of[torch.randperm(count * size, generator=generator)].view(count, size) for _ in range(CHANCES)]

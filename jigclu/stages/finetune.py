@@ -17,7 +17,7 @@ from jigclu.data.loader import Unreadable, batches, loader_workers
 from jigclu.data.order import epoch_groups
 from jigclu.evaluation.metrics import by_class, hits
 from jigclu.evaluation.transforms import centre_crop, random_crop
-from jigclu.figures.neighbours import show
+from jigclu.figures.neighbours import draw_evaluation
 from jigclu.stages.encoders import fresh_classifier, starting_backbone
 from jigclu.training.distributed import RankInfo, distribute
 from jigclu.training.schedules import cosine, steps
@@ -187,7 +187,7 @@ class Finetuner:
         metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
         metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
         if self.rank_info.is_main:
-            show(self.session.folder, self.val, self.classes)
+            draw_evaluation(self.session.folder, self.val, self.classes)
         return self.session.finish(
             metrics,
             val_images=self.validated,

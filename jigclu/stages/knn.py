@@ -13,7 +13,7 @@ from jigclu.config import KnnConfig
 from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.evaluation.extractor import Extractor
 from jigclu.evaluation.metrics import accuracy, by_class
-from jigclu.figures.neighbours import show
+from jigclu.figures.neighbours import draw_evaluation
 from jigclu.stages.encoders import frozen_extractor, require_one_process
 from jigclu.training.session import Session
 
@@ -39,7 +39,7 @@ def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
     session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
     extractor = frozen_extractor(config, session)
     scores, features, truth = vote_on_split(extractor, train, val, config.k, config.temperature)
-    show(session.folder, val, by_class(scores.argmax(1) == truth, truth, len(val.classes)), features, truth)
+    draw_evaluation(session.folder, val, by_class(scores.argmax(1) == truth, truth, len(val.classes)), features, truth)
     return session.finish(accuracy(scores, truth), val_images=len(val))
 
 

@@ -16,7 +16,7 @@ from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.data.order import epoch_groups
 from jigclu.evaluation.metrics import accuracy, by_class
 from jigclu.evaluation.transforms import random_crop
-from jigclu.figures.neighbours import show
+from jigclu.figures.neighbours import draw_evaluation
 from jigclu.stages.encoders import fresh_classifier, frozen_extractor, require_one_process
 from jigclu.training.schedules import steps
 from jigclu.training.session import Session, TrainingError
@@ -165,7 +165,7 @@ class Probe:
         }
         reported = by_lr[f"{self.config.lr:g}"]
         metrics = {name: reported[name] for name in ("top1", "top5", "last_top1")}
-        show(self.session.folder, self.val, self.classes, self.truth_features, self.truth)
+        draw_evaluation(self.session.folder, self.val, self.classes, self.truth_features, self.truth)
         unreadable = sorted(path for counted in self.extractor.unreadable.values() for path in counted.paths)
         counts = {"val_images": len(self.truth), "images": len(self.train), "unreadable": unreadable}
         return self.session.finish(metrics, by_lr=by_lr, lr=self.config.lr, **counts)

@@ -100,7 +100,7 @@ def test_drawn_parameters_follow_the_official_recipe() -> None:
 def test_a_wrong_recipe_is_rejected(promise: str, wrong: dict[str, object]) -> None:
     values = p_values(drawn(AugmentConfig.model_validate(wrong)))
     assert values[promise] < REJECT
-    # The others stand: no promise is answered by another's numbers. (Area, aspect and place hang together.)
+    # The other properties pass: none depends on another one's numbers. (Area, aspect and place are correlated.)
     others = {
         name: value for name, value in values.items() if name != promise and not (promise in CROP and name in CROP)
     }

@@ -73,9 +73,9 @@ def test_after_augments_every_box_of_the_split(batch: Batch) -> None:
     assert torch.equal(montages, wanted) and torch.equal(permutation, order)
 
 
-@pytest.mark.parametrize("place", ["after", "during", "before"])
-def test_a_samples_patches_do_not_depend_on_the_batch(batch: Batch, place: str) -> None:
-    patches = jigclu(augment=place).patches
+@pytest.mark.parametrize("order", ["after", "during", "before"])
+def test_a_samples_patches_do_not_depend_on_the_batch(batch: Batch, order: str) -> None:
+    patches = jigclu(augment=order).patches
     whole = patches(batch, 2, 16).view(4, N, 3, 16, 16)
     picked = [4, 1]
     torch.testing.assert_close(
@@ -87,12 +87,12 @@ def test_a_samples_patches_do_not_depend_on_the_batch(batch: Batch, place: str) 
 def test_before_shares_one_jitter_among_an_images_patches_and_after_does_not(batch: Batch) -> None:
     recipe = {"jitter_probability": 1.0, "gray_probability": 0.0}
     flat = constant(batch)
-    for place, shared in (("before", True), ("during", False), ("after", False)):
-        patches = jigclu(recipe, augment=place).patches(flat, 0, 16).view(4, N, 3, -1)
+    for order, shared in (("before", True), ("during", False), ("after", False)):
+        patches = jigclu(recipe, augment=order).patches(flat, 0, 16).view(4, N, 3, -1)
         assert patches.std(dim=3).max() < 1e-3  # one colour each
         colours = patches.mean(dim=3)
         apart = (colours - colours[:1]).abs().amax(dim=(0, 2))
-        assert (apart < 1e-3).all() if shared else (apart > 1e-2).all(), place
+        assert (apart < 1e-3).all() if shared else (apart > 1e-2).all(), order
 
 
 def ramp(batch: Batch, width: int = 64) -> Batch:
@@ -128,8 +128,8 @@ def test_during_splits_one_random_crop_of_the_image(batch: Batch) -> None:
 def test_during_flips_every_patch_and_before_the_image(batch: Batch) -> None:
     source = ramp(batch)
 
-    def flipped(place: str) -> Tensor:
-        patches = jigclu(PLACE_ONLY, augment=place).patches(source, 0, 16).view(4, N, 3, 16, 16)
+    def flipped(order: str) -> Tensor:
+        patches = jigclu(PLACE_ONLY, augment=order).patches(source, 0, 16).view(4, N, 3, 16, 16)
         return patches[:, :, 0, :, 0].mean(2) > patches[:, :, 0, :, -1].mean(2)  # red falls from left to right
 
     during, before = flipped("during"), flipped("before")

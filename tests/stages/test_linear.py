@@ -40,9 +40,9 @@ def trained(config: LinearConfig, folder: Path) -> linear.Probe:
     return probe
 
 
-def weights(probe: linear.Probe, place: int) -> Tensor:
-    """(classes, dim + 1): weights and bias of the head of the learning rate at index `place`."""
-    return torch.cat([parameter.detach().view(10, -1) for parameter in probe.heads[place].parameters()], 1)
+def weights(probe: linear.Probe, index: int) -> Tensor:
+    """(classes, dim + 1): weights and bias of the head of the learning rate at `index`."""
+    return torch.cat([parameter.detach().view(10, -1) for parameter in probe.heads[index].parameters()], 1)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def changed(**fields: Any) -> LinearConfig:
     return PROBE.model_copy(update=fields)
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_each_rate_learns_as_if_it_were_alone(several: linear.Probe, tmp_path: Path, place: int) -> None:
-    alone = trained(changed(lr=RATES[place], other_lrs=()), tmp_path)
-    assert torch.equal(weights(several, place), weights(alone, 0))
-    rate = f"{RATES[place]:g}"
+@pytest.mark.parametrize("index", range(3))
+def test_each_rate_learns_as_if_it_were_alone(several: linear.Probe, tmp_path: Path, index: int) -> None:
+    alone = trained(changed(lr=RATES[index], other_lrs=()), tmp_path)
+    assert torch.equal(weights(several, index), weights(alone, 0))
+    rate = f"{RATES[index]:g}"
     assert alone.finish()["by_lr"] == {rate: several.session.folder.result["by_lr"][rate]}
 
 
@@ -92,8 +92,8 @@ def test_rates_fall_at_the_milestones(several: linear.Probe) -> None:
 def test_cached_views_learn_as_fresh_crops_do(several: linear.Probe, tmp_path: Path) -> None:
     """With a cached view for every epoch the training is the same; fewer views are cycled through."""
     cached = trained(changed(views=4), tmp_path / "four")
-    for place in range(3):  # features of other batches differ in the last bits
-        torch.testing.assert_close(weights(cached, place), weights(several, place), rtol=1e-3, atol=1e-3)
+    for index in range(3):  # features of other batches differ in the last bits
+        torch.testing.assert_close(weights(cached, index), weights(several, index), rtol=1e-3, atol=1e-3)
     two = trained(changed(views=2), tmp_path / "two")
     assert len(two.views) == 2 and two.steps_per_epoch == cached.steps_per_epoch
     assert torch.equal(two.views[1][0], cached.views[1][0]) and not torch.equal(two.views[0][0], two.views[1][0])
@@ -190,7 +190,7 @@ def test_interrupted_probe_ends_as_uninterrupted(tmp_path: Path, stop_at: dict[i
         trained(config, folder.path)
     probe = trained(config, folder.path)
     assert probe.session.restored is not None and probe.session.restored["step"] == 8
-    assert all(torch.equal(weights(probe, place), weights(whole, place)) for place in range(3))
+    assert all(torch.equal(weights(probe, index), weights(whole, index)) for index in range(3))
     result = probe.finish()
     assert result["by_lr"] == wanted["by_lr"] and result["metrics"] == wanted["metrics"]
     curves = [[steady(line) for line in job.metrics()] for job in (folder, whole.session.folder)]

@@ -29,7 +29,7 @@ def test_near_vectors_are_grouped(count: int, size: int) -> None:
     centres = torch.randn(count, 32, generator=generator)
     order = torch.randperm(count * size, generator=generator)
     of = torch.arange(count).repeat(size)[order]
-    groups = recovery.grouped(centres[of] + 0.1 * torch.randn(count * size, 32, generator=generator), size)
+    groups = recovery.group_vectors(centres[of] + 0.1 * torch.randn(count * size, 32, generator=generator), size)
     assert groups.shape == (count, size) and sorted(groups.flatten().tolist()) == list(range(count * size))
     assert (of[groups] == of[groups][:, :1]).all()
 
@@ -56,11 +56,11 @@ def oracle(method: JigClu, wrong: int) -> tuple[Tensor, Tensor]:
     """The output of a network that knows the truth but swaps the positions of `wrong` pairs within one image."""
     mm = method.m**2
     permutation = counter_rng.permutation(0, counter_rng.MONTAGE, 7, 0, mm * recovery.IMAGES)
-    images, places = permutation % recovery.IMAGES, permutation // recovery.IMAGES
+    images, positions = permutation % recovery.IMAGES, permutation // recovery.IMAGES
     for image in range(wrong):
-        first, second = ((images == image) & (places == place) for place in (0, 1))
-        places = torch.where(first, 1, torch.where(second, 0, places))
-    return torch.eye(recovery.IMAGES)[images], 9 * torch.eye(mm)[places]
+        first, second = ((images == image) & (positions == position) for position in (0, 1))
+        positions = torch.where(first, 1, torch.where(second, 0, positions))
+    return torch.eye(recovery.IMAGES)[images], 9 * torch.eye(mm)[positions]
 
 
 @pytest.mark.parametrize("wrong", [0, 3])
@@ -134,5 +134,5 @@ def test_a_failing_figure_loses_no_result(
 
     monkeypatch.setattr(neighbours, "write_classes", failing)
     dataset = open_dataset(DataConfig(name="scenes", canvas=32, train_images=20, val_images=10), "val")
-    neighbours.show(folder, dataset, torch.ones(2, len(dataset.classes)))
+    neighbours.draw_evaluation(folder, dataset, torch.ones(2, len(dataset.classes)))
     assert "no space left" in caplog.text
