@@ -38,7 +38,7 @@ def prepare() -> None:
     """
     found = importlib.util.find_spec("detectron2")
     if found is None or not found.origin:
-        raise ConfigError("detectron2 is not installed; the README's section on detection says how to get it")
+        raise ConfigError("detectron2 is not installed: `make detectron2` (docs/detection.md)")
     old_pillow, old_numpy = (
         re.search(word, (Path(found.origin).parent / file).read_text()) for file, word in NAMES_THEM.items()
     )

@@ -23,7 +23,7 @@ Reproduce the JigClu paper (CVPR 2021). `jigclu COMMAND --help` explains a comma
 
 start jobs
   run       run experiments: jigclu run table8 --scale smoke
-  retry     resubmit jobs that failed, were cancelled or lost
+  retry     resubmit jobs that failed, were cancelled, interrupted or lost
   cancel    end waiting and running jobs
 look at jobs
   status    the state of every job
@@ -59,8 +59,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"jigclu: unknown command {name}{hint}; valid: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, is_verb = COMMANDS[name]
-    door = importlib.import_module(module)
-    status: int = door.main([name, *rest], "jigclu") if is_verb else door.main(rest, f"jigclu {name}")
+    entry = importlib.import_module(module)
+    status: int = entry.main([name, *rest], "jigclu") if is_verb else entry.main(rest, f"jigclu {name}")
     return status
 
 

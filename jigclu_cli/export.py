@@ -39,9 +39,12 @@ def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
 def export(store: Path, job: str, file: Path) -> int:
     """Copies the job's encoder.pt to the file; its size in bytes. Raises ValueError or OSError."""
     folders = sorted(path for path in (store / "pretrain").glob("*") if path.name.startswith(job))
-    if len(folders) != 1:
-        found = "several: " + ", ".join(path.name for path in folders[:5]) if folders else "none"
-        raise ValueError(f"which pretraining job of {store}? {job!r} matches {found}")
+    if not store.is_dir():
+        raise ValueError(f"there is no store at {store.absolute()}; run an experiment first, or set JIGCLU_STORE")
+    if len(folders) > 1:
+        raise ValueError(f"several pretraining jobs begin with {job!r}: {', '.join(path.name for path in folders[:5])}")
+    if not folders:
+        raise ValueError(f"no pretraining job in {store.absolute()} begins with {job!r}")
     source = folders[0] / "encoder.pt"
     if not (folders[0] / "result.json").exists() or not source.exists():
         raise ValueError(f"job {folders[0].name} is not done: it has no final encoder yet")

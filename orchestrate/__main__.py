@@ -65,7 +65,7 @@ def main(words: list[str] | None = None, prog: str = "python -m orchestrate") ->
     try:
         if not store.is_dir():
             raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
-        return _run_verb(args, store)
+        return _run_verb(args, store, name)
     except ConfigError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
@@ -76,7 +76,7 @@ def main(words: list[str] | None = None, prog: str = "python -m orchestrate") ->
         return 0
 
 
-def _run_verb(args: argparse.Namespace, store: Path) -> int:
+def _run_verb(args: argparse.Namespace, store: Path, name: str) -> int:
     from orchestrate.cli import cancel, clean, logs, retry, status, why
 
     match args.verb:
@@ -93,17 +93,17 @@ def _run_verb(args: argparse.Namespace, store: Path) -> int:
         case "clean":
             return clean.clean(store, args.yes)
         case _:
-            return _sync(store, args.quiet)
+            return _sync(store, args.quiet, name)
 
 
-def _sync(store: Path, quiet: bool) -> int:
+def _sync(store: Path, quiet: bool, name: str) -> int:
     from orchestrate import mirror
 
     try:
         mirror.prepare(store)
         report = mirror.sync(store, wait_for_lock=not quiet)
     except mirror.MirrorError as error:
-        print(f"orchestrate: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     if not quiet:
         uri = mirror.tracking_uri(store)

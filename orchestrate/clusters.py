@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import ConfigError, error_line, nearest
+from jigclu.config.base import Positive
 from jigclu.job_folder import JobFolder
 from orchestrate.planning.overlays import overlay, read_yaml
 from orchestrate.planning.plan import Job
@@ -29,7 +30,6 @@ RESERVED = (
     "array", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep", "output", "parsable", "test-only", "wrap",
 )  # fmt: skip
 StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class Request(BaseModel):

@@ -19,7 +19,7 @@ from orchestrate.planning.plan import Job, Plan
 FEWEST_ITERATIONS = 5  # of a detector: with fewer, 2/3 and 8/9 of them are not two different steps inside the training
 DETECTRON2 = (
     "detectron2 is not installed: `make detectron2`, or for GPUs "
-    "`pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2` (README, Detection)"
+    "`pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2` (docs/detection.md)"
 )
 
 

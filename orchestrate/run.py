@@ -137,7 +137,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Run:
-    """Plan the command's jobs and look up where they run, how they stand and what they cost. Writes nothing."""
+    """Plan the command's jobs and look up their resources, states and costs. Writes nothing."""
     found = experiments.find(args.experiments)
     plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
     if not plan.jobs:

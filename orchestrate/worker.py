@@ -24,10 +24,9 @@ from jigclu.job_folder import JobFolder, slurm_job_id
 from jigclu.training import interrupt
 from orchestrate.cost import measured
 from orchestrate.jobs.snapshot import STAGE_MODULES, provenance
-from orchestrate.jobs.submissions import squeue_name, submission
+from orchestrate.jobs.submissions import STORE_FAILED, squeue_name, submission
 from orchestrate.mirror import SideMirror
 
-STORE_FAILED = 74  # exit code if not even the status can be written (EX_IOERR); jobs/states.py reads it
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LEASE_SECONDS = 150  # a network file system releases a lost node's locks when its lease ends, by default after 90 s
 

@@ -57,7 +57,7 @@ class MoCoNetwork(nn.Module):
 class KeyEncoder(nn.Module):
     """A copy of the query's encoder and head, updated only by `MoCoNetwork.follow`."""
 
-    local_batch_norm = True  # see distributed.synchronise_batch_norm
+    local_batch_norm = True  # see batch_norm.synchronise_batch_norm
 
     def __init__(self, query: EncoderWithHead):
         super().__init__()

@@ -1,1 +1,1 @@
-"""The stages: `run(config, folder)` in a job folder (CONTRIBUTING.md, "The job folder")."""
+"""The stages: `run(config, folder)` in a job folder (docs/job-folder.md)."""

@@ -85,9 +85,11 @@ def _end(chosen: Iterable[JobFolder], states: dict[str, State]) -> int:
             os.kill(int(process["pid"]), signal.SIGTERM)
         orchestrator = marker.get("orchestrator_pid") or marker.get("walk")  # `walk`: its name in older stores
         orchestrators |= {int(orchestrator)} if orchestrator else set()
-    print_line("cancelled: running jobs save at their next step; `retry`, or their run, resumes them from there")
+    print_line(
+        "cancelled: running jobs save at their next step; `retry`, or the command that started them, resumes them"
+    )
     for pid in sorted(orchestrators):
-        print_line(f"the run that started it here (process {pid}) continues with its other jobs; `kill {pid}` stops it")
+        print_line(f"process {pid} started them and continues with its other jobs; `kill {pid}` stops it")
     for message in left:
         print_line(message)
     return 1 if left else 0

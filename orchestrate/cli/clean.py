@@ -16,7 +16,7 @@ from jigclu.job_folder import JobFolder
 from orchestrate.cli.select import all_folders
 from orchestrate.console import print_line
 from orchestrate.jobs.states import ACTIVE, State, look
-from orchestrate.jobs.submissions import submission, submissions_folder
+from orchestrate.jobs.submissions import SCRIPT, submission, submissions_folder
 
 YOUNG_SECONDS = 3600  # an orchestrator may still be writing a younger file
 Garbage = Iterator[tuple[Path, str]]  # (path, why it can be removed)
@@ -124,7 +124,7 @@ def _is_young(path: Path) -> bool:
 
 def _tree_of_submission(store: Path, name: str) -> Path | None:
     """The frozen tree that a submission's script runs from."""
-    script = submissions_folder(store) / name / "submission.sh"
+    script = submissions_folder(store) / name / SCRIPT
     found = [path for path in (store / "source").glob("*") if script.exists() and path.name in script.read_text()]
     return found[0].resolve() if found else None
 

@@ -52,7 +52,8 @@ def _wall_time(cost: Cost, gpus: int | None) -> str:
     least = f", the least that one of its jobs needs; {gpus} are too few" if (gpus or devices) < devices else ""
     wall = clock(3600 * cost.wall(devices))
     plural = "s" * (devices > 1)
-    return f"estimated wall time on {devices} {cost.kind}{plural} at once{least}: {wall} (--gpus N for another number)"
+    hint = " (--gpus N for another number)" if cost.kind == "GPU" else ""
+    return f"estimated wall time on {devices} {cost.kind}{plural}{least}: {wall}{hint}"
 
 
 def _requests(plan: Plan, cost: Cost) -> Iterator[str]:

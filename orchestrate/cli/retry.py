@@ -18,6 +18,8 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
 
     They go to `cluster`, or to the cluster that they were sent to before.
     """
+    if jobs < 1:
+        raise ConfigError(f"--jobs {jobs}: at least 1")
     everything = all_folders(store)
     states = look(everything)
     record_ends(everything, states)
@@ -39,8 +41,10 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
         raise ConfigError(f"these jobs were sent to {' and '.join(sites)}; choose one with --cluster")
     target = clusters.load(cluster or (sites[0] if sites else None))
     clusters.require_sbatch(target)
+    from orchestrate.preflight import preflight, without_detectron2
+
+    without_detectron2(plan, {job_id: "new" if job_id in idle else "done" for job_id in plan.jobs})
     placements = clusters.place_jobs(plan.jobs.values(), store, target)
-    from orchestrate.preflight import preflight
 
     preflight([placement for job_id, placement in placements.items() if job_id in idle], store, target)
     if target.kind == "slurm":

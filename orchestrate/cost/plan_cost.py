@@ -73,5 +73,5 @@ class Cost:
         measured = sum(by != STATED_RATE for _, by in self.by_job.values())
         stated = len(self.by_job) - measured
         parts = [f"{measured} jobs by earlier jobs of the store"] if measured else []
-        parts += [f"{stated} by {STATED_RATE}, see orchestrate/cost/stated.py"] if stated else []
+        parts += [f"{stated} jobs by {STATED_RATE} (orchestrate/cost/stated.py)"] if stated else []
         return "; ".join([", ".join(parts), *filter(None, [self.measured.graded()])])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -21,6 +22,7 @@ COMMIT = "COMMIT.json"  # in a frozen tree: the commit that it was copied from
 PACKAGES = ("jigclu", "orchestrate", "detection", "experiments")  # the part of the project that a job may need
 STAGE_MODULES = {name: f"jigclu.stages.{name}" for name in ("pretrain", "linear", "finetune", "knn")}
 STAGE_MODULES["detect"] = "detection.stage"
+LAZY_IMPORT = re.compile(r"(jigclu|detection)(\.\w+)+:\w+")
 
 
 def _module_file(module: str, root: Path) -> Path | None:
@@ -32,7 +34,10 @@ def _module_file(module: str, root: Path) -> Path | None:
 
 
 def _imports(file: Path) -> set[str]:
-    """Absolute dotted names that a file imports; `from a import b` gives a and a.b, since either may be a module."""
+    """Absolute dotted names that a file imports; `from a import b` gives a and a.b, since either may be a module.
+
+    A text such as "jigclu.methods.moco:MoCo" is an import when it is needed.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
@@ -40,6 +45,8 @@ def _imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and LAZY_IMPORT.fullmatch(node.value):
+            names.add(node.value.partition(":")[0])
     return {name for name in names if name.split(".")[0] in ("jigclu", "detection")}
 
 

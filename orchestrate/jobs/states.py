@@ -56,7 +56,7 @@ from orchestrate.jobs.slurm_queue import (
     queue,
     recent_queue,
 )
-from orchestrate.jobs.submissions import batch_logs, read_group, slurm_id, submission
+from orchestrate.jobs.submissions import STORE_FAILED, batch_logs, read_group, slurm_id, submission
 
 ACTIVE = ("running", "pending", "requeued")  # states of a job that needs no new submission to finish
 SUBMITTABLE = ("new", "interrupted", "failed", "cancelled", "lost")  # states of a job that a run submits (again)
@@ -255,8 +255,8 @@ def _cause(row: Row, folder: JobFolder) -> str:
     node = f" on {row.nodes}" if row.nodes else ""
     if row.exit_code.endswith(":53"):  # what SLURM reports if it cannot open the job's log
         return f"SLURM could not open its log{node}: is the store writable from there?"
-    if row.exit_code.startswith("74:"):  # worker.STORE_FAILED
-        return f"its store could not be written{node}: full, or read-only (exit code 74)"
+    if row.exit_code.startswith(f"{STORE_FAILED}:"):
+        return f"its store could not be written{node}: full, or read-only (exit code {STORE_FAILED})"
     if row.state == "FAILED" and (error := _last_error(folder, row.id)):
         return f"{error} (SLURM: FAILED{node})"
     causes = {

@@ -10,6 +10,8 @@ from jigclu.files import read_json, write_json
 from jigclu.job_folder import JobFolder
 
 # One sbatch command, in <store>/.submissions/<group>/: its name, its jobs, and SLURM's id as soon as it is known.
+SCRIPT = "submission.sh"  # the sbatch script of a submission
+STORE_FAILED = 74  # exit status of a job that cannot write even its status (EX_IOERR)
 GROUP = "group.json"
 
 

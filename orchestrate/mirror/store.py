@@ -34,7 +34,7 @@ ANSWER_SECONDS = 5
 PAGE = 1000  # runs
 # MLflow's limits (mlflow.utils.validation).
 METRICS_A_BATCH, FIELDS_A_BATCH, PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH = 1000, 100, 6000, 8000, 250
-# Among others, an unreachable server costs seconds instead of minutes.
+# Retries and timeouts are short, so that an unreachable server costs seconds instead of minutes.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

@@ -7,28 +7,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from jigclu.config import Strict
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Order(_Strict):
+class Order(Strict):
     """Each cell exceeds the next."""
 
     kind: Literal["order"] = "order"
     cells: tuple[str, ...]
 
 
-class Best(_Strict):
+class Best(Strict):
     """The first cell exceeds every other one."""
 
     kind: Literal["best"] = "best"
     cells: tuple[str, ...]
 
 
-class Difference(_Strict):
+class Difference(Strict):
     """`more` exceeds `less`; `by`: the amount that the paper states, in the cells' unit."""
 
     kind: Literal["difference"] = "difference"
@@ -41,7 +39,7 @@ class Difference(_Strict):
         return self.more, self.less
 
 
-class Ratio(_Strict):
+class Ratio(Strict):
     """`of` is at most `at_most` times `to` (time, memory)."""
 
     kind: Literal["ratio"] = "ratio"
@@ -54,7 +52,7 @@ class Ratio(_Strict):
         return self.of, self.to
 
 
-class Reaches(_Strict):
+class Reaches(Strict):
     """The first cell of `series` (in order) that reaches `target` is `at` or a later one."""
 
     kind: Literal["reaches"] = "reaches"
@@ -67,7 +65,7 @@ class Reaches(_Strict):
         return self.target, *self.series
 
 
-class Below(_Strict):
+class Below(Strict):
     """`cell` is below `limit`: for scores that the paper calls trivial, a limit between such a score and a useful one."""
 
     kind: Literal["below"] = "below"
@@ -83,7 +81,7 @@ Relation = Order | Best | Difference | Ratio | Reaches | Below
 RELATIONS = {relation.model_fields["kind"].default: relation for relation in get_args(Relation)}
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """One sentence with its place in the paper and exactly one relation.
 
     In an experiment file the relation's kind is a key: `order: [m=2, m=3]`, `difference: {more: a, less: b}`.

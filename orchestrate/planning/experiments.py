@@ -6,18 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from jigclu.config import STAGES, ConfigError, error_line, nearest
+from jigclu.config import STAGES, ConfigError, Strict, error_line, nearest
 from orchestrate.planning.claims import Claim
 from orchestrate.planning.overlays import Overlay, experiment_files, overlays, read_yaml
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Layout(_Strict):
+class Layout(Strict):
     """How the table is shown. `plot: lines` draws each row as a curve over its numeric columns."""
 
     corner: str = ""  # the text in the top left corner
@@ -25,7 +21,7 @@ class Layout(_Strict):
     x: str = ""  # the label of the x axis
 
 
-class Cell(_Strict):
+class Cell(Strict):
     """One number that the paper prints, a point of a figure, or (among `references`) a number that it does not print.
 
     Exactly one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took
@@ -82,7 +78,7 @@ class Cell(_Strict):
         return self
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """One table or figure. Its file has `columns` and `rows` as in the paper: a cell merges its row and its column, and the
     row overrides the column; a row's `printed` is a list, null if the paper has no number. A column that the paper lacks
     is `added: true`: its cells are references."""

@@ -1,7 +1,7 @@
 """The sbatch script of one job or of an array of similar jobs, written by submitit, and the call of sbatch.
 
-A job's pickle is in its own folder before sbatch is called. (submitit would move it there afterwards: if the
-orchestrator were killed in between, the job could not start.) The script links the pickle to the name under which
+A job's pickle is in its own folder before sbatch is called. submitit moves its pickles only after sbatch has returned; an
+orchestrator that is killed in between leaves a job that cannot start. The script links the pickle to the name under which
 submitit looks for it.
 """
 
@@ -19,12 +19,13 @@ from jigclu.data.catalog import data_root
 from orchestrate import submitit_bridge
 from orchestrate.clusters import Cluster, Request
 from orchestrate.jobs.snapshot import job_environment
+from orchestrate.jobs.submissions import SCRIPT
 from orchestrate.worker import run_job
 
 # A stop signal that arrives before Python handles it must not end the job: SLURM requeues a preempted job only if it
 # still runs.
 IGNORE_EARLY_SIGNALS = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
-PICKLE, SCRIPT, LIST = "job.pkl", "submission.sh", "jobs.txt"
+PICKLE, LIST = "job.pkl", "jobs.txt"
 
 
 def sbatch_options(cluster: Cluster, request: Request, folder: Path, count: int, after: list[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from orchestrate.jobs.slurm_queue import SlurmUnavailable, queue, slurm_command
 from orchestrate.jobs.snapshot import freeze
 from orchestrate.jobs.states import ACTIVE, base_ids, look
 from orchestrate.jobs.submissions import (
+    SCRIPT,
     note_group,
     note_submission,
     read_group,
@@ -33,7 +34,7 @@ from orchestrate.jobs.submissions import (
     submissions_folder,
 )
 from orchestrate.planning.plan import Job, Plan
-from orchestrate.slurm.script import SCRIPT, SubmissionRejected, sbatch, write_pickle, write_script
+from orchestrate.slurm.script import SubmissionRejected, sbatch, write_pickle, write_script
 
 OUTSIDE_SLURM = ""  # in place of a SLURM id: the job runs, but SLURM does not know it
 # sbatch --test-only rejects a job because of these; sbatch itself accepts it and lets it wait (nodes drained, a

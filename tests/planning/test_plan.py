@@ -343,7 +343,7 @@ def test_dry_run_prints_the_graph_and_the_cost(tmp_path: Path) -> None:
     assert all(f"{job.id}  new" in done.stdout and job.name in done.stdout for job in plan.jobs.values())
     assert "jobs: 7 naive, 7 unique, 0 cached, 7 to run on local" in done.stdout
     assert "estimated CPU-hours: " in done.stdout.splitlines()[-2]
-    assert "estimated wall time on 1 CPU at once: " in done.stdout.splitlines()[-1]
+    assert "estimated wall time on 1 CPU: " in done.stdout.splitlines()[-1]
 
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {

@@ -45,7 +45,7 @@ def test_every_door_has_a_version_and_a_help_with_examples(door: str, tmp_path: 
         (("-m", "reports", "--target", "table8"), "did you mean --targets?"),
         (("-m", "jigclu.data", "pack", "imagenette", "--canvass", "32"), "did you mean --canvas?"),
         (("orchestrate/run.py", "table8", "--seeds", "two"), "--seeds"),
-        (("-m", "jigclu_cli", "export", "ab12", "encoder.pt"), "which pretraining job"),
+        (("-m", "jigclu_cli", "export", "ab12", "encoder.pt"), "there is no store at"),
     ],
 )
 def test_a_mistyped_word_is_one_line_with_the_nearest_valid_one(

@@ -21,8 +21,8 @@ FORBIDDEN = {
     "detection": {"orchestrate", "reports", "benchmarks", "mlflow", "submitit"},
 }
 PLANNING = ("torch", "torchvision", "mlflow", "submitit", "pandas", "matplotlib")
-# Lowest first: a module imports from its own room and from lower floors only.
-FLOORS = {
+# Lowest first: a module imports from its own package and from lower layers only.
+LAYERS = {
     "orchestrate": (
         ("console",),
         ("planning", "submitit_bridge"),
@@ -150,18 +150,18 @@ def test_importing_all_of_jigclu_loads_no_orchestration() -> None:
     assert loaded_by(f"import {', '.join(modules('jigclu'))}", suspects) == ["torch"]
 
 
-def test_no_module_imports_from_a_higher_floor() -> None:
+def test_no_module_imports_from_a_higher_layer() -> None:
     upward = []
-    for package, floors in FLOORS.items():
-        floor = {f"{package}.{room}": number for number, rooms in enumerate(floors) for room in rooms}
+    for package, layers in LAYERS.items():
+        layer = {f"{package}.{name}": number for number, names in enumerate(layers) for name in names}
         for name, targets in graph().items():
             own = ".".join(name.split(".")[:2])
             if not name.startswith(f"{package}.") or own == name == package:
                 continue
-            assert own in floor, f"{name}: its room {own} has no floor in FLOORS"
+            assert own in layer, f"{name}: its package {own} is not in LAYERS"
             for target in targets:
                 other = ".".join(target.split(".")[:2])
-                if other != own and other in floor and floor[other] >= floor[own]:
+                if other != own and other in layer and layer[other] >= layer[own]:
                     upward.append(f"{name} imports {target}")
     assert upward == []
 

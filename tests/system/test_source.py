@@ -32,7 +32,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_stages_files_are_exactly_what_it_imports() -> None:
     available = {name: module for name, module in STAGE_MODULES.items() if name != "detect" or find_spec("detectron2")}
-    code = f"import importlib, json, sys; [importlib.import_module(name) for name in {list(available.values())}]; "
+    code = f"import importlib, json, pkgutil, sys; [importlib.import_module(name) for name in {list(available.values())}]; "
+    code += "from jigclu import methods; [pkgutil.resolve_name(name) for name in methods.METHODS.values()]; "
     code += (
         "print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('jigclu', 'detection')]))"
     )
@@ -41,6 +42,11 @@ def test_a_stages_files_are_exactly_what_it_imports() -> None:
     found = set.union(*map(names, available.values()))
     assert found == imported
     assert {"jigclu/augment.py", "jigclu/montage.py", "jigclu/config/stages.py", "jigclu/__init__.py"} <= found
+
+
+def test_a_pretraining_depends_on_every_method_and_its_loss() -> None:
+    methods = {f"jigclu/methods/{name}.py" for name in ("jigclu", "simclr", "moco", "supervised")}
+    assert methods | {"jigclu/losses.py"} <= names(STAGE_MODULES["pretrain"])
 
 
 def test_a_stages_digest_depends_only_on_its_own_files(tree: Path) -> None:
