@@ -25,7 +25,7 @@ def parser(prog: str = "jigclu mlflow") -> Parser:
 def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
     """Becomes the server; 2 with one line if there is nothing to serve."""
     args = parser(prog).parse_args(words)
-    store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
+    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     if not store.is_dir():
         print(f"{prog}: there is no store at {store}; run an experiment first, or set JIGCLU_STORE", file=sys.stderr)
         return 2

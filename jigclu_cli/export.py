@@ -28,7 +28,7 @@ def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
     """Exit code: 0, or 2 with one line that explains what is wrong."""
     args = parser(prog).parse_args(words)
     try:
-        size = export(Path(os.environ.get("JIGCLU_STORE", "runs")), args.job, args.file)
+        size = export(Path(os.environ.get("JIGCLU_STORE") or "runs"), args.job, args.file)
     except (OSError, ValueError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2

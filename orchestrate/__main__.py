@@ -61,7 +61,7 @@ def main(words: list[str] | None = None, prog: str = "python -m orchestrate") ->
     """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
     args = parser(prog).parse_args(words)
     name = "orchestrate" if prog == "python -m orchestrate" else prog
-    store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
+    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     try:
         if not store.is_dir():
             raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")

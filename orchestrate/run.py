@@ -131,9 +131,9 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ConfigError(f"which experiment? valid: {', '.join([*experiments.load_all(), 'all'])} (see --list)")
     for flag in ("seeds", "jobs", "gpus"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            raise ConfigError(f"--{flag} {getattr(args, flag)}: at least 1")
+            raise ConfigError(f"--{flag} must be at least 1, not {getattr(args, flag)}")
     if args.budget is not None and args.budget < 0:
-        raise ConfigError(f"--budget {args.budget:g}: GPU-hours, at least 0")
+        raise ConfigError(f"--budget must be at least 0 GPU-hours, not {args.budget:g}")
 
 
 def prepare(args: argparse.Namespace) -> Run:
@@ -146,7 +146,7 @@ def prepare(args: argparse.Namespace) -> Run:
     if args.jobs > 1 and (cluster.kind == "slurm" or clusters.visible_gpus()):
         reason = "SLURM decides" if cluster.kind == "slurm" else "each GPU runs one job"
         print_line(f"--jobs {args.jobs} has no effect: {reason}")
-    store = Path(os.environ.get("JIGCLU_STORE", "runs")).absolute()
+    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     placements = place_jobs(plan.jobs.values(), store, cluster)
     states = _states(placements, store)
     return Run(plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements))
@@ -213,7 +213,8 @@ def _all_cached(plan: Plan, store: Path) -> int:
         mirror.sync(store, wait_for_lock=False)
     except mirror.MirrorError as error:
         print_line(f"warning: {error}")
-    print_line(f"all {len(plan.jobs)} jobs are done already; `make report` compares them with the paper")
+    count = "the job is" if len(plan.jobs) == 1 else f"all {len(plan.jobs)} jobs are"
+    print_line(f"{count} done already; `make report` compares the results with the paper")
     return 0
 
 

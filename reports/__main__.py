@@ -34,7 +34,7 @@ def parser(prog: str = "python -m reports") -> Parser:
     what.add_argument("--targets", nargs="+", metavar="T", help="experiments by name or topic (default: all)")
     where = command.add_argument_group("where")
     where.add_argument("--out", type=Path, default=Path("reports/out"), help="folder to write (default: %(default)s)")
-    store = Path(os.environ.get("JIGCLU_STORE", "runs"))
+    store = Path(os.environ.get("JIGCLU_STORE") or "runs")
     where.add_argument("--store", type=Path, default=store, help="folder of the job folders (default: %(default)s)")
     command.add_version()
     return command
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m reports") ->
         check(args.scale or [], [args.protocol] if args.protocol else [])
         return _run(args)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{prog.removeprefix('python -m ')}: {error}", file=sys.stderr)
         return 2
 
 

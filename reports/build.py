@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jigclu.config import ConfigError
 from orchestrate.planning import experiments, overlays
 from reports.publish import publish_verdicts, upload
 from reports.records import Table
@@ -35,7 +37,7 @@ def report(
     frames.apply_views(client, overlays.overlays("scales"))
     shown_scales = scales or assemble.fullest_first(loaded) or (["paper"] if targets else [])
     shown = assemble.assemble(loaded, ledger, shown_scales, protocol, named=bool(targets))
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     drawn = []
     for table, files in zip(shown, table_files.write_all(shown), strict=True):
         svg = files.pop(f"{table.stem}.svg")
@@ -55,3 +57,13 @@ def report(
     (out / "results.json").write_text(export.results_json(shown, page.overview(shown)), encoding="utf-8")
     (out / "index.html").write_text(page.render(client, drawn, absent, uri), encoding="utf-8")
     return shown
+
+
+def _make_folder(out: Path) -> None:
+    """Raises ConfigError if the folder cannot be made or written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out} ({error.strerror}); choose another folder with --out") from None

@@ -26,7 +26,7 @@ def upload(client: MlflowClient | None, table: Table, files: dict[str, bytes]) -
     """Upload the files to the table's run if their bytes have changed since the last upload. Whether it did."""
     parts = [name.encode() + hashlib.sha256(files[name]).digest() for name in sorted(files)]
     digest = hashlib.sha256(b"".join(parts)).hexdigest()
-    if client is None or table.run_id is None or digest == table.digest:
+    if client is None or not table.run_id or digest == table.digest:
         return False
     from mlflow.exceptions import MlflowException
 

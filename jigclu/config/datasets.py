@@ -70,10 +70,10 @@ class DatasetSpec:
         return self.layout not in NOT_PACKED
 
 
-_IMAGENET = "get ILSVRC2012 from image-net.org as imagenet1k/{train,val}/<wnid>/*.JPEG (val sorted by wnid)"
-_ROOT = "then set JIGCLU_DATA to the folder around it"
-_LISTS = "for subsets 1percent.txt and 10percent.txt of github.com/google-research/simclr (imagenet_subsets) in lists/"
-_CIFAR = "get it with `python -m jigclu.data get {0}`, or set JIGCLU_DATA to the folder around {1}"
+_IMAGENET = "put ILSVRC2012 (image-net.org) at <data root>/imagenet1k/{train,val}/<wnid>/*.JPEG (val sorted by wnid)"
+_ROOT = "and set JIGCLU_DATA to the data root"
+_LISTS = "for subsets also lists/{1percent,10percent}.txt (github.com/google-research/simclr, imagenet_subsets)"
+_CIFAR = "download it with `jigclu data get {0}`, or set JIGCLU_DATA to the folder that contains {1}"
 _ILSVRC2012 = (732, 50)  # train classes hold 732 to 1300 images, val classes 50
 
 _SPECS = (
@@ -83,7 +83,7 @@ _SPECS = (
         layout="scenes",
         images={"train": 2000, "val": 500},
         classes=10,
-        how_to_get="scenes are drawn when they are read; there is nothing to get",
+        how_to_get="its images are drawn when they are read",
     ),
     DatasetSpec(
         name="imagenette",
@@ -91,8 +91,8 @@ _SPECS = (
         layout="folders",
         images={"train": 9_469, "val": 3_925},
         classes=10,
-        how_to_get="get it with `python -m jigclu.data get imagenette`, or Imagenette v2 (github.com/fastai/imagenette) "
-        f"as imagenette/{{train,val}}/<wnid>/*.JPEG, {_LISTS}, {_ROOT}",
+        how_to_get="download it with `jigclu data get imagenette`, or put Imagenette v2 (github.com/fastai/imagenette) at "
+        f"<data root>/imagenette/{{train,val}}/<wnid>/*.JPEG, {_LISTS}, {_ROOT}",
         folder="imagenette",
         fetcher="imagenette",
         subsets={  # the lines of SimCLR's lists whose file is one of Imagenette's train images, in their order
@@ -114,7 +114,7 @@ _SPECS = (
         layout="folders",
         images={"train": 126_689, "val": 5_000},  # the number in common use (protocols.md §2.2)
         classes=100,
-        how_to_get=f"{_IMAGENET} and imagenet100.txt of github.com/HobbitLong/CMC in lists/, {_ROOT}",
+        how_to_get=f"{_IMAGENET}, imagenet100.txt (github.com/HobbitLong/CMC) at <data root>/lists/, {_ROOT}",
         folder="imagenet1k",
         class_list=ListFile(  # HobbitLong/CMC's, the one that the paper cites (protocols.md §2.2)
             "lists/imagenet100.txt",

@@ -41,14 +41,14 @@ _SPECS = (
         name="coco_mini",  # the subset that the tests and scale `mini` read, under COCO's own folder names
         version="1",
         images={"train": 343, "val": 206},
-        how_to_get=f"this part of COCO is published nowhere: use --scale smoke; for all of COCO (coco) {_COCO}",
+        how_to_get=f"nobody publishes this part of COCO; use --scale smoke, or coco: {_COCO}",
         sealed=True,
     ),
     DetectionSpec(
         name="coco_scenes",
         version="1",  # scenes.VERSION
         images={"train": 400, "val": 200},
-        how_to_get="scenes are drawn when they are needed; there is nothing to get",
+        how_to_get="its images are drawn when they are needed",
         drawn=True,
     ),
 )

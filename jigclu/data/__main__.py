@@ -76,7 +76,7 @@ def _parser(prog: str) -> Parser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     names = ", ".join([*DATASETS, *DETECTION_DATASETS])
     for verb in ("check", "get", "pack"):
-        command = verbs.add_parser(verb)
+        command = verbs.add_parser(verb, prog=f"{prog} {verb}")
         command.add_argument("name", help=f"{names}{', all' if verb == 'check' else ''}")
         command.add_argument("--root", type=Path, help="data root (default: JIGCLU_DATA, else data/)")
         if verb == "check":
@@ -215,7 +215,7 @@ def _verified(data: DataConfig, root: Path) -> str:
 def _get(name: str, root: Path) -> int:
     if name in DETECTION_DATASETS or not dataset_spec(name).fetcher:
         spec = DETECTION_DATASETS.get(name) or dataset_spec(name)
-        return _fail(f"{name} cannot be downloaded by this command: {spec.how_to_get}")
+        return _fail(f"{name} cannot be downloaded: {spec.how_to_get}")
     try:
         print(download.get(_config(name), root))
     except download.DownloadError as error:

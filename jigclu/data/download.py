@@ -28,7 +28,7 @@ def get(data: DataConfig, root: Path, fetch: Fetch | None = None) -> str:
     """
     spec = dataset_spec(data.name)
     if not fetch and not spec.fetcher:
-        raise DownloadError(f"{data.name} cannot be downloaded by this command: {spec.how_to_get}")
+        raise DownloadError(f"{data.name} cannot be downloaded: {spec.how_to_get}")
     target = root / spec.folder
     if target.exists():
         try:

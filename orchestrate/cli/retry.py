@@ -19,7 +19,7 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
     They go to `cluster`, or to the cluster that they were sent to before.
     """
     if jobs < 1:
-        raise ConfigError(f"--jobs {jobs}: at least 1")
+        raise ConfigError(f"--jobs must be at least 1, not {jobs}")
     everything = all_folders(store)
     states = look(everything)
     record_ends(everything, states)

@@ -194,7 +194,7 @@ def test_missing_data_is_reported_with_the_folder_and_how_to_get_it(tmp_path: Pa
         tmp_path / "runs",
         ["table8", "--scale", "mini", "--cluster", "local"],
         f"looked in {tmp_path / 'empty' / 'imagenette' / 'train'}",
-        "python -m jigclu.data get imagenette",
+        "jigclu data get imagenette",
         "JIGCLU_DATA",
         JIGCLU_DATA=str(tmp_path / "empty"),
     )

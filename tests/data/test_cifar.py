@@ -140,7 +140,7 @@ def test_an_altered_pickle_is_rejected_before_it_is_opened(tmp_path: Path, name:
     if not sealed:
         (folder / SUMS).unlink()
     error = refusal(tmp_path)
-    assert "is altered" in error and "python -m jigclu.data get cifar10" in error and str(folder) in error
+    assert "is altered" in error and "jigclu data get cifar10" in error and str(folder) in error
     assert (f"{name} is altered" in error and SUMS in error) == sealed
     assert not marker.exists()
     pickle.loads((folder / name).read_bytes())
@@ -218,8 +218,8 @@ def test_a_wrong_name_or_a_missing_set_is_a_one_line_error(tmp_path: Path, capsy
         ("get", "imagenete"): (2, "did you mean imagenette?"),
         ("check", "cifar10", "--subset", "1precent"): (2, "did you mean 1percent?"),
         ("get", "imagenet1k"): (2, "image-net.org"),
-        ("get", "scenes"): (2, "nothing to get"),
-        ("check", "cifar10"): (1, "python -m jigclu.data get cifar10"),
+        ("get", "scenes"): (2, "drawn when they are read"),
+        ("check", "cifar10"): (1, "jigclu data get cifar10"),
     }
     for arguments, (status, expected) in cases.items():
         assert main([*arguments, *root]) == status

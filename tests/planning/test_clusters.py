@@ -252,7 +252,7 @@ def test_the_dry_run_prints_what_would_stop_the_run(tmp_path: Path) -> None:
         tmp_path / "runs",
         ["table8", "--scale", "smoke", "--dry-run", "--cluster", str(path), "--budget", "0.001", "--gpus", "2"],
     )
-    assert "at once, the least that one of its jobs needs; 2 are too few: " in done.stdout, done.stdout
+    assert "GPUs, the least that one of its jobs needs; 2 are too few: " in done.stdout, done.stdout
     assert "pretrain: 1 node x 3 GPU, 1 CPUs a task, 1440 min at a time (gpu)" in done.stdout
     assert (
         "would stop: an estimated " in done.stdout

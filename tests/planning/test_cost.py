@@ -140,7 +140,7 @@ def test_the_dry_run_prints_the_wall_time_on_a_number_of_gpus(tmp_path: Path) ->
         words = ["table8", "--dry-run", "--cluster", "local", "--gpus", str(gpus)]
         line = run(tmp_path / "runs", words).stdout.splitlines()[-1]
         assert line.startswith(f"estimated wall time on {gpus} GPU")
-        return line.split("at once: ")[1].split()[0]
+        return line.split(": ")[1].split()[0]
 
     def hours(clock: str) -> float:
         return sum(float(part) / 60**index for index, part in enumerate(clock.split(":")))
@@ -154,7 +154,7 @@ def test_a_run_over_budget_submits_nothing(tmp_path: Path, template: Path) -> No
     before = sorted(store.iterdir())
     refused(store, [*table8(), "--budget", "0.001"], "are left to run, the budget is 0.001: nothing was submitted")
     assert sorted(store.iterdir()) == before
-    refused(store, [*table8(), "--gpus", "0"], "--gpus 0: at least 1")
+    refused(store, [*table8(), "--gpus", "0"], "--gpus must be at least 1, not 0")
     planned = run(store, [*table8(), "--budget", "0.001", "--dry-run"])
     assert planned.returncode == 0 and "7 to run" in planned.stdout
 

@@ -14,6 +14,7 @@ import pytest
 from helpers.orchestrator import ROOT, environment
 
 from orchestrate.planning import experiments, overlays
+from orchestrate.planning.claims import Reaches
 from orchestrate.planning.experiments import Experiment
 from orchestrate.planning.plan import make_plan
 
@@ -153,7 +154,7 @@ def test_every_claim_names_cells_of_its_experiment() -> None:
         assert experiment.claims, experiment.name
         for claim in experiment.claims:
             assert set(claim.cells) <= keys and len(set(claim.cells)) == len(claim.cells), claim.text
-            assert claim.reaches is None or claim.reaches.at in claim.reaches.series
+            assert not isinstance(claim.relation, Reaches) or claim.relation.at in claim.relation.series
 
 
 @pytest.mark.parametrize("protocol", overlays.overlays("protocols"))

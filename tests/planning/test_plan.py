@@ -352,7 +352,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "scale": (["table8", "--scale", "papr"], ["'papr'", "mini, paper, small, smoke", "did you mean paper?"]),
     "protocol": (["m", "--protocol", "offical"], ["'offical'", "official, paper", "did you mean official?"]),
     "cluster": (["m", "--cluster", "slrum"], ["'slrum'", "local, slurm", "did you mean slurm?", "YAML"]),
-    "seeds": (["m", "--seeds", "0"], ["--seeds 0", "at least 1"]),
+    "seeds": (["m", "--seeds", "0"], ["--seeds must be at least 1, not 0"]),
     "no stage": (["m", "--set", "epochs=3"], ["'epochs=3'", "stage.key=value"]),
     "no value": (["m", "--set", "pretrain.epochs"], ["'pretrain.epochs'", "stage.key=value"]),
     "not YAML": (["m", "--set", "linear.milestones=[1"], ["linear.milestones=[1", "not a YAML value"]),
