@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from jigclu import __version__
-from jigclu_cli.arguments import did_you_mean, guard_imports
+from jigclu_cli.arguments import did_you_mean, guard_imports, version
 
 # command -> (module with main(words, prog), whether the command is a verb of that module's own parser)
 COMMANDS = {
@@ -14,8 +13,8 @@ COMMANDS = {
     **dict.fromkeys(("status", "why", "logs", "cancel", "retry", "sync", "clean"), ("orchestrate.__main__", True)),
     "report": ("reports.__main__", False),
     "data": ("jigclu.data.__main__", False),
-    "export": ("jigclu_cli.export", False),
-    "mlflow": ("jigclu_cli.dashboards", False),
+    "export": ("orchestrate.cli.export", False),
+    "mlflow": ("orchestrate.cli.dashboards", False),
 }
 HELP = """usage: jigclu COMMAND ...
 
@@ -51,7 +50,7 @@ def main(words: list[str] | None = None) -> int:
         print(HELP)
         return 0 if words else 2
     if words[0] == "--version":
-        print(f"jigclu-suite {__version__}")
+        print(version())
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import os
 import re
 import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn
-
-from jigclu import __version__
 
 SUITE = ("jigclu", "jigclu_cli", "orchestrate", "reports", "detection")
 
@@ -25,8 +24,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def add_version(self) -> None:
-        version = f"jigclu-suite {__version__}"
-        self.add_argument("--version", action="version", version=version, help="print the version and exit")
+        self.add_argument("--version", action="version", version=version(), help="print the version and exit")
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {self._explain(message)}", file=sys.stderr)
@@ -48,6 +46,11 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():
                     yield from parser._option_string_actions
+
+
+def version() -> str:
+    """`jigclu-suite 0.1.0`. Imported by name, so that this package depends on no other."""
+    return f"jigclu-suite {importlib.import_module('jigclu').__version__}"
 
 
 def did_you_mean(word: str, valid: list[str]) -> str:

@@ -83,6 +83,15 @@ def _schema_is_known(link: sqlite3.Connection) -> bool:
     return all(columns <= _columns(link, table) for table, columns in COLUMNS.items())
 
 
+def experiments(database: Path) -> dict[str, str]:
+    """Id of every active experiment by name; empty if the schema is unknown."""
+    with _opened(database) as link:
+        if not _schema_is_known(link):
+            return {}
+        query = "select name, cast(experiment_id as text) from experiments where lifecycle_stage = 'active'"
+        return dict(link.execute(query).fetchall())
+
+
 def live_runs(database: Path) -> frozenset[str] | None:
     """Ids of the runs that are not deleted; empty for a database without tables, None if its schema is unknown."""
     with _opened(database) as link:

@@ -15,6 +15,7 @@ from helpers.orchestrator import ROOT, environment
 
 PACKAGES = ("jigclu", "jigclu_cli", "orchestrate", "reports", "detection", "benchmarks")
 FORBIDDEN = {
+    "jigclu_cli": {"jigclu", "orchestrate", "reports", "detection", "benchmarks", "torch", "pydantic", "numpy"},
     "jigclu": {"orchestrate", "reports", "detection", "benchmarks", "mlflow", "submitit", "detectron2"},
     "orchestrate": {"torch", "torchvision", "reports", "detection", "benchmarks", "detectron2"},
     "reports": {"torch", "torchvision", "submitit", "detection", "benchmarks", "detectron2"},

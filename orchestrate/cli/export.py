@@ -1,0 +1,60 @@
+"""`jigclu export JOB FILE`: copy the encoder weights of a finished pretraining job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from jigclu.config import ConfigError
+from jigclu_cli.arguments import Parser
+from orchestrate.cli.select import select_one
+
+EPILOG = """The file holds a state_dict with torchvision's ResNet names, without the fully connected layer:
+  network.load_state_dict(torch.load("encoder.pt", weights_only=True), strict=False)
+example:
+  jigclu export 3f9c encoder.pt
+environment: JIGCLU_STORE (job folders, default runs/)"""
+
+
+def parser(prog: str = "jigclu export") -> Parser:
+    command = Parser(prog=prog, description=__doc__, epilog=EPILOG)
+    command.add_argument("job", metavar="JOB", help="id of a pretraining job, or its beginning (at least 4 characters)")
+    command.add_argument("file", metavar="FILE", type=Path, help="where to write the weights; must not exist")
+    command.add_version()
+    return command
+
+
+def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
+    """Exit code: 0, or 2 with one line that explains what is wrong."""
+    args = parser(prog).parse_args(words)
+    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
+    try:
+        if not store.is_dir():
+            raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
+        size = export(store, args.job, args.file)
+    except ConfigError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.file}: {size / 1e6:.1f} MB")
+    return 0
+
+
+def export(store: Path, word: str, file: Path) -> int:
+    """Copy the job's encoder.pt to a new file; returns its size in bytes.
+
+    Raises ConfigError if the job has no final encoder, or if the file exists or cannot be written.
+    """
+    folder = select_one(store, word)
+    stage, source = str(folder.job.get("stage", "")), folder.path / "encoder.pt"
+    if stage != "pretrain":
+        raise ConfigError(f"{folder.id} is a {stage} job; only pretrain jobs have an encoder")
+    if not folder.done or not source.is_file():
+        raise ConfigError(f"{folder.id} is not done: it has no final encoder yet")
+    try:
+        with open(source, "rb") as weights, open(file, "xb") as copy:
+            shutil.copyfileobj(weights, copy)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}") from None
+    return file.stat().st_size
