@@ -214,7 +214,7 @@ def test_check_lists_packs_and_detects_folders_that_changed_since(
         (["imagenete"], 2, "did you mean imagenette?"),
         (["imagenette", "--quality", "0"], 2, "--quality 1 to 100"),
         (["imagenette", "--canvas", "0"], 2, "--canvas must be at least 1"),
-        (["imagenet1k"], 1, "there is no such folder; get ILSVRC2012"),
+        (["imagenet1k"], 1, "there is no such folder; put ILSVRC2012"),
     ],
 )
 def test_packing_something_else_is_a_one_line_error(

@@ -195,7 +195,7 @@ def test_unreachable_server_is_one_line(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert __main__.main(["--store", str(half_store), "--out", str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["warning", "error"]
+    assert [line.split(":")[0] for line in lines] == ["warning", "reports"]
 
 
 def test_an_unknown_name_is_an_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
