@@ -46,7 +46,9 @@ def parser(prog: str = "python -m orchestrate") -> Parser:
     cancel = verb("cancel", "cancel waiting and running jobs, and their dependents", " table8")
     add_selection(cancel)
     cancel.add_argument("--yes", action="store_true", help="do not ask if another experiment needs one of the jobs")
-    retry = verb("retry", "resubmit jobs that failed, were cancelled or lost, and their dependents", " table8")
+    retry = verb(
+        "retry", "resubmit jobs that failed, were cancelled, interrupted or lost, and their dependents", " table8"
+    )
     add_selection(retry)
     retry.add_argument("--cluster", help="local, slurm, or a YAML file (default: the cluster of the last submission)")
     retry.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: jobs at the same time")

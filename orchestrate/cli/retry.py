@@ -1,4 +1,4 @@
-"""`retry`: submit again the jobs that failed, were cancelled or lost, and their dependents."""
+"""`retry`: submit again the jobs that failed, were cancelled, interrupted or lost, and their dependents."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
 
     without_detectron2(plan, {job_id: "new" if job_id in idle else "done" for job_id in plan.jobs})
     placements = clusters.place_jobs(plan.jobs.values(), store, target)
-
     preflight([placement for job_id, placement in placements.items() if job_id in idle], store, target)
     if target.kind == "slurm":
         from orchestrate.slurm import submit

@@ -122,6 +122,7 @@ def test_logs_are_found_and_followed(finished: Path) -> None:
         (["status", "tabel8"], "did you mean table8"),
         (["status", "table1"], "no job of table1 is in the store; run it first: python orchestrate/run.py table1"),
         (["cancel"], "name a job, an experiment or all"),
+        (["retry", "--jobs", "0"], "--jobs must be at least 1, not 0"),
     ],
 )
 def test_mistakes_are_one_line(finished: Path, words: list[str], message: str) -> None:

@@ -31,6 +31,8 @@ from jigclu.data.sources.coco import draw_scenes, open_split
 from jigclu.network import Backbone
 from jigclu.training.distributed import RankInfo
 from orchestrate import preflight, run
+from orchestrate.cli.retry import retry
+from orchestrate.jobs.planned import write_jobs
 from orchestrate.planning.experiments import load_all
 from orchestrate.planning.plan import make_plan
 
@@ -319,6 +321,17 @@ def test_without_detectron2_table4_says_in_one_line_what_to_install(
     assert run.main(["table4", "--scale", "smoke", "--dry-run"]) == 0  # planning needs none
     with pytest.raises(ConfigError, match="not installed"):
         compat.prepare()
+
+
+@pytest.mark.usefixtures("without")
+def test_without_detectron2_retry_does_not_resubmit_its_jobs(tmp_path: Path) -> None:
+    plan = make_plan([load_all()["table4"]], "smoke", "official")
+    write_jobs(plan, tmp_path)
+    for job in plan.jobs.values():
+        job.folder(tmp_path).set_status("failed")
+    with pytest.raises(ConfigError, match="table4: detectron2 is not installed"):
+        retry(tmp_path, [], "local", 1)
+    assert {job.folder(tmp_path).status["state"] for job in plan.jobs.values()} == {"failed"}
 
 
 @pytest.mark.usefixtures("without")

@@ -188,6 +188,23 @@ def test_missing_artifacts_leave_the_numbers(half_store: Path, tmp_path: Path) -
     assert "data:image/png" not in (tmp_path / "index.html").read_text()
 
 
+def test_an_out_folder_that_cannot_be_written_is_one_line(
+    half_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert __main__.main(["--store", str(half_store), "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"reports: cannot write to {out} (") and error.count("\n") == 1
+
+
+def test_a_table_without_a_run_is_not_uploaded(half_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = connect(mirror.tracking_uri(half_store))
+    (table,) = assemble.assemble(frames.load(client, ["mini"]), experiments.find(["table9"]), ["mini"], named=True)
+    assert not table.run_id and not publish.upload(client, table, {"table9.md": b"text"})
+    assert capsys.readouterr().err == ""
+
+
 def test_unreachable_server_is_one_line(
     half_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
