@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 from jigclu.config import ConfigError
 from jigclu.files import locked, write_atomic
 from orchestrate.mirror import sqlite
-from orchestrate.mirror.address import cursor_folder, has_tables, is_server, one_line, sqlite_file, tracking_uri
+from orchestrate.mirror.address import (
+    cursor_folder,
+    has_tables,
+    is_server,
+    one_line,
+    sqlite_file,
+    tracking_uri,
+)
 from orchestrate.mirror.views import apply_view, views
 
 if TYPE_CHECKING:
