@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlparse
 import pandas as pd
 
 from orchestrate.mirror import sqlite
+from orchestrate.mirror.identity import belongs
 from orchestrate.mirror.store import active_experiment, read_runs
 from orchestrate.mirror.tags import (
     CELL,
@@ -70,16 +71,22 @@ def finite(number: Any) -> float | None:
     return float(number)
 
 
-def load(client: MlflowClient | None, scales: list[str]) -> Frames:
-    """Every job, cell and table run of the scales. Other MLflow experiments and runs without the suite's tags are ignored."""
+def load(client: MlflowClient | None, scales: list[str], shared_id: str | None = None) -> Frames:
+    """Every job, cell and table run of the scales. Other MLflow experiments and runs without the suite's tags are ignored.
+
+    `shared_id`: of the store, if other stores may have runs there (identity.id_on_shared_server): only its runs count.
+    """
     jobs: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
     for scale in scales:
         if client is None:
             break
-        jobs += [_job(run) for run in read_runs(client, f"jigclu-{scale}") if JOB in run.data.tags]
+        runs = (run for run in read_runs(client, f"jigclu-{scale}") if belongs(run.data.tags, shared_id))
+        jobs += [_job(run) for run in runs if JOB in run.data.tags]
         for run in read_runs(client, f"jigclu-{scale}-tables"):
+            if not belongs(run.data.tags, shared_id):
+                continue
             if CELL in run.data.tags:
                 cells.append(_cell(run, scale))
             elif TABLE in run.data.tags:

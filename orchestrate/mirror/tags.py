@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
 JOB, TABLE, CELL, PROTOCOL, VARIANT = "jigclu.job", "jigclu.table", "jigclu.cell", "jigclu.protocol", "jigclu.variant"
+STORE = "jigclu.store"  # every run: the id of the store that it mirrors (identity.py)
 STALE = "jigclu.stale"  # job: not empty if the code has changed since it ran
 VERDICT = "jigclu.verdict"  # cell: `reproduced` or `off by ...`
 CLAIMS = "jigclu.claims"  # table: how many claims hold, fail and are open

@@ -1,4 +1,4 @@
-"""What lies around a run must not change it: the store's path, git's variables, an enclosing repository."""
+"""What surrounds a run must not change it: the store's path, git's variables, an enclosing repository."""
 
 from __future__ import annotations
 
