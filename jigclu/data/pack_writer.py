@@ -26,6 +26,7 @@ from PIL import Image
 from jigclu.config import ConfigError, DataConfig, dataset_spec, packable_names
 from jigclu.data.catalog import collection
 from jigclu.data.sources.base import MOST_UNREADABLE, SPLITS, Source, Split
+from jigclu.data.sources.folder_index import digest
 from jigclu.data.sources.folders import FolderCollection, FolderSource
 from jigclu.data.sources.packed import (
     FACTS,
@@ -33,7 +34,6 @@ from jigclu.data.sources.packed import (
     PackFacts,
     SplitFacts,
     data_name,
-    digest,
     folder_of,
     index_name,
     pack_facts,

@@ -65,6 +65,38 @@ def keep(kind: str, about: Path, values: Any) -> None:
         write_atomic(path, json.dumps(values).encode())
 
 
+def digest(path: Path) -> str:
+    """The file's sha256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_state(path: Path) -> list[int]:
+    """Size in bytes, mtime, ctime and inode. The ctime shows that a file was altered and then given its old mtime."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def settled(state: list[int]) -> bool:
+    """Whether a file of that state changed long enough ago for its times to show the next change."""
+    return time.time_ns() - max(state[1:3]) > SETTLED_NS
+
+
+def cached_digest(path: Path) -> str:
+    """The file's sha256, read again only if the file's state changed. Raises OSError."""
+    state = file_state(path)
+    try:
+        before, found = json.loads(cache_path("digest", path).read_bytes())
+        if before == state:
+            return str(found)
+    except (OSError, RuntimeError, ValueError, TypeError):
+        pass  # no cache yet, or not one of this program
+    found = digest(path)
+    if settled(state) and file_state(path) == state:
+        keep("digest", path, [state, found])
+    return found
+
+
 def _read_cache(folder: Path) -> dict[str, tuple[int, list[str], list[int]]]:
     try:
         values = json.loads(cache_path("scan", folder).read_bytes())

@@ -48,9 +48,12 @@ class FolderCollection:
 
     spec: DatasetSpec
 
-    def open(self, data: DataConfig, split: Split, root: Path) -> Source:
-        packed = open_pack(data, split, root)
+    def open(self, data: DataConfig, split: Split, root: Path, thorough: bool = True) -> Source:
+        packed = open_pack(data, split, root, thorough)
         return self.from_files(data, split, root) if packed is None else self._part(packed, data, split, root)
+
+    def fingerprint(self, data: DataConfig, split: Split, root: Path) -> str:
+        return self.open(data, split, root, thorough=False).fingerprint
 
     def from_files(self, data: DataConfig, split: Split, root: Path) -> FolderSource:
         """As `open`, but always from the folders, even if there is a pack."""
