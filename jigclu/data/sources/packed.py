@@ -205,7 +205,11 @@ def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
     if hashlib.sha256(content).hexdigest() != expected.sha256:
         raise CorruptPackError(f"{name} is altered (its sha256 is not the one in {FACTS})")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
+        index = dict(arrays)
+    for label, first in zip(*np.unique(index["labels"], return_index=True), strict=True):
+        if (named := str(index["paths"][first]).partition("/")[0]) != facts.classes[label]:
+            raise CorruptPackError(f"its {split} images of class {named} are labelled {facts.classes[label]}")
+    return index
 
 
 def _check_data(path: Path, expected: FileFacts, thorough: bool) -> State:
