@@ -139,7 +139,7 @@ def _opened(data: DataConfig, packs: list[DataConfig], root: Path) -> tuple[list
         return [images.open(data, split, root) for split in SPLITS], images.verified(data, root)
     if packs and images.absent(root):
         return [images.open(packs[0], split, root) for split in SPLITS], "packs only, no folders"
-    return [images.from_files(data, split, root) for split in SPLITS], images.verified(data, root)
+    return [images.from_files(data, split, root, fresh=True) for split in SPLITS], images.verified(data, root)
 
 
 def _packs(data: DataConfig, root: Path) -> list[DataConfig]:
@@ -208,7 +208,7 @@ def _verified(data: DataConfig, root: Path) -> str:
         return f"no folders, {listing}"
     else:
         for split in SPLITS:
-            images.from_files(data, split, root)
+            images.from_files(data, split, root, fresh=True)
     return "; ".join([images.verified(data, root), *([listing] if packs else [])])
 
 

@@ -9,7 +9,7 @@ import atexit
 import logging
 import signal
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -47,8 +47,8 @@ class DataError(RuntimeError):
 class Unreadable:
     """The distinct unreadable files of one data set, each logged once. Raises DataError above 0.1 % of the data set."""
 
-    def __init__(self) -> None:
-        self.paths: list[str] = []
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self.paths = list(paths)  # of earlier attempts at the job
 
     def __len__(self) -> int:
         return len(self.paths)
