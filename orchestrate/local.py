@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.files import locked
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder, duration
 from orchestrate import submitit_bridge
 from orchestrate.clusters import Request, visible_gpus
 from orchestrate.console import print_line
@@ -118,7 +118,7 @@ class LocalScheduler:
         if folder.done:
             self.outcomes[job.id] = "done"
             if ran:
-                took = clock(result.get("seconds", 0))
+                took = duration(result.get("seconds", 0))
                 print_line(f"{_now()} done     {job.id}  {job.name}  in {took}  {headline(result)}")
             return
         if running_now(folder):  # only submitit's controller process died

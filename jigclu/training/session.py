@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 from jigclu.config import RuntimeConfig
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder, duration
 from jigclu.training import interrupt
 from jigclu.training.checkpoint import Checkpoints
 from jigclu.training.distributed import RankInfo, agree, join_ranks
@@ -132,7 +132,7 @@ class Session:
             self._printed = now
             line = (
                 f"epoch {math.ceil(epoch)}/{self.epochs}  step {step}/{self.steps}  loss {values['loss']:.4f}  "
-                f"{rate:.0f} images/s  {clock(left)} left"
+                f"{rate:.0f} images/s  {duration(left)} left"
             )
             begin, end = ("\r", "\x1b[K" if step < self.steps else "\x1b[K\n") if terminal else ("", "\n")
             print(f"{begin}{line}", end=end, flush=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder, duration
 from orchestrate.cost.measured import RATES, Measured
 from orchestrate.jobs.slurm_queue import parse_duration
 from orchestrate.jobs.states import State, headline, progress
@@ -28,13 +28,13 @@ def details(folder: JobFolder, state: State) -> str:
         case "running":
             parts = [progress(status) if status.get("state") == "running" else "", state.note]
             if state.row and (left := parse_duration(state.row.left)) is not None:
-                parts.append(f"limit in {clock(left)}")
+                parts.append(f"limit in {duration(left)}")
             parts.append(f"on {state.row.nodes}" if state.row and state.row.nodes else "")
         case "requeued":
             parts = [f"at step {status.get('step', 0)}, attempt {len(status.get('attempts', [1]))} is over", state.note]
         case "done" | "stale":
             result = folder.result
-            took = f"in {clock(result.get('seconds', 0))}"
+            took = f"in {duration(result.get('seconds', 0))}"
             parts = [headline(result), took, state.note, estimate_ratio(folder)]
         case _:
             parts = [state.note]

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 
 from jigclu.config import ConfigError
-from jigclu.job_folder import clock
+from jigclu.job_folder import duration
 from orchestrate import clusters
 from orchestrate.clusters import Request
 from orchestrate.console import print_line
@@ -25,7 +25,7 @@ def dry_run(plan: Plan, states: dict[str, str], cost: Cost, args: argparse.Names
     def print_tree(job: Job, depth: int) -> None:
         state = "stale" if stale(job.stage, cost.placements[job.id].folder, digests) else states[job.id]
         cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses})) or "shared"
-        hours = clock(3600 * cost.hours[job.id])
+        hours = duration(3600 * cost.hours[job.id])
         print_line(f"{'  ' * depth}{job.id}  {state:11s} {hours:>9s} {cost.kinds[job.id]}  {job.name}  [{cells}]")
         for dependent in downstream[job.id]:
             print_tree(dependent, depth + 1)
@@ -50,7 +50,7 @@ def _wall_time(cost: Cost, gpus: int | None) -> str:
     local = len(clusters.visible_gpus()) if cost.cluster.kind == "local" and cost.kind == "GPU" else 0
     devices = max(gpus or local or (1 if cost.kind == "CPU" else 4), cost.widest)
     least = f", the least that one of its jobs needs; {gpus} are too few" if (gpus or devices) < devices else ""
-    wall = clock(3600 * cost.wall(devices))
+    wall = duration(3600 * cost.wall(devices))
     plural = "s" * (devices > 1)
     hint = " (--gpus N for another number)" if cost.kind == "GPU" else ""
     return f"estimated wall time on {devices} {cost.kind}{plural}{least}: {wall}{hint}"

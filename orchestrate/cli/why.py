@@ -10,7 +10,7 @@ from typing import Any
 from jigclu.config import ConfigError, parse
 from jigclu.data.catalog import catalogue
 from jigclu.data.sources.base import SPLITS
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder, duration
 from orchestrate.cli.display import estimate_ratio
 from orchestrate.cli.logs import log_paths
 from orchestrate.cli.select import look_and_record, select_one
@@ -49,9 +49,9 @@ def _lines(folder: JobFolder, state: State) -> Iterator[tuple[str, str]]:
     if estimate := marker.get("estimate_hours"):
         ratio = estimate_ratio(folder) if result else ""
         took = f"; it took {ratio}" if ratio else ""
-        yield "estimate", f"{clock(3600 * estimate)} by {marker['estimate_by']}{took}"
+        yield "estimate", f"{duration(3600 * estimate)} by {marker['estimate_by']}{took}"
     if result:
-        yield "took", f"{clock(result['seconds'])} on {result.get('world', 1)} x {result.get('device', '')}"
+        yield "took", f"{duration(result['seconds'])} on {result.get('world', 1)} x {result.get('device', '')}"
     yield from (("log", str(path)) for path in log_paths(folder))
     yield "folder", str(folder.path)
     yield "command", str(job.get("command", ""))
@@ -62,7 +62,7 @@ def _evidence(folder: JobFolder, state: State) -> list[str]:
     status, marker = folder.status, submission(folder)
     lines = ["result.json exists" if folder.done else "there is no result.json"]
     if status:
-        age = clock(time.time() - float(status.get("heartbeat", time.time())))
+        age = duration(time.time() - float(status.get("heartbeat", time.time())))
         step = status.get("step", 0)
         lines.append(f"status.json: {status.get('state')}, step {step}, {age} ago on {status.get('host')}")
     lines.append("its lock is held: it runs" if running_now(folder) else "its lock is free")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from jigclu.job_folder import duration
 from orchestrate.mirror.address import server
 from orchestrate.mirror.views import view_url
 from orchestrate.planning.experiments import Experiment
@@ -162,16 +163,6 @@ def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
     ]
 
 
-def duration(seconds: float | None) -> str:
-    """`2 h 05 min`, `3 min 20 s`, `41 s`."""
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
 def highlights(job: Job) -> str:
     """The config in one line, `m 2, epochs 4, ...`, and a probe's sweep."""
     keys = HIGHLIGHTS.get(job.stage, ())
@@ -191,7 +182,11 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": duration, "highlights": highlights, "short": lambda commit: commit[:10]}
+    environment.filters |= {
+        "duration": lambda seconds: "" if seconds is None else duration(seconds),
+        "highlights": highlights,
+        "short": lambda commit: commit[:10],
+    }
     by_scale = {scale: unique_jobs(t for t in shown if t.scale == scale) for scale in galleries}
     environment.globals |= {"anchor": anchor}
     text = environment.get_template("page.html.j2").render(

@@ -91,7 +91,7 @@ def test_why_shows_where_a_number_comes_from(finished: Path) -> None:
         f"upstream:    {encoder.id}  done",
         f"commit {values['commit'][:12]}", values["source_digest"], values["data_fingerprint"],
         "attempt:     1 from step 0",
-        "estimate:    ", " by the stated rate; it took ", f"took:        00:0{round(job.result['seconds'])} on 1 x ",
+        "estimate:    ", " by the stated rate; it took ", f"took:        {round(job.result['seconds'])} s on 1 x ",
         f"folder:      {job.path}", f"command:     {values['command']}", "_0_log.out",
     ):  # fmt: skip
         assert text in said, (text, said)

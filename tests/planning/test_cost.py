@@ -140,10 +140,12 @@ def test_the_dry_run_prints_the_wall_time_on_a_number_of_gpus(tmp_path: Path) ->
         words = ["table8", "--dry-run", "--cluster", "local", "--gpus", str(gpus)]
         line = run(tmp_path / "runs", words).stdout.splitlines()[-1]
         assert line.startswith(f"estimated wall time on {gpus} GPU")
-        return line.split(": ")[1].split()[0]
+        return line.split(": ")[1].split(" (")[0]
 
-    def hours(clock: str) -> float:
-        return sum(float(part) / 60**index for index, part in enumerate(clock.split(":")))
+    def hours(text: str) -> float:
+        words = text.split()
+        units = {"d": 24.0, "h": 1.0, "min": 1 / 60, "s": 1 / 3600}
+        return sum(float(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
 
     one, eight = hours(wall(1)), hours(wall(8))
     assert one / 8 < eight < one / 2.5
