@@ -149,7 +149,7 @@ def prepare(args: argparse.Namespace) -> Run:
     store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     placements = place_jobs(plan.jobs.values(), store, cluster)
     states = _states(placements, store)
-    return Run(plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements))
+    return Run(plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements, args.jobs))
 
 
 def check_everything(run: Run, budget: float | None) -> None:

@@ -310,10 +310,10 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def progress(status: dict[str, Any]) -> str:
-    """`epoch 3/30  loss 24.13  512 images/s  4 min 12 s left`."""
+    """`epoch 3/30  4 min 12 s left  loss 24.130  512 images/s`."""
     if not status.get("steps"):
         return str(status.get("message") or status.get("state", "new"))
     return (
-        f"epoch {status['epoch']}/{status['epochs']}  loss {status['loss']:.3f}  "
-        f"{status['images_per_second']:.0f} images/s  {duration(status['seconds_left'])} left"
+        f"epoch {status['epoch']}/{status['epochs']}  {duration(status['seconds_left'])} left  "
+        f"loss {status['loss']:.3f}  {status['images_per_second']:.0f} images/s"
     )

@@ -18,7 +18,7 @@ from orchestrate.mirror.store import Point, Tracking
 from orchestrate.mirror.tags import JOB
 
 # Version of job_run_spec: raised when it changes, so that existing runs are updated.
-FORM = 4
+FORM = 5
 TAIL = 256  # bytes before the offset that must be unchanged: every line carries a time, so no two tails are equal
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from jigclu.job_folder import duration
+from orchestrate.jobs.spent import ESTIMATED, SPENT, device_hours
 from orchestrate.mirror.address import server
 from orchestrate.mirror.views import view_url
 from orchestrate.planning.experiments import Experiment
@@ -184,16 +185,19 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
     )
     environment.filters |= {
         "duration": lambda seconds: "" if seconds is None else duration(seconds),
+        "device_hours": device_hours,
         "highlights": highlights,
         "short": lambda commit: commit[:10],
     }
     by_scale = {scale: unique_jobs(t for t in shown if t.scale == scale) for scale in galleries}
-    environment.globals |= {"anchor": anchor}
+    environment.globals |= {"anchor": anchor, "kind_of": costs.kind_of}
     text = environment.get_template("page.html.j2").render(
         mlflow=server(uri),
         views=_views(uri, shown),
         by_scale=by_scale,
         costs=costs.lines(shown),
+        spent_means=SPENT,
+        estimated_means=ESTIMATED,
         recompute=recompute(shown),
         register=register.points(shown),
         style=Markup((HERE / "style.css").read_text()),
