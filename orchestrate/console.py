@@ -19,9 +19,22 @@ def width() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
+_CLEAR = "\r\x1b[K"
+_live = [False]  # whether the cursor stands in a line that is redrawn
+
+
 def print_line(text: str) -> None:
     """One line; on a terminal one that is too long continues on the next, broken between words."""
-    print(wrapped(text, width()) if is_terminal() else text, flush=True, file=sys.stdout)
+    if is_terminal():
+        text = _CLEAR * _live[0] + wrapped(text, width())
+        _live[0] = False
+    print(text, flush=True, file=sys.stdout)
+
+
+def redraw(text: str) -> None:
+    """Draw the line that shows progress on a terminal, over the one before; what does not fit is left out at its end."""
+    _live[0] = True
+    print(f"\r{fitting(text, width() - 1)}\x1b[K", end="", flush=True, file=sys.stdout)
 
 
 def wrapped(text: str, columns: int, indent: str = "  ") -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from jigclu.files import locked
 from jigclu.job_folder import JobFolder
 from orchestrate import submitit_bridge
 from orchestrate.clusters import Request, machine_gpus, visible_gpus
-from orchestrate.console import fitting, print_line, quiet_interrupt, width
+from orchestrate.console import is_terminal, print_line, quiet_interrupt, redraw
 from orchestrate.cost.measured import Measured
 from orchestrate.cost.remaining import Pace, in_words, seconds_left
 from orchestrate.jobs.orchestrators import Registration
@@ -219,13 +218,13 @@ class LocalScheduler:
 
     def _show(self) -> None:
         """On a terminal one line that is redrawn; otherwise a plain line every PLAIN_SECONDS."""
-        terminal, now = sys.stdout.isatty(), time.monotonic()
+        terminal, now = is_terminal(), time.monotonic()
         if not self.running or now - self._printed < (POLL_SECONDS if terminal else PLAIN_SECONDS):
             return
         self._printed = now
         line = "  |  ".join(self._parts())
         if terminal:
-            print(f"\r{fitting(line, width() - 1)}\x1b[K", end="", flush=True)
+            redraw(line)
         else:
             print_line(f"{_now()} {line}")
 
@@ -255,7 +254,7 @@ class LocalScheduler:
 
 
 def _now() -> str:
-    return ("\r\x1b[K" if sys.stdout.isatty() else "") + time.strftime("%H:%M:%S")
+    return time.strftime("%H:%M:%S")
 
 
 def _controller_lives(folder: JobFolder) -> bool:
