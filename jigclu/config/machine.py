@@ -42,7 +42,7 @@ def runtime_folder() -> Path | None:
     places += [Path(f"/run/user/{user}/jigclu"), Path(tempfile.gettempdir()) / f"jigclu-{user}"]
     for place in places:
         with contextlib.suppress(OSError):
-            place.mkdir(mode=0o700, exist_ok=True)
+            place.mkdir(mode=0o700, exist_ok=True, parents=bool(given) and place.parent == Path(str(given)))
             found = place.lstat()
             # Not another user's folder, and no link to one: /tmp belongs to everyone.
             if found.st_uid == user and place.is_dir() and not place.is_symlink() and os.access(place, os.W_OK):

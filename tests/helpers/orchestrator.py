@@ -47,12 +47,9 @@ def environment(store: Path, **more: str) -> dict[str, str]:
 
     The locks of cores are the test's own: other runs on this machine are no business of a test.
     """
-    runtime = store.parent / ".runtime"
-    if store.parent.is_dir() and store.parent != ROOT:
-        runtime.mkdir(exist_ok=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("JIGCLU_", "MLFLOW_", "SLURM_"))}
     own = {"JIGCLU_STORE": str(store), "JIGCLU_DATA": str(store.parent / "no data"), "CUDA_VISIBLE_DEVICES": ""}
-    return {**kept, **own, "OMP_NUM_THREADS": "1", "XDG_RUNTIME_DIR": str(runtime), **more}
+    return {**kept, **own, "OMP_NUM_THREADS": "1", "XDG_RUNTIME_DIR": str(store.parent / ".runtime"), **more}
 
 
 def start(store: Path, words: Iterable[str], **more: str) -> subprocess.Popen[str]:
