@@ -44,7 +44,8 @@ CELL_COLUMNS = [
 JOB_COLUMNS = [
     *("job", "run_id", "name", "stage", "seed", "state", "message", "commit", "command", "device", "versions"),
     *("seconds", "finished", "upstream", "params", "metrics", "uri", "experiment_id"),
-    *("published_stale", "slurm_id", "attempt", "ranks", "estimated_hours", "folder", "fingerprint", "source"),
+    *("published_stale", "slurm_id", "attempt", "ranks", "estimated_hours", "spent_hours", "spent_seconds"),
+    *("folder", "fingerprint", "source"),
 ]
 STATUS_STATES = {
     "SCHEDULED": "pending",
@@ -136,6 +137,8 @@ def _job(run: Run | sqlite.Run) -> dict[str, Any]:
         "attempt": record.attempt,
         "ranks": record.ranks,
         "estimated_hours": record.estimated_hours,
+        "spent_hours": record.spent_hours,
+        "spent_seconds": record.spent_seconds,
         "folder": record.folder,
         "fingerprint": record.data_fingerprint,
         "source": record.source_digest,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 from jigclu.config import DATASETS, ConfigError, DataConfig, Subset, dataset_spec, nearest, packable_names
 from jigclu.config.datasets import NOT_PACKED
 from jigclu.config.detection import DETECTION_DATASETS, DetectionDataConfig
+from jigclu.config.machine import usable_cores
 from jigclu.data import download
 from jigclu.data.catalog import SPLITS, Source, collection, data_root
 from jigclu.data.pack_writer import PackError, outdated, pack, usage
@@ -87,7 +87,7 @@ def _parser(prog: str) -> Parser:
 
 
 def _pack_arguments(command: argparse.ArgumentParser) -> None:
-    usual, cpus = DataConfig.model_fields["canvas"].default, len(os.sched_getaffinity(0))
+    usual, cpus = DataConfig.model_fields["canvas"].default, len(usable_cores())
     command.add_argument(
         "--canvas", type=int, default=usual, metavar="PIXELS", help=f"the jobs' data.canvas (default: {usual})"
     )

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jigclu.config import RuntimeConfig
+from jigclu.config.machine import usable_cores
 from jigclu.data.canvases import CanvasDataset, Sample
 from jigclu.data.sources.base import MOST_UNREADABLE as MOST_UNREADABLE
 
@@ -196,10 +197,11 @@ def _close_streams() -> None:
 
 
 def loader_workers(runtime: RuntimeConfig, device: torch.device) -> int:
-    """Number of decoding processes: as configured; else one per CPU thread in a GPU job, and none in a CPU job.
+    """Number of decoding processes: as configured, at most one per core; else one per CPU thread in a GPU job, and none in a
+    CPU job.
 
     In a CPU job they would compete with its own threads, which wait for each other (benchmarks/README.md).
     """
     if runtime.workers is not None:
-        return runtime.workers
+        return min(runtime.workers, len(usable_cores()))
     return torch.get_num_threads() if device.type == "cuda" else 0

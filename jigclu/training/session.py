@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torchvision
 from torch import Tensor
 
 from jigclu.config import ConfigError, RuntimeConfig
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder, duration
 from jigclu.training import interrupt
 from jigclu.training.checkpoint import Checkpoints, first_not_finite
 from jigclu.training.distributed import RankInfo, agree, join_ranks
@@ -178,9 +179,11 @@ class Session:
         if terminal or now - self._printed >= 10 or step == self.steps:
             self._printed = now
             line = (
-                f"epoch {math.ceil(epoch)}/{self.epochs}  step {step}/{self.steps}  loss {values['loss']:.4f}  "
-                f"{rate:.0f} images/s  {clock(left)} left"
+                f"epoch {math.ceil(epoch)}/{self.epochs}  {duration(left)} left  step {step}/{self.steps}  "
+                f"loss {values['loss']:.4f}  {rate:.0f} images/s"
             )
+            if terminal:
+                line = line[: shutil.get_terminal_size().columns - 1]
             begin, end = ("\r", "\x1b[K" if step < self.steps else "\x1b[K\n") if terminal else ("", "\n")
             print(f"{begin}{line}", end=end, flush=True)
 

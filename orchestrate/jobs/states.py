@@ -47,7 +47,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder, duration
 from orchestrate.jobs.slurm_queue import (
     CLOCK_SKEW,
     Row,
@@ -335,10 +335,10 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def progress(status: dict[str, Any]) -> str:
-    """`epoch 3/30  loss 24.13  512 images/s  04:12 left`."""
+    """`epoch 3/30  4 min 12 s left  loss 24.130  512 images/s`."""
     if not status.get("steps"):
         return str(status.get("message") or status.get("state", "new"))
     return (
-        f"epoch {status['epoch']}/{status['epochs']}  loss {status['loss']:.3f}  "
-        f"{status['images_per_second']:.0f} images/s  {clock(status['seconds_left'])} left"
+        f"epoch {status['epoch']}/{status['epochs']}  {duration(status['seconds_left'])} left  "
+        f"loss {status['loss']:.3f}  {status['images_per_second']:.0f} images/s"
     )
