@@ -59,9 +59,12 @@ class LocalScheduler:
     def run(self) -> int:
         """0: every job is done; 1: some failed or were cancelled.
 
-        On KeyboardInterrupt (also from SIGTERM) the jobs save and stop, then it is raised.
+        On KeyboardInterrupt (also from SIGTERM, and from SIGHUP of a closed terminal) the jobs save and stop, then it
+        is raised.
         """
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
         for remark in self.slots.remarks():
             print_line(remark)
         with mirroring(self.store), self.registration, quiet_interrupt():
@@ -176,11 +179,12 @@ class LocalScheduler:
     def _submit(self, job: Job, folder: JobFolder, slot: Slot) -> Any:
         """Have submitit start a controller process for the job, which outlives this process.
 
-        The controller must ignore the terminal's Ctrl-C, on which it would kill its job after a second. Ignored signals
-        are inherited, and the worker sets its own handlers.
+        The controller must ignore the terminal's Ctrl-C, on which it would kill its job after a second, and the
+        terminal's end. Ignored signals are inherited; this process passes stops on.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()  # only there handlers can be set
-        previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+        ignored = (signal.SIGINT, signal.SIGHUP) if in_main_thread else ()
+        previous_handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
         before = dict(os.environ)
         os.environ.update(job_environment(self.tree))
         # All the libraries that choose their threads by these; MKL and OpenBLAS read OMP_NUM_THREADS.
@@ -193,8 +197,8 @@ class LocalScheduler:
         finally:
             os.environ.clear()
             os.environ.update(before)
-            if previous_handler is not None:
-                signal.signal(signal.SIGINT, previous_handler)
+            for number, handler in previous_handlers.items():
+                signal.signal(number, handler)
 
     def _stop(self) -> None:
         """Ask the jobs to save and stop; a second Ctrl-C kills them.
