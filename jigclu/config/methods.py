@@ -6,6 +6,7 @@ To add a method: a class here, named in `_AnyMethod`; a line in `jigclu/methods/
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
@@ -27,6 +28,10 @@ class MethodSchema(Strict):
     def short_label(self) -> str:
         """The method's part of a job's name, such as `m=2`; empty: the name of its file in experiments/methods."""
         return ""
+
+    def smallest_image(self, crop_side: float) -> int:
+        """The least pixels of an image's side that the method can use; `crop_side`: the least share of it that is cropped."""
+        return 1
 
     def check(self, batch_size: int, image_size: int) -> None:
         """Check the method against the global batch and the input's side in pixels.
@@ -63,6 +68,12 @@ class JigCluConfig(MethodSchema):
     @property
     def short_label(self) -> str:
         return f"m={self.m}"
+
+    def smallest_image(self, crop_side: float) -> int:
+        """m x m pixels can be split; `during` splits a crop."""
+        return {"after": self.m, "during": math.ceil((self.m + 1) / max(crop_side, 0.1)), "before": self.m}[
+            self.augment
+        ]
 
     def check(self, batch_size: int, image_size: int) -> None:
         if (patch := image_size // self.m) < SMALLEST_PATCH:

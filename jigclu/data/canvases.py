@@ -28,26 +28,33 @@ class Sample(NamedTuple):
     readable: bool  # False: the file is broken, the canvas is all zero, height = width = S
 
 
-def open_dataset(data: DataConfig, split: Split, root: Path | None = None) -> CanvasDataset:
-    """One split of the data set below `root` (default: JIGCLU_DATA, else data/). Raises ConfigError if incomplete."""
-    return CanvasDataset(catalogue(data, split, root), data.canvas)
+def open_dataset(data: DataConfig, split: Split, root: Path | None = None, smallest: int = 1) -> CanvasDataset:
+    """One split of the data set below `root` (default: JIGCLU_DATA, else data/). Raises ConfigError if incomplete.
+
+    `smallest`: see CanvasDataset.
+    """
+    return CanvasDataset(catalogue(data, split, root), data.canvas, smallest)
 
 
 class CanvasDataset(Dataset[Sample]):
     """A source's images on canvases of `canvas` pixels. `paths` (n,) are relative names, `labels` (n,) int64.
 
     `extents`: (n, 2) int64 [height, width], (0, 0) for an unreadable image, if the source stores canvases of that side,
-    which are then only copied; None: images are decoded.
+    which are then only copied; None: images are decoded. Images with a side of fewer than `smallest` pixels on the canvas
+    count as unreadable: a method that splits images into patches cannot use them.
     """
 
-    def __init__(self, source: Source, canvas: int):
+    def __init__(self, source: Source, canvas: int, smallest: int = 1):
         self.source = source
         self.canvas = canvas
+        self.smallest = smallest
         self.classes = source.classes
         self.labels = source.labels
         self.paths = source.paths
         self.fingerprint = source.fingerprint
         self.extents = source.extents(canvas)
+        if self.extents is not None and smallest > 1:
+            self.extents = self.extents * (self.extents.min(axis=1, keepdims=True) >= smallest)
         self._resident: dict[torch.device, torch.Tensor | None] = {}
 
     def __len__(self) -> int:
@@ -57,7 +64,7 @@ class CanvasDataset(Dataset[Sample]):
         canvas = torch.zeros(3, self.canvas, self.canvas, dtype=torch.uint8)
         label = int(self.labels[index])
         try:
-            pixels = self.source.pixels(index, self.canvas)
+            pixels = self._pixels(index)
         except ConfigError:  # not a single broken file: the pack was replaced
             raise
         except Exception:  # whatever a decoder raises on a broken file; the loader counts and skips it
@@ -65,6 +72,23 @@ class CanvasDataset(Dataset[Sample]):
         height, width = pixels.shape[1:]
         canvas[:, :height, :width] = torch.from_numpy(pixels)
         return Sample(canvas, height, width, label, index, True)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        pixels = self.source.pixels(index, self.canvas)
+        if min(pixels.shape[1:]) < self.smallest:
+            height, width = pixels.shape[1:]
+            raise ValueError(f"{width} x {height} pixels; at least {self.smallest} on each side are needed")
+        return pixels
+
+    def fault(self, index: int) -> str:
+        """Why the image cannot be read, in one line; "" if it can."""
+        try:
+            self._pixels(index)
+        except ConfigError:
+            raise
+        except Exception as error:
+            return " ".join(str(error).split()) or type(error).__name__
+        return ""
 
     def canvases(self, indices: np.ndarray, pin: bool = False) -> torch.Tensor:
         """Copies of the canvases at the (k,) int64 indices, (k, 3, S, S) uint8; only if `extents` is not None."""

@@ -10,6 +10,7 @@ import logging
 import signal
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -50,18 +51,24 @@ class Unreadable:
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
         self.paths = list(paths)  # of earlier attempts at the job
+        self._first = ""  # what is wrong with the first
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def report(self, path: str, total: int) -> None:
-        """Count an unreadable file. `total`: how many images the data set has."""
+    def report(self, path: str, total: int, fault: Callable[[], str] = str) -> None:
+        """Count an unreadable file. `total`: how many images the data set has; `fault()`: what is wrong with this one."""
         if path in self.paths:
             return
         self.paths.append(path)
-        log.warning("unreadable image, skipped: %s", path)
+        reason = fault()
+        self._first = self._first or reason
+        log.warning("unreadable image, skipped: %s%s", path, reason and f" ({reason})")
         if len(self) > MOST_UNREADABLE * total:
-            raise DataError(f"{len(self)} of {total} images are unreadable (over 0.1 %), the first is {self.paths[0]}")
+            raise DataError(
+                f"{len(self)} of {total} images are unreadable (over 0.1 %), the first is {self.paths[0]}"
+                f"{self._first and f' ({self._first})'}"
+            )
 
 
 def batches(
@@ -91,7 +98,7 @@ def _counted(
 ) -> Iterator[Batch]:
     for batch, broken in stream:
         for index in broken:
-            unreadable.report(str(dataset.paths[index]), len(dataset))
+            unreadable.report(str(dataset.paths[index]), len(dataset), partial(dataset.fault, index))
         yield batch
 
 

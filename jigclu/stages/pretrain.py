@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,10 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
         ConfigError: the method's settings do not fit the batch size or the number of ranks.
     """
     session = Session(folder, config.runtime)
-    dataset = open_dataset(config.data, "train")
+    crop_side = math.sqrt(
+        config.augment.crop_scale[0] * min(config.augment.crop_ratio[0], 1 / config.augment.crop_ratio[1])
+    )
+    dataset = open_dataset(config.data, "train", smallest=config.method.smallest_image(crop_side))
     session.read_data(dataset.fingerprint)
     trainer = Trainer(config, session, dataset)
     while trainer.epoch < config.epochs:

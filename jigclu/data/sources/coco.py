@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from typing import Any
 from jigclu.config import ConfigError
 from jigclu.config.detection import DetectionDataConfig, detection_spec
 from jigclu.data.sources.base import SPLITS, Split
-from jigclu.data.sources.folder_index import cached_digest
+from jigclu.data.sources.coco_annotations import categories_of, compare, parse
+from jigclu.data.sources.folder_index import cached_digest, scan
 from jigclu.data.sources.scenes import KINDS, VERSION, scene
 from jigclu.data.sources.subsets import IncompleteDatasetError
 
@@ -52,16 +51,26 @@ def _wanted(data: DetectionDataConfig, split: Split) -> int | None:
     return data.train_images if split == "train" else data.val_images
 
 
-def check(data: DetectionDataConfig, root: Path) -> None:
+def check(data: DetectionDataConfig, root: Path, fresh: bool = False) -> None:
     """Raises ConfigError (one line: which folder was searched, how to get the data) unless both splits are complete.
 
-    Also raises it if the config asks for more images than there are.
+    Also raises it if the config asks for more images than there are, or the evaluation could not use the annotations.
+    `fresh`: no listing of photographs comes from the cache.
     """
     if not detection_spec(data.name).drawn:
-        _sizes(data, root)
+        _sizes(data, root, fresh)
+        _check_categories(data, root)
 
 
-def _sizes(data: DetectionDataConfig, root: Path) -> dict[Split, dict[str, int]]:
+def _check_categories(data: DetectionDataConfig, root: Path) -> None:
+    try:
+        train, val = (categories_of(_annotations(root, split)) for split in SPLITS)
+        compare(train, val, root / "coco" / "annotations")
+    except IncompleteDatasetError as error:
+        raise _incomplete(data, error) from None
+
+
+def _sizes(data: DetectionDataConfig, root: Path, fresh: bool = False) -> dict[Split, dict[str, int]]:
     """For every split: name -> bytes of its photographs. Raises ConfigError as `check` does."""
     whole = detection_spec(data.name).images
     for split in SPLITS:
@@ -71,7 +80,7 @@ def _sizes(data: DetectionDataConfig, root: Path) -> dict[Split, dict[str, int]]
                 f"(leave {split}_images out to use them all)"
             )
     try:
-        return {split: _files(data, split, root) for split in SPLITS}
+        return {split: _files(data, split, root, fresh) for split in SPLITS}
     except IncompleteDatasetError as error:
         raise _incomplete(data, error) from None
 
@@ -97,6 +106,7 @@ def open_split(data: DetectionDataConfig, split: Split, root: Path, drawn: Path)
     if detection_spec(data.name).drawn:
         return draw_scenes(drawn, split, expected_images(data, split), data.size)
     sizes = _sizes(data, root)[split]
+    _check_categories(data, root)
     text = _annotations(root, split).read_bytes()
     chosen = _chosen(data, split, sizes)
     try:
@@ -133,12 +143,7 @@ def _fingerprint(facts: list[str]) -> str:
 
 def _parsed(text: bytes, names: list[str], path: Path) -> dict[str, Any]:
     """The annotations of those photographs. Raises IncompleteDatasetError if the file is cut short or another set's."""
-    try:
-        values = part(json.loads(text), set(names))
-    except (ValueError, KeyError, TypeError) as error:
-        raise IncompleteDatasetError(
-            path, f"not annotations in COCO's format ({type(error).__name__}: {error})"
-        ) from None
+    values = part(parse(text, path), set(names))
     if len(values["images"]) != len(names):
         raise IncompleteDatasetError(path, f"it lists {len(values['images'])} of the {len(names)} photographs")
     return values
@@ -163,13 +168,13 @@ def _annotations(root: Path, split: Split) -> Path:
     return root / "coco" / "annotations" / f"instances_{split}2017.json"
 
 
-def _files(data: DetectionDataConfig, split: Split, root: Path) -> dict[str, int]:
+def _files(data: DetectionDataConfig, split: Split, root: Path, fresh: bool) -> dict[str, int]:
     """Name -> bytes of a split's photographs, all of them. Raises IncompleteDatasetError."""
     folder, annotations = root / "coco" / f"{split}2017", _annotations(root, split)
     if not folder.is_dir():
         raise IncompleteDatasetError(folder, "there is no such folder")
-    photographs = (entry for entry in os.scandir(folder) if entry.name.endswith(".jpg") and entry.is_file())
-    sizes = {entry.name: entry.stat().st_size for entry in photographs}
+    listing = scan(folder.parent, [folder.name], fresh)[folder.name]
+    sizes = {name: size for name, size in listing if name.endswith(".jpg")}
     spec = detection_spec(data.name)
     if len(sizes) != spec.images[split]:
         raise IncompleteDatasetError(folder, f"{len(sizes)} photographs, not {spec.images[split]}")

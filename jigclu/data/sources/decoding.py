@@ -12,7 +12,7 @@ def decode(path: Path, longest: int) -> np.ndarray:
     """(3, h, w) uint8 RGB, scaled down (never up) with PIL's antialiased bilinear so that max(h, w) <= longest.
 
     A much larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (`draft`), never smaller than the result.
-    EXIF orientation is ignored, as torchvision's ImageFolder and the released code do.
+    EXIF orientation is ignored, as torchvision's ImageFolder and the released code do. 16-bit grey is scaled to 8 bits.
     """
     with Image.open(path) as image:
         return fit(image, longest)
@@ -23,5 +23,20 @@ def fit(image: Image.Image, longest: int) -> np.ndarray:
     ratio = min(1.0, longest / max(image.size))
     size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
     image.draft(None, size)
-    small = image.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
+    small = _rgb(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
     return np.array(small).transpose(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8 bits per channel; an alpha channel is dropped, as torchvision's ImageFolder does.
+
+    Raises ValueError on 32-bit integers and floats: which value is white is not stated in the file, and PIL would clip.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # PIL's own conversion saturates
+        grey = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bits (mode {image.mode}) have no defined white; convert it to 8 or 16 bits")
+    elif image.mode == "P":
+        image.info.pop("transparency", None)  # PIL would warn; the colours are the same
+    return image.convert("RGB")

@@ -21,7 +21,7 @@ SETTLED_NS = 2_000_000_000
 SUFFIXES = (".jpeg", ".jpg", ".png")
 # Folders that file systems, Macs and Synology's NAS put beside the class folders: no class, unless images are in them.
 SYSTEM = {"lost+found", "@eaDir", "#recycle", "#snapshot", "__MACOSX", "System Volume Information", "$RECYCLE.BIN"}
-SAMPLED = 8  # images of a class folder whose size and ctime are compared with the cached listing
+SAMPLED = 8  # images of a class folder (or 1 %) whose size and ctime are compared with the cached listing
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -77,7 +77,8 @@ def _unchanged(folder: Path, listing: _Listing | None) -> bool:
     if listing is None or _stamp(folder) != listing.stamp:
         return False
     count = len(listing.names)
-    for position in {count * part // SAMPLED for part in range(SAMPLED)} if count else ():
+    samples = min(count, max(SAMPLED, count // 100))
+    for position in {count * part // samples for part in range(samples)}:
         found = (folder / listing.names[position]).stat()
         if found.st_size != listing.sizes[position] or found.st_ctime_ns > listing.newest:
             return False
