@@ -283,7 +283,7 @@ def _last_error(folder: JobFolder, job_id: str) -> str:
 
 def _silence(status: dict[str, Any]) -> str:
     quiet = time.time() - float(status.get("heartbeat", time.time()))
-    return f"no heartbeat for {round(quiet / 60)} min" if quiet > SILENT else ""
+    return f"no heartbeat for {duration(quiet)}" if quiet > SILENT else ""
 
 
 def record_ends(folders: Iterable[JobFolder], states: dict[str, State]) -> None:

@@ -121,7 +121,7 @@ def test_without_an_answer_the_folder_decides(job: JobFolder, recorded: str | No
 
 def test_a_job_without_a_heartbeat_says_so(job: JobFolder) -> None:
     job.set_status("running", slurm_job_id=ID, heartbeat=time.time() - 1500)
-    assert decide_state(job, ID, row("RUNNING")).note == "no heartbeat for 25 min"
+    assert decide_state(job, ID, row("RUNNING")).note == "no heartbeat for 25 min 00 s"
 
 
 def test_the_end_of_a_killed_job_is_recorded_for_it(job: JobFolder) -> None:
