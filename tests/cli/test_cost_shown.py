@@ -97,8 +97,9 @@ def test_the_time_left_on_slurm_is_that_of_the_longest_chain(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("hours", "text"), [(0, "0 GPU-h"), (0.00049, "0.0005 GPU-h"), (0.0321, "0.032 GPU-h"), (7.54, "7.5 GPU-h"), (1186.7, "1,187 GPU-h")]
-)  # fmt: skip
+    ("hours", "text"),
+    [(0, "0 GPU-h"), (0.00049, "0.0005 GPU-h"), (0.0321, "0.032 GPU-h"), (7.54, "7.5 GPU-h"), (1187, "1,187 GPU-h")],
+)
 def test_device_hours_have_two_figures(hours: float, text: str) -> None:
     assert device_hours(hours, "GPU") == text
 
