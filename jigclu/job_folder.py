@@ -36,7 +36,7 @@ def duration(seconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     hours = round(minutes / 60)
-    return f"{hours // 24} d {hours % 24} h"
+    return f"{hours // 24} d {hours % 24} h" if hours < 2400 else f"{round(hours / 24):,} d"
 
 
 def slurm_job_id() -> str | None:

@@ -57,7 +57,9 @@ def time_left(folders: list[JobFolder], states: dict[str, State]) -> str:
     if not wanted:
         return ""
     slurm = [folder for folder in wanted if states[folder.id].slurm_id]
-    jobs = {folder.id: (_estimated_hours(folder), tuple(folder.job.get("upstream", []))) for folder in wanted}
+    values = {folder.id: folder.job for folder in wanted}
+    wanted.sort(key=lambda folder: len(values[folder.id].get("upstream", [])))  # upstream first
+    jobs = {folder.id: (_estimated_hours(folder), tuple(values[folder.id].get("upstream", []))) for folder in wanted}
     running = {folder.id: folder.status for folder in wanted if states[folder.id].name == "running"}
     at_once = len(wanted) if slurm else max(sum(orchestrator.slots for orchestrator in orchestrators), len(running))
     words = in_words(seconds_left(jobs, running, at_once))

@@ -112,7 +112,7 @@ def _describe(request: Request) -> str:
     names = ", ".join(filter(None, (request.partition, request.account, request.qos, request.constraint)))
     return (
         f"{request.nodes} node{'s' * (request.nodes != 1)} x {request.tasks_per_node} {device}, "
-        f"{request.cpus_per_task} CPUs a task, {request.minutes} min at a time{f' ({names})' if names else ''}"
+        f"{request.cpus_per_task} CPUs a task, {duration(60 * request.minutes)} at a time{f' ({names})' if names else ''}"
     )
 
 

@@ -6,8 +6,9 @@ start and on its work, and those that stated.py gives for its work. A job's esti
     the median start of earlier jobs + its stated work x the median of (spent / stated) work of similar earlier jobs.
 
 Similar: of its stage, kind of device and preferably its cluster, at most SIMILAR times smaller or larger (a job of
-seconds says little about one of hours), and not slowed down by other programs: its main thread had to wait for a core
-during less than CROWDED of its time. Of these the NEAREST in size count. Without any, the stated rate does.
+seconds says little about one of hours). The time in which a job's main thread waited for a core that other programs
+used does not count, and a job that waited for more than CROWDED of its time counts for nothing. Of the others the
+NEAREST in size count. Without any, the stated rate does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from orchestrate.planning.plan import Job
 RATES = "rates.jsonl"
 NEAREST = 5  # earlier jobs that an estimate is based on
 SIMILAR = 20.0  # times larger or smaller in stated work
-CROWDED = 0.25  # share of the time in which a job waited for a core
+CROWDED = 0.5  # share of the time in which a job waited for a core
 STATED_RATE = "the stated rate"
 # What lines of older versions, which lack `work_hours` or `stated_rate`, were written with.
 OLD_START, OLD_RATES = 6 / 3600, {"GPU": 938.0, "CPU": 10.0}
@@ -128,12 +129,12 @@ class Measured:
         lines = [line for line in self.lines if line.stage == stage and line.kind == kind]
         lines = [line for line in lines if line.site == self._site] or lines  # the same cluster's devices, if any
         free = [line for line in lines if line.waited < CROWDED]
-        start = statistics.median(line.start for line in free) if free else stated.START_HOURS[kind]
+        start = statistics.median(line.start * (1 - line.waited) for line in free) if free else stated.START_HOURS[kind]
         similar = [line for line in free if 1 / SIMILAR <= line.stated / work <= SIMILAR]
         if not similar:
             return start, work, STATED_RATE
         near = sorted(similar, key=lambda line: (abs(math.log(line.stated / work)), -line.time))[:NEAREST]
-        ratio = statistics.median(line.work / line.stated for line in near)
+        ratio = statistics.median(line.work * (1 - line.waited) / line.stated for line in near)
         names = ", ".join(sorted({line.device for line in near}))
         return start, work * ratio, f"{len(near)} earlier {stage} job{'s' * (len(near) > 1)} on {names}"
 

@@ -47,6 +47,11 @@ def seconds_left(
         job_id: of_running(running[job_id], 3600 * hours) / 3600 if job_id in running else hours
         for job_id, (hours, _) in jobs.items()
     }
+    if at_once >= len(jobs):  # nothing waits for a device: the longest chain of jobs
+        ends: dict[str, float] = {}
+        for job_id, (_, upstream) in jobs.items():
+            ends[job_id] = left[job_id] + max((ends.get(up, 0.0) for up in upstream), default=0.0)
+        return 3600 * max(ends.values(), default=0.0)
     first = sorted(jobs, key=lambda job_id: job_id not in running)  # they have their devices already
     order = {job_id: (left[job_id], 1, jobs[job_id][1]) for job_id in first}
     return 3600 * wall_hours(order, max(1, at_once))

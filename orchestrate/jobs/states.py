@@ -303,7 +303,7 @@ def _last_error(folder: JobFolder, job_id: str) -> str:
 
 def _silence(status: dict[str, Any]) -> str:
     quiet = _heartbeat_age(status)
-    return f"no heartbeat for {round(quiet / 60)} min" if quiet > SILENT else ""
+    return f"no heartbeat for {duration(quiet)}" if quiet > SILENT else ""
 
 
 def _heartbeat_age(status: dict[str, Any]) -> float:

@@ -49,7 +49,11 @@ def detached(store: Path, words: list[str]) -> int:
 
 
 def cancel(store: Path, *words: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "orchestrate", "cancel", *words]
+    return orchestrate(store, "cancel", *words)
+
+
+def orchestrate(store: Path, *words: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "orchestrate", *words]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(store), capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
@@ -58,6 +62,8 @@ def cancel(store: Path, *words: str) -> tuple[int, str]:
 
 def test_cancel_table8_cancels_all_of_it_and_its_orchestrator_ends(store: Path) -> None:
     orchestrator = detached(store, table8(**LONG))
+    code, said = orchestrate(store, "status", "table8")
+    assert code == 0 and re.search(r"^about (\d+ h )?\d+ (min|s)( \d+ s)? left$", said, re.M), said
     code, said = cancel(store, "table8")
     assert code == 0 and "cancelled: 1 running job (saved at the next step) and 6 waiting jobs\n" in said, said
     assert f"process {orchestrator}, which ran them, ends as soon as they have saved" in said

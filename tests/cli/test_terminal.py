@@ -25,7 +25,7 @@ class Terminal:
     """run.py at a pseudo-terminal; `text` is everything that it showed until now."""
 
     def __init__(self, store: Path, words: list[str], columns: int = 80):
-        self.ours, theirs = pty.openpty()
+        self.screen, theirs = pty.openpty()
         ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.began, self.first, self.text = time.monotonic(), 0.0, ""
         self.process = subprocess.Popen(
@@ -41,7 +41,7 @@ class Terminal:
 
     def read(self) -> bool:
         try:
-            found = os.read(self.ours, 65536).decode(errors="replace")
+            found = os.read(self.screen, 65536).decode(errors="replace")
         except OSError:  # the other end is closed
             return False
         self.first = self.first or time.monotonic() - self.began
@@ -62,7 +62,7 @@ def test_a_run_at_a_terminal_answers_at_once_fits_its_width_and_stops_cleanly(tm
     busy = os.getloadavg()[0] > (os.cpu_count() or 1)
     assert terminal.first < 1 or busy, f"{terminal.first:.1f} s until the first line"
     terminal.until(r"m=2: epoch \d+/400")
-    os.write(terminal.ours, b"\x03")  # Ctrl-C, as a terminal sends it
+    os.write(terminal.screen, b"\x03")  # Ctrl-C, as a terminal sends it
     terminal.until("the same command resumes")
     while terminal.read():
         pass

@@ -243,7 +243,7 @@ def test_without_sbatch_slurm_is_refused_and_local_is_the_default(tmp_path: Path
     refused(tmp_path / "runs", [*words, "--cluster", "slurm"], "no sbatch on the PATH", "--cluster local", **path)
     assert "7 to run on local" in run(tmp_path / "runs", [*words, "--dry-run"], **path).stdout
     planned = run(tmp_path / "runs", [*words, "--dry-run", "--cluster", "slurm"], **path).stdout
-    assert "7 to run on slurm" in planned and "pretrain: 1 node x 1 GPU, 8 CPUs a task, 1440 min at a time" in planned
+    assert "7 to run on slurm" in planned and "pretrain: 1 node x 1 GPU, 8 CPUs a task, 1 d 0 h at a time" in planned
 
 
 def test_the_dry_run_prints_what_would_stop_the_run(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_the_dry_run_prints_what_would_stop_the_run(tmp_path: Path) -> None:
         ["table8", "--scale", "smoke", "--dry-run", "--cluster", str(path), "--budget", "0.001", "--gpus", "2"],
     )
     assert "GPUs, the least that one of its jobs needs; 2 are too few: " in done.stdout, done.stdout
-    assert "pretrain: 1 node x 3 GPU, 1 CPUs a task, 1440 min at a time (gpu)" in done.stdout
+    assert "pretrain: 1 node x 3 GPU, 1 CPUs a task, 1 d 0 h at a time (gpu)" in done.stdout
     assert (
         "would stop: an estimated " in done.stdout
         and "would stop: pretrain resnet18 scenes m=2 seed 0: a batch of 50" in done.stdout

@@ -19,6 +19,7 @@ from jigclu.job_folder import duration
         (2 * 3600 + 5 * 60 + 29, "2 h 05 min"),
         (24 * 3600 - 10, "1 d 0 h"),
         (3 * 86400 + 4 * 3600 + 20 * 60, "3 d 4 h"),
+        (6364.6 * 86400, "6,365 d"),
     ],
 )
 def test_a_duration_is_written_with_its_two_largest_units(seconds: float, text: str) -> None:

@@ -126,7 +126,7 @@ def test_a_running_job_that_slurm_forgot_is_lost_once_its_heartbeat_is_old(job: 
 
 def test_a_job_without_a_heartbeat_says_so(job: JobFolder) -> None:
     job.set_status("running", slurm_job_id=ID, heartbeat=time.time() - 1500)
-    assert decide_state(job, ID, row("RUNNING")).note == "no heartbeat for 25 min"
+    assert decide_state(job, ID, row("RUNNING")).note == "no heartbeat for 25 min 00 s"
 
 
 def test_the_end_of_a_killed_job_is_recorded_for_it(job: JobFolder) -> None:
