@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in the file; {} if there is no file. Raises UnreadableFile for anything else."""
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return {}
     except IsADirectoryError:
         raise UnreadableFile(f"{path} is a folder, not a file") from None
