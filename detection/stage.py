@@ -76,8 +76,7 @@ class Detector:
         train_split, self.val_split = (
             open_split(config.data, split, data_root(), scratch / split) for split in ("train", "val")
         )
-        if self.rank_info.is_main:
-            session.folder.update_job(data_fingerprint=f"{train_split.fingerprint}+{self.val_split.fingerprint}")
+        session.read_data(train_split.fingerprint, self.val_split.fingerprint)
         self.images = data.with_objects(data.register("jigclu_train", train_split, scratch))
         self.val_images = data.register("jigclu_val", self.val_split, scratch)
         self.count = expected_images(config.data, "train")  # the schedule counts in these
@@ -86,7 +85,8 @@ class Detector:
         self.keys = data.order(
             self.images, self.seed, self.iterations + config.precise_bn, self.cfg.SOLVER.IMS_PER_BATCH
         )
-        self.unreadable = {"train": Unreadable(), "val": Unreadable()}
+        broken = (session.restored or {}).get("unreadable", {})
+        self.unreadable = {split: Unreadable(broken.get(split, [])) for split in ("train", "val")}
         self.workers = loader_workers(config.runtime, self.rank_info.device)
         self.model = self._network()
         self.network = distribute(self.model, self.rank_info)
@@ -95,7 +95,11 @@ class Detector:
             self.cfg, session, self.network, build_optimizer(self.cfg, self.model), batches, self.count
         )
         passes = math.ceil(self.iterations * self.cfg.SOLVER.IMS_PER_BATCH / self.count)
-        session.begin(passes, self.iterations, lambda: {"network": self.model.state_dict(), **self.training.state()})
+        session.begin(passes, self.iterations, self._state)
+
+    def _state(self) -> dict[str, Any]:
+        broken = {split: unreadable.paths for split, unreadable in self.unreadable.items()}
+        return {"network": self.model.state_dict(), "unreadable": broken, **self.training.state()}
 
     def _network(self) -> nn.Module:
         backbone = starting_backbone(

@@ -25,11 +25,18 @@ from jigclu.files import UnreadableFile, locked, read_cache, read_json, write_at
 STATES = ("pending", "running", "interrupted", "done", "failed", "cancelled", "lost")
 
 
-def clock(seconds: float) -> str:
-    """`1:02:03` or `02:03`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+def duration(seconds: float) -> str:
+    """`5 s`, `1 min 55 s`, `2 h 05 min`, `3 d 4 h`: the one form in which people see a duration."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(whole / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def slurm_job_id() -> str | None:

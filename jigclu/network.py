@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from jigclu.config import ConfigError
+
 
 def decouple(features: Tensor, m: int = 2) -> Tensor:
     """Split feature maps into one vector per patch (paper §3.2); no parameters.
@@ -139,8 +141,20 @@ class JigCluNetwork(nn.Module):
 
 
 def load_encoder(name: str, state_dict: Mapping[str, Tensor] | None) -> Backbone:
-    """Build a backbone with the weights of an encoder.pt, or with torchvision's initialisation if `state_dict` is None."""
+    """Build a backbone with the weights of an encoder.pt, or with torchvision's initialisation if `state_dict` is None.
+
+    Raises:
+        ConfigError: they are not a `name`'s weights; one line with the first that is missing, unknown or of another shape.
+    """
     backbone = Backbone(name)
     if state_dict is not None:
+        own = {key: tuple(value.shape) for key, value in backbone.resnet.state_dict().items()}
+        given = {key: tuple(getattr(value, "shape", ())) for key, value in state_dict.items()}
+        if wrong := [key for key in {**own, **given} if own.get(key) != given.get(key)]:
+            first = wrong[0]
+            raise ConfigError(
+                f"the encoder does not fit {name}: {len(wrong)} of its tensors are missing, unknown or of another shape, the "
+                f"first is {first} ({given.get(first, 'missing')}, expected {own.get(first, 'none')})"
+            )
         backbone.resnet.load_state_dict(dict(state_dict))
     return backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from jigclu_cli.arguments import did_you_mean, guard_imports, version
+from jigclu_cli.arguments import announce, did_you_mean, guard_imports, version
 from jigclu_cli.output import steady
 
 # command -> (module with main(words, prog), whether the command is a verb of that module's own parser)
@@ -17,6 +17,8 @@ COMMANDS = {
     "export": ("orchestrate.cli.export", False),
     "mlflow": ("orchestrate.cli.dashboards", False),
 }
+# What is said before the imports of commands that answer late anyway.
+SLOW = {"run": "planning ...", "retry": "looking at the jobs ...", "report": "reading the results ..."}
 HELP = """usage: jigclu COMMAND ...
 
 Reproduce the JigClu paper (CVPR 2021). `jigclu COMMAND --help` explains a command.
@@ -60,6 +62,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"jigclu: unknown command {name}{hint}; valid: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, is_verb = COMMANDS[name]
+    if name in SLOW and not {"-h", "--help", "--version", "--list"}.intersection(rest):
+        announce(SLOW[name])
     entry = importlib.import_module(module)
     status: int = entry.main([name, *rest], "jigclu") if is_verb else entry.main(rest, f"jigclu {name}")
     return status

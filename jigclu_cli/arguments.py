@@ -72,6 +72,12 @@ def guard_imports(prog: str) -> None:
     sys.excepthook = report
 
 
+def announce(text: str) -> None:
+    """A line at once, before imports and checks that take seconds on a busy machine; only on a terminal, on stderr."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+
+
 def _leave(message: str, status: int) -> NoReturn:
     """End with this status: an exception hook that returns would end with 1, or by the signal."""
     print(message, file=sys.stderr, flush=True)

@@ -167,7 +167,12 @@ def visible_gpus() -> list[int]:
                 f"CUDA_VISIBLE_DEVICES names {odd[0]!r}; name GPUs by index, as nvidia-smi -L numbers them"
             )
         return [int(word) for word in words if int(word) >= 0]
+    return list(range(machine_gpus()))
+
+
+def machine_gpus() -> int:
+    """How many GPUs this machine has, whichever of them CUDA_VISIBLE_DEVICES allows."""
     if not shutil.which("nvidia-smi"):
-        return []
+        return 0
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-    return list(range(sum(line.startswith("GPU ") for line in listing.splitlines())))
+    return sum(line.startswith("GPU ") for line in listing.splitlines())

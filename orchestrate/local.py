@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jigclu.files import locked
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder
 from orchestrate import submitit_bridge
-from orchestrate.clusters import Request, visible_gpus
-from orchestrate.console import print_line
+from orchestrate.clusters import Request, machine_gpus, visible_gpus
+from orchestrate.console import is_terminal, print_line, quiet_interrupt, redraw
 from orchestrate.cost.measured import Measured
+from orchestrate.cost.remaining import Pace, in_words, seconds_left
+from orchestrate.jobs.orchestrators import Registration
+from orchestrate.jobs.slots import Slot, Slots
 from orchestrate.jobs.snapshot import freeze, job_environment
+from orchestrate.jobs.spent import seconds_spent, took
 from orchestrate.jobs.states import ACTIVE, headline, progress, running_now, state_of
 from orchestrate.jobs.submissions import note_submission, submission
 from orchestrate.mirror.background import mirroring
@@ -36,73 +39,48 @@ class Running:
 
     job: Job
     handle: Any
-    slot: int
-
-
-class Slots:
-    """One slot per GPU (without GPUs: `jobs` slots). A slot is a file lock, so that two orchestrators share them."""
-
-    def __init__(self, store: Path, jobs: int = 1):
-        self.gpus = visible_gpus()
-        self.count = len(self.gpus) or jobs
-        self._folder, self._held = store / ".slots", dict[int, Any]()
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    def take(self) -> int | None:
-        """Index of a slot that was free and is now locked; None if all are taken."""
-        for slot in range(self.count):
-            if slot in self._held:
-                continue
-            name = self.gpus[slot] if self.gpus else f"cpu{slot}"
-            file = open(self._folder / f"{os.uname().nodename}-{name}", "a")  # noqa: SIM115  held until given back
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            self._held[slot] = file
-            return slot
-        return None
-
-    def give_back(self, slot: int) -> None:
-        self._held.pop(slot).close()
-
-    def gpu(self, slot: int) -> int | None:
-        return self.gpus[slot] if self.gpus else None
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of one job: the slots share the cores evenly."""
-        return max(1, len(os.sched_getaffinity(0)) // self.count)
+    slot: Slot
 
 
 class LocalScheduler:
     """Runs a plan's jobs here until none of them can run any more."""
 
     def __init__(self, plan: Plan, store: Path, jobs: int = 1):
-        self.plan, self.store, self.slots = plan, store, Slots(store, jobs)
+        gpus = visible_gpus()
+        self.plan, self.store, self.slots = plan, store, Slots(store, gpus, machine_gpus() if gpus else 0, jobs)
         self.tree = freeze(store)
+        self.registration = Registration(store, self.slots.count)
         self.running: dict[str, Running] = {}
-        self.outcomes: dict[str, str] = {}  # job id -> done | failed | skipped
+        self.outcomes: dict[str, str] = {}  # job id -> done | failed | skipped | cancelled
         self.elsewhere: set[str] = set()  # ids of jobs that another orchestrator started
-        self._printed = 0.0
+        self.estimates, self.pace = self._wall_estimates(), Pace()
+        self._printed, self._said_busy = 0.0, False
 
     def run(self) -> int:
-        """0: every job is done; 1: some failed.
+        """0: every job is done; 1: some failed or were cancelled.
 
-        On KeyboardInterrupt (also from SIGTERM) the jobs save and stop, then it is raised.
+        On KeyboardInterrupt (also from SIGTERM, and from SIGHUP of a closed terminal) the jobs save and stop, then it
+        is raised.
         """
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with mirroring(self.store):
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
+        for remark in self.slots.remarks():
+            print_line(remark)
+        with mirroring(self.store), self.registration, quiet_interrupt():
             try:
                 while len(self.outcomes) < len(self.plan.jobs):
                     self._collect()
+                    self._give_up_cancelled()
                     self._start_ready()
+                    self.registration.note_jobs(self.plan.jobs.keys() - self.outcomes.keys())
                     self._show()
                     time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
                 self._stop()
                 raise
+        if cancelled := sum(state == "cancelled" for state in self.outcomes.values()):
+            print_line(f"{_now()} cancelled: {cancelled} of {len(self.plan.jobs)} jobs (`jigclu retry` resumes them)")
         return 1 if any(state != "done" for state in self.outcomes.values()) else 0
 
     def _collect(self) -> None:
@@ -112,19 +90,30 @@ class LocalScheduler:
                 self.slots.give_back(running.slot)
                 self._record_outcome(running.job, ran=True)
 
+    def _give_up_cancelled(self) -> None:
+        """What `cancel` named: a running job saves and stops, any other does not start."""
+        for job_id in self.registration.cancelled() & self.plan.jobs.keys() - self.outcomes.keys():
+            job = self.plan.jobs[job_id]
+            if job_id in self.running:
+                with contextlib.suppress(ProcessLookupError):
+                    submitit_bridge.controller(self.running[job_id].handle).send_signal(signal.SIGTERM)
+                continue
+            self.outcomes[job_id] = "cancelled"
+            print_line(f"{_now()} cancelled {job_id}  {job.name}")
+
     def _record_outcome(self, job: Job, ran: bool) -> None:
         folder = job.folder(self.store)
         status, result = folder.status, folder.result
         if folder.done:
             self.outcomes[job.id] = "done"
             if ran:
-                took = clock(result.get("seconds", 0))
-                print_line(f"{_now()} done     {job.id}  {job.name}  in {took}  {headline(result)}")
+                self.pace.add(job.stage, seconds_spent(folder), 3600 * self.estimates[job.id])
+                print_line(f"{_now()} done     {job.id}  {job.name}  in {took(folder)}  {headline(result)}")
             return
         if running_now(folder):  # only submitit's controller process died
             self.elsewhere.add(job.id)
             return
-        self.outcomes[job.id] = "failed"
+        self.outcomes[job.id] = "cancelled" if job.id in self.registration.cancelled() else "failed"
         if status.get("state") in ("running", "pending"):  # killed, or out of memory: it could not record why
             folder.set_status("interrupted", message="the process ended without a result")
             status = folder.status
@@ -136,14 +125,14 @@ class LocalScheduler:
             if job.id in self.outcomes or job.id in self.running:
                 continue
             upstream = [self.outcomes.get(job_id) for job_id in job.upstream]
-            if any(state in ("failed", "skipped") for state in upstream):
+            if any(state in ("failed", "skipped", "cancelled") for state in upstream):
                 self.outcomes[job.id] = "skipped"
                 print_line(f"{_now()} skipped  {job.id}  {job.name}: upstream did not finish")
             elif all(state == "done" for state in upstream):
                 self._start(job)
 
     def _start(self, job: Job) -> None:
-        """Start the job here, unless it is done, another orchestrator runs it, or no slot is free."""
+        """Start the job here, unless it is done, cancelled, run by another orchestrator, or no slot is free."""
         folder = job.folder(self.store)
         with locked(self.store / ".submit.lock"):
             state = state_of(folder)
@@ -154,47 +143,62 @@ class LocalScheduler:
                     print_line(f"{_now()} waits    {job.id}  {job.name}: another orchestrator is already running it")
                 self.elsewhere.add(job.id)
                 return
-            if job.id in self.elsewhere and state == "failed":
+            if job.id in self.elsewhere and state in ("failed", "cancelled"):
                 self.elsewhere.discard(job.id)
                 return self._record_outcome(job, ran=False)
             self.elsewhere.discard(job.id)
-            # A running job whose orchestrator was killed has no lock on a slot any more, but still uses one.
-            free = self.slots.count - len(self.running) - len(self.elsewhere)
-            slot = self.slots.take() if free > 0 else None
-            if slot is None:
+            if job.id in self.registration.cancelled() or (slot := self._take_slot(job)) is None:
                 return
             handle = self._submit(job, folder, slot)
-            self.running[job.id] = Running(
-                job, handle, slot
-            )  # before anything else: a Ctrl-C from here on must find it
-            estimate = Measured(self.store, "local").note(job, Request(gpus_per_task=1 if self.slots.gpus else 0))
+            # Before anything else: a Ctrl-C from here on must find it.
+            self.running[job.id] = Running(job, handle, slot)
+            self.slots.note(slot, int(handle.job_id))
+            request = Request(gpus_per_task=0 if slot.gpu is None else 1)
+            estimate = Measured(self.store, "local").note(job, request, slot.share)
             note_submission(
                 folder, cluster="local", site="local", host=os.uname().nodename, orchestrator_pid=os.getpid(),
                 pid=int(handle.job_id), submitted=time.time(), **estimate,
             )  # fmt: skip
         print_line(f"{_now()} {'resume' if state == 'interrupted' else 'start':8s} {job.id}  {job.name}")
 
-    def _submit(self, job: Job, folder: JobFolder, slot: int) -> Any:
+    def _take_slot(self, job: Job) -> Slot | None:
+        """A slot; None, with a line the first time if the reason is another run on this machine."""
+        # A running job whose orchestrator was killed has no lock of this process, but still uses a slot.
+        if self.slots.count - len(self.running) - len(self.elsewhere) <= 0:
+            return None
+        slot, here = self.slots.take(), self.slots
+        if slot is None and not self.running and not self._said_busy:
+            what = "GPUs are" if here.gpus else "cores are"
+            print_line(f"{_now()} waits    {job.id}  {job.name}: the {what} in use by {here.other_run()}")
+        if slot and slot.gpu is None and slot.threads < here.threads:
+            said = f"{slot.threads} of {here.threads} cores, because {here.other_run()} uses the others"
+            print_line(f"{_now()} {job.id}  {job.name}: {said}")
+        self._said_busy = slot is None
+        return slot
+
+    def _submit(self, job: Job, folder: JobFolder, slot: Slot) -> Any:
         """Have submitit start a controller process for the job, which outlives this process.
 
-        The controller must ignore the terminal's Ctrl-C, on which it would kill its job after a second. Ignored signals
-        are inherited, and the worker sets its own handlers.
+        The controller must ignore the terminal's Ctrl-C, on which it would kill its job after a second, and the
+        terminal's end. Ignored signals are inherited; this process passes stops on.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()  # only there handlers can be set
-        previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+        ignored = (signal.SIGINT, signal.SIGHUP) if in_main_thread else ()
+        previous_handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
         before = dict(os.environ)
         os.environ.update(job_environment(self.tree))
-        os.environ.setdefault("JIGCLU_THREADS", str(self.slots.threads))
+        # All the libraries that choose their threads by these; MKL and OpenBLAS read OMP_NUM_THREADS.
+        os.environ |= {"JIGCLU_THREADS": str(slot.threads), "OMP_NUM_THREADS": str(slot.threads)}
         # Waiting threads must not spin on cores that other processes need: on a shared machine that slows everything
         # down.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
-            return local_executor(folder.path / "logs", self.slots.gpu(slot)).submit(run_job, str(folder.path))
+            return local_executor(folder.path / "logs", slot.gpu).submit(run_job, str(folder.path))
         finally:
             os.environ.clear()
             os.environ.update(before)
-            if previous_handler is not None:
-                signal.signal(signal.SIGINT, previous_handler)
+            for number, handler in previous_handlers.items():
+                signal.signal(number, handler)
 
     def _stop(self) -> None:
         """Ask the jobs to save and stop; a second Ctrl-C kills them.
@@ -204,7 +208,8 @@ class LocalScheduler:
         controllers = [submitit_bridge.controller(running.handle) for running in self.running.values()]
         try:
             count = len(controllers)
-            print_line(f"\n{_now()} stopping: {count} running job(s) save at the next step (Ctrl-C again: kill them)")
+            jobs = "1 running job saves" if count == 1 else f"{count} running jobs save"
+            print_line(f"{_now()} stopping: {jobs} at the next step (Ctrl-C again: kill)")
             for process in controllers:
                 process.send_signal(signal.SIGTERM)
             for process in controllers:
@@ -217,23 +222,43 @@ class LocalScheduler:
 
     def _show(self) -> None:
         """On a terminal one line that is redrawn; otherwise a plain line every PLAIN_SECONDS."""
-        terminal, now = sys.stdout.isatty(), time.monotonic()
+        terminal, now = is_terminal(), time.monotonic()
         if not self.running or now - self._printed < (POLL_SECONDS if terminal else PLAIN_SECONDS):
             return
         self._printed = now
-        done = sum(state == "done" for state in self.outcomes.values())
-        parts = [f"{done}/{len(self.plan.jobs)} jobs done"]
-        for running in self.running.values():
-            parts.append(f"{running.job.stage} {running.job.label}: {progress(running.job.folder(self.store).status)}")
-        line = "  |  ".join(parts)
+        line = "  |  ".join(self._parts())
         if terminal:
-            print(f"\r{line[: os.get_terminal_size().columns - 1]}\x1b[K", end="", flush=True)
+            redraw(line)
         else:
             print_line(f"{_now()} {line}")
 
+    def _parts(self) -> Iterator[str]:
+        """The time left first: it must not be cut."""
+        yield in_words(self._seconds_left())
+        done = sum(state == "done" for state in self.outcomes.values())
+        yield f"{done} of {len(self.plan.jobs)} jobs done"
+        for running in self.running.values():
+            yield f"{running.job.stage} {running.job.label}: {progress(running.job.folder(self.store).status)}"
+
+    def _seconds_left(self) -> float:
+        """Until the last job of the plan has ended, at the pace of those that have ended in this run."""
+        jobs = {job_id: job for job_id, job in self.plan.jobs.items() if job_id not in self.outcomes}
+        active = jobs.keys() & {*self.running, *self.elsewhere}
+        return seconds_left(
+            {job_id: (self.estimates[job_id] * self.pace.of(job.stage), job.upstream) for job_id, job in jobs.items()},
+            {job_id: jobs[job_id].folder(self.store).status for job_id in active},
+            self.slots.count,
+        )
+
+    def _wall_estimates(self) -> dict[str, float]:
+        """Job id -> hours from its start to its end."""
+        measured, slots = Measured(self.store, "local"), self.slots
+        kind, share = ("GPU", 1.0) if slots.gpus else ("CPU", slots.threads / len(slots.cores))
+        return {job.id: measured.hours(job, kind, share)[0] / share for job in self.plan.jobs.values()}
+
 
 def _now() -> str:
-    return ("\r\x1b[K" if sys.stdout.isatty() else "") + time.strftime("%H:%M:%S")
+    return time.strftime("%H:%M:%S")
 
 
 def _controller_lives(folder: JobFolder) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import uuid
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from orchestrate import mirror
 from orchestrate.clusters import RANKED, Cluster, Placement
 from orchestrate.planning.plan import Job, Plan
 
+# submitit and sbatch replace %j and \\ in a log's path, MLflow's database URI ends at ? and # and decodes %20, and a list
+# of job folders has one path per line.
+REWRITTEN = re.compile(r"%[jtaA]|%[0-9a-fA-F]{2}|[?#\\\n\r]")
 FEWEST_ITERATIONS = 5  # of a detector: with fewer, 2/3 and 8/9 of them are not two different steps inside the training
 DETECTRON2 = (
     "detectron2 is not installed: `make detectron2`, or for GPUs "
@@ -73,6 +77,11 @@ def _check_data(data: DataConfig | DetectionDataConfig) -> None:
 
 
 def _check_store(store: Path) -> None:
+    if found := REWRITTEN.search(str(store)):
+        raise ConfigError(
+            f"the store {str(store)!r} has {found[0]!r} in its path, which SLURM, submitit or MLflow would rewrite; "
+            "set JIGCLU_STORE to a path without any of ? # \\ %j %t %a %A %20 and line breaks"
+        )
     try:
         store.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = store / f".write-{uuid.uuid4().hex}"

@@ -11,13 +11,15 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file, from a clone that is not installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from jigclu_cli.arguments import guard_imports
+    from jigclu_cli.arguments import announce, guard_imports
 
     guard_imports("run.py")
+    if not {"-h", "--help", "--version", "--list"}.intersection(sys.argv):
+        announce("planning ...")
 
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile
-from jigclu_cli.arguments import Parser
+from jigclu_cli.arguments import Parser, announce
 from jigclu_cli.output import steady
 from orchestrate import clusters
 from orchestrate.cli.dry_run import dry_run
@@ -118,6 +120,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         print_line(f"--gpus {args.gpus} has no effect without --dry-run")
     if not run.left:
         return _all_cached(run.plan, run.store)
+    announce("checking the data and the store ...")
     check_everything(run, args.budget)
     if not run.left:  # what was left needs Detectron2
         return _all_cached(run.plan, run.store)
@@ -149,7 +152,7 @@ def prepare(args: argparse.Namespace) -> Run:
     store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     placements = place_jobs(plan.jobs.values(), store, cluster)
     states = _states(placements, store)
-    return Run(plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements))
+    return Run(plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements, args.jobs))
 
 
 def check_everything(run: Run, budget: float | None) -> None:
@@ -176,7 +179,7 @@ def dispatch(run: Run, args: argparse.Namespace, words: list[str]) -> int:
                 else 0
             )
         except KeyboardInterrupt:
-            print_line("\nno longer following; the jobs continue on SLURM (python -m orchestrate status, cancel)")
+            print_line("no longer following; the jobs continue on SLURM (python -m orchestrate status, cancel)")
             return 130
     if args.wait is False:
         return _detach(words, run.store)

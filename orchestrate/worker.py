@@ -24,6 +24,7 @@ from jigclu.job_folder import JobFolder, slurm_job_id
 from jigclu.training import interrupt
 from orchestrate.cost import measured
 from orchestrate.jobs.snapshot import STAGE_MODULES, provenance
+from orchestrate.jobs.spent import attempt_began, closed, note_end
 from orchestrate.jobs.submissions import STORE_FAILED, squeue_name, submission
 from orchestrate.mirror import SideMirror
 
@@ -83,8 +84,13 @@ def _run(job: JobFolder, rank: int) -> None:
         mirror.start()
     try:
         values = job.job
-        stage = importlib.import_module(STAGE_MODULES[values["stage"]])
-        stage.run(parse(values["stage"], values["config"]), job.path)
+        try:
+            stage = importlib.import_module(STAGE_MODULES[values["stage"]])
+            stage.run(parse(values["stage"], values["config"]), job.path)
+        finally:
+            if rank == 0:
+                with contextlib.suppress(OSError):  # a full disk: the error below says so
+                    note_end(job)
         if rank == 0:
             _note_rate(job)
     except interrupt.Interrupted as stopped:
@@ -129,10 +135,10 @@ def _begin(job: JobFolder) -> None:
     attempt = {
         "slurm_job_id": slurm_job_id(),
         "step": _saved_step(job),
-        "began": time.time(),
+        "began": attempt_began(),
         "host": socket.gethostname(),
     }
-    attempts = [*status.get("attempts", []), attempt]
+    attempts = [*closed(status), attempt]
     if _on_slurm() and (reason := reason_to_give_up(attempts, submission(job).get("max_requeues"))):
         job.set_status("failed", message=reason)
         print(reason, flush=True)

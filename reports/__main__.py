@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m reports") ->
 def _run(args: argparse.Namespace) -> int:
     from orchestrate import mirror
     from orchestrate.mirror.address import one_line
+    from orchestrate.mirror.identity import id_on_shared_server
 
     try:
         mirror.sync(args.store)
@@ -80,7 +81,8 @@ def _run(args: argparse.Namespace) -> int:
         from mlflow.exceptions import MlflowException
 
         try:
-            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri)
+            shared_id = id_on_shared_server(args.store)
+            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, shared_id)
         except MlflowException as error:
             raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")

@@ -145,7 +145,7 @@ class _Jobs:
         if row is None:
             return None
         fields: dict[str, Any] = {str(name): value for name, value in row.items()}
-        numbers = ("seconds", "finished", "attempt", "ranks", "estimated_hours")
+        numbers = ("seconds", "finished", "attempt", "ranks", "estimated_hours", "spent_hours", "spent_seconds")
         fields |= {"upstream": tuple(row["upstream"]), **{name: finite(row[name]) for name in numbers}}
         return Job(**fields, stale=self._stale(fields))
 

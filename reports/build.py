@@ -22,18 +22,19 @@ def report(
     protocol: str | None = None,
     targets: list[str] | None = None,
     uri: str = "",
+    shared_id: str | None = None,
 ) -> list[Table]:
     """Write everything under `out` and upload changed tables to MLflow. Returns the shown tables, in the page's order.
 
-    `client`: None if there is no MLflow yet; `uri`: its address, for links. `scales`: None for all that have runs, the
-    fullest first.
+    `client`: None if there is no MLflow yet; `uri`: its address, for links; `shared_id`: see frames.load.
+    `scales`: None for all that have runs, the fullest first.
     """
     # Imported here so that --help and typing errors are answered at once.
     from reports import assemble, export, frames, table_files
     from reports.page import page
 
     ledger = experiments.find(targets or ["all"])
-    loaded = frames.load(client, overlays.overlays("scales"))
+    loaded = frames.load(client, overlays.overlays("scales"), shared_id)
     frames.apply_views(client, overlays.overlays("scales"))
     shown_scales = scales or assemble.fullest_first(loaded) or (["paper"] if targets else [])
     shown = assemble.assemble(loaded, ledger, shown_scales, protocol, named=bool(targets))

@@ -21,7 +21,7 @@ def command(table: Table, result: Result) -> str:
 def record(table: Table, result: Result) -> dict[str, Any]:
     """Everything about a cell as plain JSON values: an entry of results.json.
 
-    `hardware`, `versions`, `seconds` (wall time of all the jobs behind the cell) and `date` are the number's provenance.
+    `hardware`, `versions`, `seconds` (spent by all the jobs behind the cell) and `date` are the number's provenance.
     """
     chain = {job.job: job for jobs in result.chains for job in jobs}.values()
     finished = [job.finished for job in chain if job.finished]
@@ -57,7 +57,7 @@ def record(table: Table, result: Result) -> dict[str, Any]:
         "command": command(table, result),
         "hardware": "; ".join(sorted({job.device for job in chain if job.device})),
         "versions": "; ".join(sorted({job.versions for job in chain if job.versions})),
-        "seconds": round(sum(job.seconds or 0 for job in chain)),
+        "seconds": round(sum(job.wall_seconds or 0 for job in chain)),
         "date": f"{datetime.fromtimestamp(max(finished), UTC):%Y-%m-%d}" if finished else "",
     }
 
@@ -135,6 +135,7 @@ def job_record(job: Job) -> dict[str, Any]:
         "versions": job.versions,
         "seconds": job.seconds,
         "estimated_hours": job.estimated_hours,
+        "spent_hours": job.hours,
         "metrics": metrics,
         "config": job.params,
     }

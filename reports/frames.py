@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlparse
 import pandas as pd
 
 from orchestrate.mirror import sqlite
+from orchestrate.mirror.identity import belongs
 from orchestrate.mirror.store import active_experiment, read_runs
 from orchestrate.mirror.tags import (
     CELL,
@@ -43,7 +44,8 @@ CELL_COLUMNS = [
 JOB_COLUMNS = [
     *("job", "run_id", "name", "stage", "seed", "state", "message", "commit", "command", "device", "versions"),
     *("seconds", "finished", "upstream", "params", "metrics", "uri", "experiment_id"),
-    *("published_stale", "slurm_id", "attempt", "ranks", "estimated_hours", "folder", "fingerprint", "source"),
+    *("published_stale", "slurm_id", "attempt", "ranks", "estimated_hours", "spent_hours", "spent_seconds"),
+    *("folder", "fingerprint", "source"),
 ]
 STATUS_STATES = {
     "SCHEDULED": "pending",
@@ -70,16 +72,22 @@ def finite(number: Any) -> float | None:
     return float(number)
 
 
-def load(client: MlflowClient | None, scales: list[str]) -> Frames:
-    """Every job, cell and table run of the scales. Other MLflow experiments and runs without the suite's tags are ignored."""
+def load(client: MlflowClient | None, scales: list[str], shared_id: str | None = None) -> Frames:
+    """Every job, cell and table run of the scales. Other MLflow experiments and runs without the suite's tags are ignored.
+
+    `shared_id`: of the store, if other stores may have runs there (identity.id_on_shared_server): only its runs count.
+    """
     jobs: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
     for scale in scales:
         if client is None:
             break
-        jobs += [_job(run) for run in read_runs(client, f"jigclu-{scale}") if JOB in run.data.tags]
+        runs = (run for run in read_runs(client, f"jigclu-{scale}") if belongs(run.data.tags, shared_id))
+        jobs += [_job(run) for run in runs if JOB in run.data.tags]
         for run in read_runs(client, f"jigclu-{scale}-tables"):
+            if not belongs(run.data.tags, shared_id):
+                continue
             if CELL in run.data.tags:
                 cells.append(_cell(run, scale))
             elif TABLE in run.data.tags:
@@ -129,6 +137,8 @@ def _job(run: Run | sqlite.Run) -> dict[str, Any]:
         "attempt": record.attempt,
         "ranks": record.ranks,
         "estimated_hours": record.estimated_hours,
+        "spent_hours": record.spent_hours,
+        "spent_seconds": record.spent_seconds,
         "folder": record.folder,
         "fingerprint": record.data_fingerprint,
         "source": record.source_digest,

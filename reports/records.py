@@ -14,9 +14,9 @@ from orchestrate.planning.plan import command_line
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job in MLflow. `seconds`: wall time; `finished`: unix seconds; `ranks`: devices; `folder`: relative to the store;
-    `fingerprint`: of its data; `source`: digest of its code; `stale`: not empty if the code has changed since it finished;
-    `published_stale`: what MLflow has for `stale`.
+    """One job in MLflow. `seconds`: in training; `spent_seconds`, `spent_hours`: see orchestrate/jobs/spent.py; `finished`:
+    unix seconds; `ranks`: devices; `folder`: relative to the store; `fingerprint`: of its data; `source`: digest of its
+    code; `stale`: not empty if the code has changed since it finished; `published_stale`: what MLflow has for `stale`.
     """
 
     job: str
@@ -42,6 +42,8 @@ class Job:
     attempt: float | None = None
     ranks: float | None = None
     estimated_hours: float | None = None
+    spent_hours: float | None = None
+    spent_seconds: float | None = None
     folder: str = ""
     fingerprint: str = ""
     source: str = ""
@@ -49,8 +51,15 @@ class Job:
 
     @property
     def hours(self) -> float | None:
-        """Device-hours."""
+        """Device-hours spent; of a job that an older version ran, those in training."""
+        if self.spent_hours is not None:
+            return self.spent_hours
         return None if self.seconds is None else self.seconds * (self.ranks or 1) / 3600
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """Time spent; of a job that an older version ran, that in training."""
+        return self.seconds if self.spent_seconds is None else self.spent_seconds
 
     @property
     def log(self) -> str:

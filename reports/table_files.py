@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 
+from jigclu.config.machine import usable_cores
 from reports import export, tables
 from reports.figures import bars, curves
 from reports.records import Table
@@ -15,7 +15,7 @@ MANY = 6  # tables; from here on it pays to draw them in worker processes
 
 def write_all(shown: list[Table]) -> list[dict[str, bytes]]:
     """The files of each table, on all cores if there are many: drawing is most of the work."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(usable_cores())
     if len(shown) < MANY or cores < 2:
         return list(map(write_one, shown))
     with ProcessPoolExecutor(min(cores, len(shown)), mp_context=multiprocessing.get_context("forkserver")) as pool:

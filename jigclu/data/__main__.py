@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 from jigclu.config import DATASETS, ConfigError, DataConfig, Subset, dataset_spec, nearest, packable_names
 from jigclu.config.datasets import NOT_PACKED
 from jigclu.config.detection import DETECTION_DATASETS, DetectionDataConfig
+from jigclu.config.machine import usable_cores
 from jigclu.data import download
 from jigclu.data.catalog import SPLITS, Source, collection, data_root
 from jigclu.data.pack_writer import PackError, outdated, pack, usage
@@ -89,7 +89,7 @@ def _parser(prog: str) -> Parser:
 
 
 def _pack_arguments(command: argparse.ArgumentParser) -> None:
-    usual, cpus = DataConfig.model_fields["canvas"].default, len(os.sched_getaffinity(0))
+    usual, cpus = DataConfig.model_fields["canvas"].default, len(usable_cores())
     command.add_argument(
         "--canvas", type=int, default=usual, metavar="PIXELS", help=f"the jobs' data.canvas (default: {usual})"
     )
@@ -141,7 +141,7 @@ def _opened(data: DataConfig, packs: list[DataConfig], root: Path) -> tuple[list
         return [images.open(data, split, root) for split in SPLITS], images.verified(data, root)
     if packs and images.absent(root):
         return [images.open(packs[0], split, root) for split in SPLITS], "packs only, no folders"
-    return [images.from_files(data, split, root) for split in SPLITS], images.verified(data, root)
+    return [images.from_files(data, split, root, fresh=True) for split in SPLITS], images.verified(data, root)
 
 
 def _packs(data: DataConfig, root: Path) -> list[DataConfig]:
@@ -210,7 +210,7 @@ def _verified(data: DataConfig, root: Path) -> str:
         return f"no folders, {listing}"
     else:
         for split in SPLITS:
-            images.from_files(data, split, root)
+            images.from_files(data, split, root, fresh=True)
     return "; ".join([images.verified(data, root), *([listing] if packs else [])])
 
 

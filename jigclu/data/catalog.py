@@ -9,9 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jigclu.config import ConfigError, DataConfig, DatasetSpec, dataset_spec
+from jigclu.config import (
+    ConfigError,
+    DataConfig,
+    DatasetSpec,
+    DetectConfig,
+    EvaluationConfig,
+    PretrainConfig,
+    dataset_spec,
+)
 from jigclu.config.datasets import Layout
-from jigclu.data.sources import cifar, folders, scene_source
+from jigclu.data.sources import cifar, coco, folders, scene_source
 from jigclu.data.sources.base import SPLITS, Collection, Source, Split, data_root
 from jigclu.data.sources.subsets import SHARES, wanted
 
@@ -51,6 +59,21 @@ def check_whole(data: DataConfig, root: Path | None = None) -> None:
             f"data set {data.name}: this is not the official set, because {sums.absolute()} gives it its own digests; "
             "get the official one, or set data.train_images and data.val_images to how many images to use"
         )
+
+
+def current_fingerprint(config: PretrainConfig | EvaluationConfig | DetectConfig, root: Path | None = None) -> str:
+    """What a job with this config would record now as `data_fingerprint`: of each split that it reads, joined by `+`.
+
+    Cheap: listings and digests are cached until a class folder or file changes, and no image is read. No torch.
+
+    Raises:
+        ConfigError: the data is not there, or is incomplete.
+    """
+    root = data_root(root)
+    if isinstance(config, DetectConfig):
+        return "+".join(coco.fingerprint(config.data, split, root) for split in SPLITS)
+    images, splits = collection(config.data.name), SPLITS[:1] if isinstance(config, PretrainConfig) else SPLITS
+    return "+".join(images.fingerprint(config.data, split, root) for split in splits)
 
 
 def expected_images(data: DataConfig, split: Split) -> int:

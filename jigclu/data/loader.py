@@ -9,7 +9,7 @@ import atexit
 import logging
 import signal
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jigclu.config import RuntimeConfig
+from jigclu.config.machine import usable_cores
 from jigclu.data.canvases import CanvasDataset, Sample
 from jigclu.data.sources.base import MOST_UNREADABLE as MOST_UNREADABLE
 
@@ -47,8 +48,8 @@ class DataError(RuntimeError):
 class Unreadable:
     """The distinct unreadable files of one data set, each logged once. Raises DataError above 0.1 % of the data set."""
 
-    def __init__(self) -> None:
-        self.paths: list[str] = []
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self.paths = list(paths)  # of earlier attempts at the job
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -196,10 +197,11 @@ def _close_streams() -> None:
 
 
 def loader_workers(runtime: RuntimeConfig, device: torch.device) -> int:
-    """Number of decoding processes: as configured; else one per CPU thread in a GPU job, and none in a CPU job.
+    """Number of decoding processes: as configured, at most one per core; else one per CPU thread in a GPU job, and none in a
+    CPU job.
 
     In a CPU job they would compete with its own threads, which wait for each other (benchmarks/README.md).
     """
     if runtime.workers is not None:
-        return runtime.workers
+        return min(runtime.workers, len(usable_cores()))
     return torch.get_num_threads() if device.type == "cuda" else 0

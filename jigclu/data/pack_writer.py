@@ -26,6 +26,7 @@ from PIL import Image
 from jigclu.config import ConfigError, DataConfig, dataset_spec, packable_names
 from jigclu.data.catalog import collection
 from jigclu.data.sources.base import MOST_UNREADABLE, SPLITS, Source, Split
+from jigclu.data.sources.folder_index import digest
 from jigclu.data.sources.folders import FolderCollection, FolderSource
 from jigclu.data.sources.packed import (
     FACTS,
@@ -33,7 +34,6 @@ from jigclu.data.sources.packed import (
     PackFacts,
     SplitFacts,
     data_name,
-    digest,
     folder_of,
     index_name,
     pack_facts,
@@ -73,7 +73,7 @@ def pack(data: DataConfig, root: Path, workers: int, force: bool = False, on_pro
         _recover(folder)
     if os.path.lexists(folder) and not force:
         return _already_packed(data, root)
-    sources = {split: images.from_files(data, split, root) for split in SPLITS}
+    sources = {split: images.from_files(data, split, root, fresh=True) for split in SPLITS}
     try:
         folder.parent.mkdir(exist_ok=True)
         with locked(_lock(folder), wait=False) as acquired:
@@ -99,7 +99,8 @@ def outdated(data: DataConfig, root: Path, facts: PackFacts) -> str:
     """How the current folders differ from those that were packed; "" if they do not, or are incomplete."""
     for split in SPLITS:
         try:
-            now = collection_of(data).from_files(data.model_copy(update={"subset": None}), split, root).fingerprint
+            whole = data.model_copy(update={"subset": None})
+            now = collection_of(data).from_files(whole, split, root, fresh=True).fingerprint
         except ConfigError:
             continue
         if now != facts.splits[split].fingerprint:

@@ -13,6 +13,7 @@ from jigclu.data.canvases import CanvasDataset
 from jigclu.data.loader import Batch, Unreadable, batches, loader_workers
 from jigclu.evaluation.transforms import centre_crop
 from jigclu.network import Backbone
+from jigclu.training.session import TrainingError
 
 log = logging.getLogger("jigclu")
 
@@ -44,7 +45,14 @@ class Extractor:
             (self(centre_crop(batch.canvas, batch.sizes, self.config.resize, self.config.image_size)), batch.labels)
             for batch in self.batches(dataset, range(len(dataset)))
         ]
-        return torch.cat([f for f, _ in collected]), torch.cat([labels for _, labels in collected]).to(self.device)
+        features = self.finite(torch.cat([f for f, _ in collected]))
+        return features, torch.cat([labels for _, labels in collected]).to(self.device)
+
+    def finite(self, features: Tensor) -> Tensor:
+        """The same features. Raises TrainingError if one is not finite: accuracies would still be numbers."""
+        if broken := int((~features.isfinite()).any(1).sum()):
+            raise TrainingError(f"the encoder gives {broken} of {len(features)} images features that are not finite")
+        return features
 
     def batches(self, dataset: CanvasDataset, order: range | list[int]) -> Iterator[Batch]:
         """The images of `order`, canvases on the device, in the config's batches."""

@@ -9,7 +9,7 @@ from jigclu.config import ConfigError, DetectConfig, EvaluationConfig
 from jigclu.evaluation.extractor import Extractor
 from jigclu.network import Backbone, load_encoder
 from jigclu.training import interrupt
-from jigclu.training.checkpoint import load_verified
+from jigclu.training.checkpoint import first_not_finite, load_verified
 from jigclu.training.session import Session
 
 
@@ -24,10 +24,20 @@ def require_one_process(session: Session) -> None:
 
 
 def starting_backbone(config: EvaluationConfig | DetectConfig, session: Session) -> Backbone:
-    """Load the upstream pretraining's encoder.pt; without upstream, random weights from the job's seed (the floor)."""
+    """Load the upstream pretraining's encoder.pt; without upstream, random weights from the job's seed (the floor).
+
+    Raises:
+        ConfigError: the encoder is not the one of the checkpoint, not finite, or of another backbone.
+    """
     torch.manual_seed(session.folder.seed)
     path = session.folder.upstream_encoder()
-    return load_encoder(config.backbone, load_verified(path) if path else None)
+    if not path:
+        return load_encoder(config.backbone, None)
+    weights, digest = load_verified(path)
+    if name := first_not_finite(weights):
+        raise ConfigError(f"{path} has values that are not finite (the first are in {name}): pretrain it again")
+    session.read_encoder(digest)
+    return load_encoder(config.backbone, weights)
 
 
 def fresh_classifier(dim: int, classes: int, seed: int) -> nn.Linear:

@@ -43,8 +43,7 @@ def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
     """
     session = Session(folder, config.runtime)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    if session.rank_info.is_main:
-        session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
+    session.read_data(train.fingerprint, val.fingerprint)
     tuner = Finetuner(config, session, train, val)
     while tuner.epoch < config.epochs:
         tuner.train_epoch()
@@ -88,13 +87,15 @@ class Finetuner:
             self.optimizer.load_state_dict(session.restored["optimizer"])
             self.best = session.restored["best"]
             self.classes = session.restored.get("classes", self.classes)  # older checkpoints lack it
-        self.unreadable = {"train": Unreadable(), "val": Unreadable()}
+        broken = (session.restored or {}).get("unreadable", {})
+        self.unreadable = {split: Unreadable(broken.get(split, [])) for split in ("train", "val")}
         self.validated = 0  # images
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""
-        kept = {"best": self.best, "classes": self.classes}
+        broken = {split: unreadable.paths for split, unreadable in self.unreadable.items()}
+        kept = {"best": self.best, "classes": self.classes, "unreadable": broken}
         return {"network": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **kept}
 
     @property

@@ -36,7 +36,7 @@ def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
     session = Session(folder, config.runtime)
     require_one_process(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
+    session.read_data(train.fingerprint, val.fingerprint)
     extractor = frozen_extractor(config, session)
     scores, features, truth = vote_on_split(extractor, train, val, config.k, config.temperature)
     draw_evaluation(session.folder, val, by_class(scores.argmax(1) == truth, truth, len(val.classes)), features, truth)

@@ -47,7 +47,7 @@ def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
     session = Session(folder, config.runtime)
     require_one_process(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-    session.folder.update_job(data_fingerprint=f"{train.fingerprint}+{val.fingerprint}")
+    session.read_data(train.fingerprint, val.fingerprint)
     probe = Probe(config, session, train, val)
     before = fingerprint(probe.extractor.backbone)
     for epoch in range(probe.epoch, config.epochs):
@@ -108,9 +108,8 @@ class Probe:
             )
             for batch in self.extractor.batches(self.train, range(len(self.train)))
         ]
-        return torch.cat([features for features, _ in pairs]), torch.cat([labels for _, labels in pairs]).to(
-            self.device
-        )
+        features = self.extractor.finite(torch.cat([features for features, _ in pairs]))
+        return features, torch.cat([labels for _, labels in pairs]).to(self.device)
 
     def _epoch_features(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (features, labels) of the epoch's batches in its order, without the first `skip`."""

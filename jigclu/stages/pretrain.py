@@ -53,8 +53,7 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
     """
     session = Session(folder, config.runtime)
     dataset = open_dataset(config.data, "train")
-    if session.rank_info.is_main:
-        session.folder.update_job(data_fingerprint=dataset.fingerprint)
+    session.read_data(dataset.fingerprint)
     trainer = Trainer(config, session, dataset)
     while trainer.epoch < config.epochs:
         trainer.train_epoch()
@@ -87,7 +86,7 @@ class Trainer:
         self.last: dict[str, Any] = {}
         restored = session.restored or {}
         self.waited, self.memory_before = restored.get("waited", 0.0), restored.get("peak_memory_mb", 0.0)
-        self.unreadable = Unreadable()
+        self.unreadable = Unreadable(restored.get("unreadable", []))
         session.begin(config.epochs, config.epochs * self.steps_per_epoch, self.state)
 
     def state(self) -> dict[str, Any]:
@@ -97,6 +96,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "waited": self.waited,
             "peak_memory_mb": self.peak_memory_mb,
+            "unreadable": self.unreadable.paths,
         }
 
     @property
@@ -168,6 +168,7 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Write encoder.pt and result.json (rank 0); returns the content of the latter."""
         seconds = self.session.seconds  # before anything below takes time
+        self.session.require_finite()
         wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}

@@ -30,8 +30,8 @@ def save_atomic(path: Path, state: Any) -> str:
     return digest
 
 
-def load_verified(path: Path) -> Any:
-    """torch.load (weights only, on the CPU) of a file that matches its digest.
+def load_verified(path: Path) -> tuple[Any, str]:
+    """torch.load (weights only, on the CPU) of a file that matches its digest, and the digest.
 
     Raises:
         ValueError: the digest is missing or does not match.
@@ -43,7 +43,16 @@ def load_verified(path: Path) -> Any:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != wanted:
         raise ValueError(f"{path} does not match its digest: it is damaged")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), wanted
+
+
+def first_not_finite(state: Any, name: str = "") -> str:
+    """The name of the first tensor (in dicts and lists, joined by dots) with a value that is not finite; "" if none."""
+    if isinstance(state, torch.Tensor):
+        return name if state.is_floating_point() and not bool(state.isfinite().all()) else ""
+    pairs = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else ()
+    found = (first_not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in pairs)
+    return next(filter(None, found), "")
 
 
 class Checkpoints:
@@ -82,7 +91,7 @@ class Checkpoints:
                 path.unlink()  # the job was killed while writing it
                 continue
             try:
-                found = dict(load_verified(path))
+                found = dict(load_verified(path)[0])
                 break
             except ValueError as error:
                 log.warning("%s; going back to the checkpoint before it", error)

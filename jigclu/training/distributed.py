@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from jigclu.config.machine import Shares, core_names, runtime_folder, threads_from_environment, usable_cores
 from jigclu.training.batch_norm import synchronise_batch_norm
+
+log = logging.getLogger("jigclu")
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,7 @@ class RankInfo:
 
 def join_ranks(device: str = "auto", threads: int | None = None) -> RankInfo:
     """Join the ranks given by torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*), if any; choose device and threads."""
-    given = os.environ.get("JIGCLU_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
-    torch.set_num_threads(threads or int(given or len(os.sched_getaffinity(0))))
+    torch.set_num_threads(choose_threads(threads))
     rank, world, local = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
@@ -45,6 +49,49 @@ def join_ranks(device: str = "auto", threads: int | None = None) -> RankInfo:
         dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
         return RankInfo(rank, world, own_device)
     return RankInfo(0, 1, own_device)
+
+
+def choose_threads(configured: int | None = None) -> int:
+    """CPU threads of this process: as configured, as JIGCLU_THREADS or SLURM says, else one per core; never more than cores.
+
+    The ranks of a job on one machine share its cores. On SLURM, where a node may declare more CPUs than it has, so do
+    the jobs. A line in the log says if there are fewer than were asked for. ConfigError for a wrong JIGCLU_THREADS.
+    """
+    cores, from_user = len(usable_cores()), threads_from_environment()
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    from_slurm = int(slurm) if slurm.isdecimal() and int(slurm) > 0 else None
+    wanted = configured or from_user or from_slurm or cores
+    most = (
+        cores if wanted == cores and from_slurm else max(1, cores // _ranks_here())
+    )  # there: bound to cores of its own
+    if from_slurm and not from_user:
+        most = _free_cores(min(wanted, most))
+    if wanted > most and (configured or from_user or from_slurm):
+        source = "runtime.threads" if configured else "JIGCLU_THREADS" if from_user else "SLURM_CPUS_PER_TASK"
+        log.warning(
+            "%s is %d, but this process has %d of %d usable cores: %d threads", source, wanted, most, cores, most
+        )
+    return min(wanted, most)
+
+
+def _ranks_here() -> int:
+    """Ranks of this job on this machine."""
+    world, local = os.environ.get("WORLD_SIZE", ""), os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(local) if local.isdecimal() and world.isdecimal() and int(world) > 1 and int(local) > 0 else 1
+
+
+@cache
+def _free_cores(most: int) -> int:
+    """How many of this process's cores no other job has locked; they are now this process's. At least 1."""
+    if (place := runtime_folder()) is None:
+        return most
+    shares = _held.setdefault("shares", Shares(place))
+    taken = shares.take(core_names(usable_cores()), most)
+    shares.note(taken, orchestrator=os.getpid(), job=os.getpid(), store="")
+    return max(1, len(taken))
+
+
+_held: dict[str, Shares] = {}  # until the process ends
 
 
 # Own autograd functions here and in batch_norm.py: torch.distributed.nn.functional is deprecated (torch 2.15), and the gradient of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 _received: list[int] = []
 
 
@@ -13,9 +13,14 @@ class Interrupted(Exception):
 
 
 def install() -> None:
-    """Make the stop signals set the flag instead of ending the process. Main thread only."""
+    """Make the stop signals set the flag instead of ending the process. Main thread only.
+
+    SIGHUP (a closed terminal) stays ignored if it is, which is what `nohup` asks for.
+    """
     _received.clear()
     for number in SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
         signal.signal(number, lambda received, _frame: _received.append(received))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,10 +16,10 @@ import torch
 import torchvision
 from torch import Tensor
 
-from jigclu.config import RuntimeConfig
-from jigclu.job_folder import JobFolder, clock
+from jigclu.config import ConfigError, RuntimeConfig
+from jigclu.job_folder import JobFolder, duration
 from jigclu.training import interrupt
-from jigclu.training.checkpoint import Checkpoints
+from jigclu.training.checkpoint import Checkpoints, first_not_finite
 from jigclu.training.distributed import RankInfo, agree, join_ranks
 from jigclu.training.usage import Usage
 
@@ -50,6 +51,7 @@ class Session:
         self._rate_from = (time.monotonic(), 0)
         self._images = 0
         self._usage = Usage(self.rank_info.device)
+        self._inputs: dict[str, str] = {}
         self.state: Callable[[], dict[str, Any]] = dict
         if self.rank_info.is_main:
             self.folder.cut_metrics(self.step)
@@ -62,6 +64,50 @@ class Session:
     def seconds(self) -> float:
         """Wall time in training over all attempts, without the time lost after each attempt's last checkpoint."""
         return self._seconds_before + time.monotonic() - self._started
+
+    def read_data(self, *fingerprints: str) -> None:
+        """Record the data that this attempt reads: the fingerprint of each split.
+
+        Raises:
+            ConfigError: the checkpoint was trained on other data.
+        """
+        self._read("data_fingerprint", "+".join(fingerprints), "other data", "put the data back")
+
+    def read_encoder(self, digest: str) -> None:
+        """Record the upstream encoder that this attempt reads, by the sha256 of its file.
+
+        Raises:
+            ConfigError: the checkpoint was trained on another one.
+        """
+        self._read("encoder_digest", digest[:16], "another upstream encoder", "put the encoder back")
+
+    def _read(self, key: str, now: str, other: str, remedy: str) -> None:
+        # Before job.json is written: a refused attempt must leave the record of what the checkpoint was trained on.
+        name = f"{self.folder.path.parent.name} {self.folder.id}"
+        if self.restored and not (before := self.restored.get(key)):
+            log.warning("%s: the checkpoint is of an older version, without %s: not compared with %s", name, key, now)
+        elif self.restored and before != now:
+            raise ConfigError(
+                f"{name}: the checkpoint of step {self.step} was trained on {other} than is there now ({key} {before}, "
+                f"now {now}); {remedy}, or remove {self.checkpoints.folder} to start from the beginning"
+            )
+        self._inputs[key] = now
+        if self.rank_info.is_main:
+            self.folder.update_job(**{key: now})
+
+    def require_finite(self) -> None:
+        """Check the weights, their statistics and the optimiser's state; every rank must call this.
+
+        Raises:
+            TrainingError: a value is not finite: losses before the last step cannot show that.
+        """
+        name = first_not_finite(self.state())
+        if agree(int(bool(name)), self.rank_info):
+            self._refuse(name or "on another rank")
+
+    def _refuse(self, name: str) -> None:
+        if name:
+            raise TrainingError(f"weights not finite after step {self.step} (the first: {name}): they were not saved")
 
     def begin(self, epochs: int, steps: int, state: Callable[[], dict[str, Any]]) -> None:
         """Start the loop of `steps` steps in all; `state()` returns the content of a checkpoint."""
@@ -94,9 +140,11 @@ class Session:
             raise interrupt.Interrupted(f"stopped at step {self.step} of {self.steps}, saved")
 
     def save(self) -> None:
+        """Save a checkpoint (rank 0). Raises TrainingError if the weights are not finite; every rank must call this."""
+        self.require_finite()
         if self.rank_info.is_main:
             self.folder.sync_metrics()  # a checkpoint's curve must not be less safe than the checkpoint
-            self.checkpoints.save(self.step, {**self.state(), "seconds": self.seconds})
+            self.checkpoints.save(self.step, {**self.state(), **self._inputs, "seconds": self.seconds})
         self._saved = time.monotonic()
 
     def _save_due(self) -> bool:
@@ -131,16 +179,25 @@ class Session:
         if terminal or now - self._printed >= 10 or step == self.steps:
             self._printed = now
             line = (
-                f"epoch {math.ceil(epoch)}/{self.epochs}  step {step}/{self.steps}  loss {values['loss']:.4f}  "
-                f"{rate:.0f} images/s  {clock(left)} left"
+                f"epoch {math.ceil(epoch)}/{self.epochs}  {duration(left)} left  step {step}/{self.steps}  "
+                f"loss {values['loss']:.4f}  {rate:.0f} images/s"
             )
+            if terminal:
+                line = line[: shutil.get_terminal_size().columns - 1]
             begin, end = ("\r", "\x1b[K" if step < self.steps else "\x1b[K\n") if terminal else ("", "\n")
             print(f"{begin}{line}", end=end, flush=True)
 
     def finish(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
-        """Write result.json (rank 0) and delete the checkpoints, which are no longer needed."""
+        """Write result.json (rank 0) and delete the checkpoints, which are no longer needed.
+
+        Raises:
+            TrainingError: the weights or a metric are not finite.
+        """
         if not self.rank_info.is_main:
             return {"metrics": metrics}
+        self._refuse(first_not_finite(self.state()))
+        if broken := [f"{name} {value:g}" for name, value in metrics.items() if not math.isfinite(value)]:
+            raise TrainingError(f"the result is not finite ({', '.join(broken)}): it was not written")
         details |= {
             "seconds": round(self.seconds, 2),
             "world": self.rank_info.world,

@@ -6,11 +6,17 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-from jigclu.job_folder import JobFolder, clock
+from jigclu.config import ConfigError
+from jigclu.job_folder import JobFolder, duration
+from orchestrate.clusters import visible_gpus
 from orchestrate.cost.measured import RATES, Measured
+from orchestrate.cost.remaining import in_words, seconds_left
+from orchestrate.jobs.orchestrators import live
+from orchestrate.jobs.planned import plan_from_folders
 from orchestrate.jobs.slurm_queue import parse_duration
-from orchestrate.jobs.states import State, headline, progress
-from orchestrate.jobs.submissions import current_id
+from orchestrate.jobs.spent import took
+from orchestrate.jobs.states import ACTIVE, State, headline, progress
+from orchestrate.jobs.submissions import current_id, submission
 
 ORDER = ("running", "requeued", "pending", "failed", "lost", "cancelled", "interrupted", "new", "stale", "done")
 
@@ -28,29 +34,53 @@ def details(folder: JobFolder, state: State) -> str:
         case "running":
             parts = [progress(status) if status.get("state") == "running" else "", state.note]
             if state.row and (left := parse_duration(state.row.left)) is not None:
-                parts.append(f"limit in {clock(left)}")
+                parts.append(f"limit in {duration(left)}")
             parts.append(f"on {state.row.nodes}" if state.row and state.row.nodes else "")
         case "requeued":
             parts = [f"at step {status.get('step', 0)}, attempt {len(status.get('attempts', [1]))} is over", state.note]
         case "done" | "stale":
-            result = folder.result
-            took = f"in {clock(result.get('seconds', 0))}"
-            parts = [headline(result), took, state.note, estimate_ratio(folder)]
+            parts = [headline(folder.result), f"in {took(folder)}" if took(folder) else "", state.note]
         case _:
             parts = [state.note]
     return "  ".join(part for part in parts if part and part != "None")
 
 
-def estimate_ratio(folder: JobFolder) -> str:
-    """`1.12 times the estimate`; "" if there was no estimate."""
-    path = folder.store / RATES
-    ratio = _measured(folder.store, path.stat().st_mtime_ns).grade(folder.id) if path.exists() else None
-    return f"{ratio:.2f} times the estimate" if ratio else ""
+def time_left(folders: list[JobFolder], states: dict[str, State]) -> str:
+    """`about 2 h 05 min left`, a lower bound on SLURM; "" if no job is active or waits for an orchestrator.
+
+    From the estimates that were recorded when the jobs were submitted, and from what running jobs report.
+    """
+    orchestrators = live(folders[0].store) if folders else []
+    waiting = {job_id for orchestrator in orchestrators for job_id in orchestrator.jobs}
+    wanted = [folder for folder in folders if states[folder.id].name in ACTIVE or folder.id in waiting]
+    wanted = [folder for folder in wanted if not folder.done]
+    if not wanted:
+        return ""
+    slurm = [folder for folder in wanted if states[folder.id].slurm_id]
+    jobs = {folder.id: (_estimated_hours(folder), tuple(folder.job.get("upstream", []))) for folder in wanted}
+    running = {folder.id: folder.status for folder in wanted if states[folder.id].name == "running"}
+    at_once = len(wanted) if slurm else max(sum(orchestrator.slots for orchestrator in orchestrators), len(running))
+    words = in_words(seconds_left(jobs, running, at_once))
+    return f"{words}, waiting in the queue not counted" if slurm else words
+
+
+def _estimated_hours(folder: JobFolder) -> float:
+    """Wall time; as recorded at submission, else as a submission would record it now."""
+    marker = submission(folder)
+    if "estimate_hours" in marker:
+        return float(marker["estimate_hours"] / (marker.get("ranks") or 1) / (marker.get("share") or 1.0))
+    job, path = folder.job, folder.store / RATES
+    try:
+        planned = plan_from_folders([folder]).jobs[folder.id]
+    except (ConfigError, KeyError):  # of a different code version
+        return 0.0
+    kind = "GPU" if visible_gpus() or job.get("scale") == "paper" else "CPU"
+    return _measured(folder.store, path.stat().st_mtime_ns if path.exists() else 0).hours(planned, kind)[0]
 
 
 @lru_cache(maxsize=1)
 def _measured(store: Path, _mtime_ns: int) -> Measured:
-    return Measured(store)
+    return Measured(store, "local")
 
 
 def job_count(number: int) -> str:

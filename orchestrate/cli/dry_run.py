@@ -1,4 +1,4 @@
-"""`run.py --dry-run`: the job graph, what is cached, and the estimated cost."""
+"""`jigclu run --dry-run`: the job graph, what is cached, and the estimated cost."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import shlex
 from collections.abc import Iterator
 
 from jigclu.config import ConfigError
-from jigclu.job_folder import clock
-from orchestrate import clusters
+from jigclu.config.machine import usable_cores
+from jigclu.job_folder import duration
 from orchestrate.clusters import Request
-from orchestrate.console import print_line
+from orchestrate.console import print_line, wrapped
 from orchestrate.cost.plan_cost import Cost
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 from orchestrate.jobs.states import stale
 from orchestrate.planning.plan import Job, Plan
+
+COLUMNS = 80
+MANY_JOBS = 300  # from here on it is not worked out how many GPUs are busy at once
 
 
 def dry_run(plan: Plan, states: dict[str, str], cost: Cost, args: argparse.Namespace) -> int:
@@ -24,36 +27,75 @@ def dry_run(plan: Plan, states: dict[str, str], cost: Cost, args: argparse.Names
 
     def print_tree(job: Job, depth: int) -> None:
         state = "stale" if stale(job.stage, cost.placements[job.id].folder, digests) else states[job.id]
-        cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses})) or "shared"
-        hours = clock(3600 * cost.hours[job.id])
-        print_line(f"{'  ' * depth}{job.id}  {state:11s} {hours:>9s} {cost.kinds[job.id]}  {job.name}  [{cells}]")
+        cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses}))
+        estimate = duration(3600 * cost.wall_of(job.id))
+        print_line(f"{'  ' * depth}{job.id}  {state:11s} {estimate:>11s}  {job.name}{f'  [{cells}]' * bool(cells)}")
         for dependent in downstream[job.id]:
             print_tree(dependent, depth + 1)
 
+    print_line("job           state          estimate  name  [cells, as --cells takes them]")
     for job in plan.jobs.values():
         if not job.upstream:
             print_tree(job, 0)
-    cached = len(plan.jobs) - len(cost.left)
-    print_line(
-        f"jobs: {plan.naive} naive, {len(plan.jobs)} unique, {cached} cached, "
-        f"{len(cost.left)} to run on {cost.cluster.name}"
+    done = len(plan.jobs) - len(cost.left)
+    apart = f", {plan.naive} without sharing" if plan.naive != len(plan.jobs) else ""
+    print_paragraph(
+        f"{_jobs(len(plan.jobs))}{apart}, {done} done, {len(cost.left)} to run on {_where(cost, args.jobs)}"
     )
-    for line in cost.totals():
-        print_line(f"{line} (rates: {cost.source})")
-    print_line(_wall_time(cost, args.gpus))
+    for text in (*cost.totals(), *_wall_time(cost, args.gpus), *cost.basis()):
+        print_paragraph(text)
     for line in (*_requests(plan, cost), *_problems(plan, cost, args.budget)):
         print_line(line)
     return 0
 
 
-def _wall_time(cost: Cost, gpus: int | None) -> str:
-    local = len(clusters.visible_gpus()) if cost.cluster.kind == "local" and cost.kind == "GPU" else 0
-    devices = max(gpus or local or (1 if cost.kind == "CPU" else 4), cost.widest)
-    least = f", the least that one of its jobs needs; {gpus} are too few" if (gpus or devices) < devices else ""
-    wall = clock(3600 * cost.wall(devices))
-    plural = "s" * (devices > 1)
-    hint = " (--gpus N for another number)" if cost.kind == "GPU" else ""
-    return f"estimated wall time on {devices} {cost.kind}{plural}{least}: {wall}{hint}"
+def print_paragraph(text: str) -> None:
+    """In lines of at most 80 columns, also where the output is no terminal."""
+    print_line(wrapped(text, COLUMNS))
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"
+
+
+def _where(cost: Cost, asked: int) -> str:
+    """`local (2 cores, 2 jobs at once)`: where the jobs would run, and with what."""
+    if cost.cluster.kind != "local":
+        return cost.cluster.name
+    if cost.gpus:
+        return f"{cost.cluster.name} ({_gpus(cost.gpus)}, one job on each)"
+    cores, slots = len(usable_cores()), min(asked, len(usable_cores()))
+    at_once = f"{_jobs(slots)} at once" if slots > 1 else "one job at a time"
+    return f"{cost.cluster.name} ({cores} core{'s' * (cores != 1)}, no GPU, {at_once})"
+
+
+def _gpus(number: int) -> str:
+    return "1 GPU" if number == 1 else f"{number} GPUs"
+
+
+def _wall_time(cost: Cost, asked: int | None) -> Iterator[str]:
+    """Lines about the wall time, and about what the machine does not have."""
+    if not cost.left:
+        return
+    if cost.kind == "CPU":
+        if asked:
+            yield f"--gpus {asked} has no effect on this plan: its jobs run on the CPU"
+        yield f"wall time: about {duration(3600 * cost.wall(cost.slots))}"
+        return
+    devices = max(asked or cost.gpus or 4, cost.widest)
+    least = f", the least that one of its jobs needs; {asked} are too few" if (asked or devices) < devices else ""
+    wall = cost.wall(devices)
+    hint = "" if asked else " (--gpus N for another number)"
+    yield f"wall time on {_gpus(devices)}{least}: about {duration(3600 * wall)}{hint}"
+    if cost.cluster.kind == "local" and len(cost.left) < MANY_JOBS:
+        busy = next(number for number in range(1, devices + 1) if cost.wall(number) <= wall * 1.001)
+        if busy < devices:
+            yield f"(a job that runs locally uses one GPU, so {busy} of the {_gpus(devices)} would be enough)"
+    if cost.missing_gpus:
+        here = duration(3600 * cost.cpu_wall())
+        yield f"this machine has no GPU: on its CPU the jobs would take about {here}"
+    elif cost.gpus and devices > cost.gpus:
+        yield f"this machine has {_gpus(cost.gpus)}: there about {duration(3600 * cost.wall(cost.gpus))}"
 
 
 def _requests(plan: Plan, cost: Cost) -> Iterator[str]:

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrate.cli.display import ORDER, describe, job_count, summary
+from orchestrate.cli.display import ORDER, describe, job_count, summary, time_left
 from orchestrate.cli.select import look_and_record, select
 from orchestrate.console import print_line
 from orchestrate.cost.measured import Measured
 from orchestrate.jobs.snapshot import PROJECT
+from orchestrate.jobs.spent import ESTIMATED, SPENT
 from orchestrate.mirror import address
 
 
@@ -30,8 +31,12 @@ def status(store: Path, words: list[str], everything: bool) -> int:
     for folder in sorted(shown, key=lambda folder: (ORDER.index(states[folder.id].name), names[folder.id])):
         print_line(describe(folder, states[folder.id], names[folder.id]))
     print_line(f"{job_count(len(folders))}: {summary(states)}" if folders else f"no jobs in the store {store} yet")
+    if left := time_left(folders, states):
+        print_line(left)
     if accuracy := Measured(store).graded():
         print_line(f"estimates: {accuracy}")
+        if everything:
+            print_line(f"time spent: {SPENT}; estimated: {ESTIMATED}")
     _mirror_in_background(store)
     return 0
 

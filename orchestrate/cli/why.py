@@ -10,12 +10,12 @@ from typing import Any
 from jigclu.config import ConfigError, parse
 from jigclu.data.catalog import catalogue
 from jigclu.data.sources.base import SPLITS
-from jigclu.job_folder import JobFolder, clock
-from orchestrate.cli.display import estimate_ratio
+from jigclu.job_folder import JobFolder, duration
 from orchestrate.cli.logs import log_paths
 from orchestrate.cli.select import look_and_record, select_one
 from orchestrate.console import print_line
 from orchestrate.jobs.snapshot import differing, stage_digest
+from orchestrate.jobs.spent import SPENT, device_hours, device_kind, hours_spent, took
 from orchestrate.jobs.states import State, running_now
 from orchestrate.jobs.submissions import current_id, read_group, submission
 
@@ -26,13 +26,13 @@ def why(store: Path, word: str) -> int:
     state = look_and_record([folder])[folder.id]
     print_line(f"{folder.id}  {folder.job.get('name', '')}\n")
     for label, text in _lines(folder, state):
-        print_line(f"{label + ':':12s} {text.strip()}")
+        print_line(f"{label + ':' if label else '':12s} {text.strip()}")
     return 0
 
 
 def _lines(folder: JobFolder, state: State) -> Iterator[tuple[str, str]]:
     """(label, text) of each line."""
-    job, result = folder.job, folder.result
+    job = folder.job
     yield "state", f"{state.name}  {state.note}"
     yield from (("evidence", text) for text in _evidence(folder, state))
     uses = sorted({f"{use['experiment']} {use['cell']} ({use['metric']})" for use in job.get("uses", [])})
@@ -46,15 +46,26 @@ def _lines(folder: JobFolder, state: State) -> Iterator[tuple[str, str]]:
     yield from (("attempt", text) for text in _attempts(folder))
     yield from (("made by", text) for text in _made_by(folder))
     marker = submission(folder)
-    if estimate := marker.get("estimate_hours"):
-        ratio = estimate_ratio(folder) if result else ""
-        took = f"; it took {ratio}" if ratio else ""
-        yield "estimate", f"{clock(3600 * estimate)} by {marker['estimate_by']}{took}"
-    if result:
-        yield "took", f"{clock(result['seconds'])} on {result.get('world', 1)} x {result.get('device', '')}"
+    yield from _cost(folder, marker)
     yield from (("log", str(path)) for path in log_paths(folder))
     yield "folder", str(folder.path)
     yield "command", str(job.get("command", ""))
+
+
+def _cost(folder: JobFolder, marker: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Estimated and spent, by the one definition of orchestrate/jobs/spent.py."""
+    result = folder.result
+    kind = device_kind(str(result.get("device", ""))) if result else "GPU" if marker.get("ranks", 1) > 1 else ""
+    if estimate := marker.get("estimate_hours"):
+        wall = estimate / (marker.get("ranks") or 1) / (marker.get("share") or 1.0)
+        hours = f", {device_hours(estimate, kind)}" if kind else ""
+        yield "estimated", f"{duration(3600 * wall)}{hours}, by {marker['estimate_by']}"
+    spent, text = hours_spent(folder), took(folder)
+    if spent is not None and text:
+        hours = f", {device_hours(spent, kind)}" if kind else ""
+        on = f" on {result.get('world', 1)} x {result.get('device', '')}" if result else " so far"
+        yield "spent", f"{text}{hours}{on}"
+        yield "", SPENT
 
 
 def _evidence(folder: JobFolder, state: State) -> list[str]:
@@ -63,7 +74,7 @@ def _evidence(folder: JobFolder, state: State) -> list[str]:
     there = (folder.path / "result.json").exists()
     lines = folder.problems or ["result.json exists" if there else "there is no result.json"]
     if status:
-        age = clock(time.time() - float(status.get("heartbeat", time.time())))
+        age = duration(time.time() - float(status.get("heartbeat", time.time())))
         step = status.get("step", 0)
         lines.append(f"status.json: {status.get('state')}, step {step}, {age} ago on {status.get('host')}")
     lines.append("its lock is held: it runs" if running_now(folder) else "its lock is free")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,10 @@ COMMAND_TIMEOUT = 30.0
 CLOCK_SKEW = 120.0  # seconds by which the submit host's clock and the controller's may differ
 # There is no accounting, or no sacct.
 ACCOUNTING_OFF = re.compile("storage is disabled|not running a supported|No such file")
+NO_SUCH_JOB = re.compile("Invalid job id", re.IGNORECASE)
 IDS_PER_COMMAND = 400  # in one sacct command
+LAST_LOOKS = 20  # submissions that scontrol is asked about, one command each
+ROW_ID = re.compile(r"\d+(?:[_+].*)?")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 ENDED = (
     "COMPLETED",
@@ -84,8 +88,7 @@ def queue() -> dict[str, Row]:
     wanted = ",".join(f"{field}:|" for field in fields)  # `|` ends a field, which then has no fixed width
     output = slurm_command("squeue", "--noheader", "--me", "--all", "--array", "--states=all", f"--Format={wanted}")
     rows: dict[str, Row] = {}
-    for line in output.splitlines():
-        slurm_id, state, reason, used, left, nodes, wait_status, script = line.split("|", 7)
+    for slurm_id, state, reason, used, left, nodes, wait_status, script in _table(output, len(fields)):
         code = int(wait_status) if wait_status.isdigit() else 0  # encoded as wait() does
         row = Row(slurm_id, state, reason, used, left, nodes, script.rstrip("|"), f"{code >> 8}:{code & 127}")
         rows |= {task_id: replace(row, id=task_id) for task_id in array_task_ids(slurm_id)}
@@ -110,13 +113,46 @@ def accounting_rows(ids: Iterable[str], since: dict[str, float]) -> dict[str, Ro
             if ACCOUNTING_OFF.search(str(error)):
                 return {}
             raise
-        for line in output.splitlines():
-            slurm_id, state, submit, exit_code, used, nodes = line.split("|")
+        for slurm_id, state, submit, exit_code, used, nodes in _table(output, 6):
             whole_array = [task_id for task_id in since if task_id.startswith(f"{slurm_id}_")]
             for task_id in whole_array or array_task_ids(slurm_id):
                 if task_id in since and _unix_seconds(submit) >= since[task_id] - CLOCK_SKEW:
                     by = state.removeprefix("CANCELLED").strip()  # `CANCELLED by 1000`
                     rows[task_id] = Row(task_id, state.split()[0], by, used, "", nodes, "", exit_code)
+    return rows
+
+
+def _table(output: str, columns: int) -> Iterator[list[str]]:
+    """The rows of a command's output. Other lines, such as a warning that a site's wrapper prints, are skipped."""
+    for line in output.splitlines():
+        row = line.split("|", columns - 1)
+        if len(row) == columns and ROW_ID.fullmatch(row[0]) and row[1]:
+            yield row
+
+
+def shown_rows(ids: Iterable[str]) -> dict[str, Row]:
+    """What scontrol shows of these jobs that have not ended: the last question before a job counts as lost.
+
+    squeue can answer with an empty list (a restarted controller, a wrapper) while the jobs are still there. Only the
+    first LAST_LOOKS submissions are looked up. {} if there is no scontrol. Raises SlurmUnavailable.
+    """
+    rows: dict[str, Row] = {}
+    for base in sorted({slurm_id.partition("_")[0] for slurm_id in ids})[:LAST_LOOKS]:
+        try:
+            output = slurm_command("scontrol", "--oneliner", "show", "job", base)
+        except SlurmUnavailable as error:
+            if NO_SUCH_JOB.search(str(error)) or not shutil.which("scontrol"):
+                continue
+            raise
+        for line in output.splitlines():
+            values = dict(re.findall(r"(\w+)=(\S+)", line))
+            if "JobId" not in values or values.get("JobState") in (None, *ENDED):
+                continue
+            task = values.get("ArrayTaskId")
+            slurm_id = f"{base}_{task if task.isdigit() else f'[{task}]'}" if task else values["JobId"]
+            script = re.search(r"\bCommand=(.*?)(?: \w+=|$)", line)
+            row = Row(slurm_id, values["JobState"], values.get("Reason", ""), script=script[1] if script else "")
+            rows |= {task_id: replace(row, id=task_id) for task_id in array_task_ids(slurm_id)}
     return rows
 
 

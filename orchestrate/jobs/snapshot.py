@@ -92,19 +92,21 @@ def _digest(files: list[Path], root: Path) -> str:
 
 @cache
 def commit() -> tuple[str, bool]:
-    """(git commit, whether the tree differs from it); ("", True) without git."""
-    try:  # an installed copy may lie below somebody's repository, which does not track it
-        tracked = ["git", "-C", str(PROJECT), "ls-files", "--error-unmatch", "orchestrate/__init__.py"]
-        subprocess.run(tracked, capture_output=True, check=True)
-        head = subprocess.run(
-            ["git", "-C", PROJECT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", PROJECT, "status", "--porcelain", "--", *PACKAGES], capture_output=True, text=True, check=True
-        ).stdout
+    """(git commit, whether the tree differs from it); ("", True) unless git tracks these very files."""
+    try:  # an installed or unpacked copy may lie below somebody's repository, which does not track it
+        _git("ls-files", "--error-unmatch", "orchestrate/__init__.py", "jigclu/__init__.py")
+        return _git("rev-parse", "HEAD").strip(), bool(_git("status", "--porcelain", "--", *PACKAGES).strip())
     except (OSError, subprocess.CalledProcessError):
         return "", True
-    return head, bool(changed.strip())
+
+
+def _git(*words: str) -> str:
+    """stdout of git in the project's folder. GIT_DIR, GIT_WORK_TREE and the like would name another repository."""
+    env = {
+        key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key.startswith("GIT_CONFIG")
+    }
+    command = ["git", "-C", str(PROJECT), *words]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, env=env).stdout
 
 
 def freeze(store: Path) -> Path:

@@ -22,6 +22,7 @@ begun.
 | -      | -    | ended                  | or ended           | interrupted             | interrupted |
 | -      | -    | ended                  | or ended           | -                       | failed |
 | -      | -    | not listed             | nothing, or is off | interrupted             | interrupted |
+| -      | -    | not listed             | nothing, or is off | a recent heartbeat      | running |
 | -      | -    | not listed             | nothing, or is off | -                       | lost (pending at first) |
 | -      | -    | never submitted        | -                  | failed, interrupted     | as recorded |
 | -      | -    | never submitted        | -                  | running                 | interrupted |
@@ -30,7 +31,8 @@ begun.
 
 SLURM reuses ids. So a row of squeue counts only if its script is the one of the job's submission, and a row of sacct
 only if it was submitted after the job was. A job that squeue no longer lists is looked up in sacct (if sacct does not
-answer: no answer). If neither has it any more, the job folder decides.
+answer: no answer). If neither has it any more, the job folder decides; but first `scontrol show job` is asked, because
+squeue may answer with an empty list by mistake, and a job that counts as lost is submitted again.
 
 A result that is empty, torn or not finite is none: the note says so, and the job can be submitted again.
 
@@ -48,7 +50,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jigclu.job_folder import JobFolder, clock
+from jigclu.job_folder import JobFolder, duration
 from orchestrate.jobs.slurm_queue import (
     CLOCK_SKEW,
     Row,
@@ -58,6 +60,7 @@ from orchestrate.jobs.slurm_queue import (
     group_of,
     queue,
     recent_queue,
+    shown_rows,
 )
 from orchestrate.jobs.submissions import STORE_FAILED, batch_logs, read_group, slurm_id, submission
 
@@ -172,6 +175,7 @@ def _slurm_states(submitted: list[Submitted], fresh: bool) -> dict[str, State]:
     if gone and not no_answer:
         try:
             past = accounting_rows(gone, gone)
+            in_queue |= _shown(submitted, in_queue, gone.keys() - past.keys())
         except SlurmUnavailable as error:
             no_accounting = str(error)
     states = {}
@@ -183,6 +187,20 @@ def _slurm_states(submitted: list[Submitted], fresh: bool) -> dict[str, State]:
         unanswered = no_answer or (no_accounting if not row else "")
         states[folder.id] = decide_state(folder, job_id, row or past.get(job_id), unanswered, marker["submitted"])
     return states
+
+
+def _shown(
+    submitted: list[Submitted], in_queue: dict[str, tuple[str, Row | None]], forgotten: set[str]
+) -> dict[str, tuple[str, Row | None]]:
+    """(SLURM id, row) of the forgotten jobs that scontrol still shows, by job id. Raises SlurmUnavailable."""
+    rows = shown_rows(forgotten)
+    found: dict[str, tuple[str, Row | None]] = {}
+    for job in submitted:
+        job_id, _ = in_queue[job.folder.id]
+        row = rows.get(job_id) if job_id in forgotten else None
+        if row and group_of(row) == job.marker["group"]:
+            found[job.folder.id] = job_id, row
+    return found
 
 
 def _waits_or_runs(row: Row | None) -> bool:
@@ -229,6 +247,8 @@ def decide_state(folder: JobFolder, job_id: str, row: Row | None, no_answer: str
         name, note = _ended_state(folder, row, recorded, message)
         if name == "lost" and not recorded and time.time() - submitted < CLOCK_SKEW:
             name, note = "pending", "SLURM does not list it yet"
+        if name == "lost" and row is None and recorded == "running" and (age := _heartbeat_age(status)) < SILENT:
+            name, note = "running", f"SLURM does not list it, but its heartbeat is {round(age)} s old"
     if folder.done:
         return State("done")
     return State(name, note, job_id, row, no_answer)
@@ -295,8 +315,13 @@ def _last_error(folder: JobFolder, job_id: str) -> str:
 
 
 def _silence(status: dict[str, Any]) -> str:
-    quiet = time.time() - float(status.get("heartbeat", time.time()))
+    quiet = _heartbeat_age(status)
     return f"no heartbeat for {round(quiet / 60)} min" if quiet > SILENT else ""
+
+
+def _heartbeat_age(status: dict[str, Any]) -> float:
+    """Seconds since the job last wrote its status; 0 if it never did."""
+    return time.time() - float(status.get("heartbeat", time.time()))
 
 
 def record_ends(folders: Iterable[JobFolder], states: dict[str, State]) -> None:
@@ -323,10 +348,10 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def progress(status: dict[str, Any]) -> str:
-    """`epoch 3/30  loss 24.13  512 images/s  04:12 left`."""
+    """`epoch 3/30  4 min 12 s left  loss 24.130  512 images/s`."""
     if not status.get("steps"):
         return str(status.get("message") or status.get("state", "new"))
     return (
-        f"epoch {status['epoch']}/{status['epochs']}  loss {status['loss']:.3f}  "
-        f"{status['images_per_second']:.0f} images/s  {clock(status['seconds_left'])} left"
+        f"epoch {status['epoch']}/{status['epochs']}  {duration(status['seconds_left'])} left  "
+        f"loss {status['loss']:.3f}  {status['images_per_second']:.0f} images/s"
     )

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 
 def server(uri: str) -> str:
@@ -42,7 +43,10 @@ def cursor_folder(store: Path) -> Path:
 
 def sqlite_file(uri: str) -> Path | None:
     """The file that a sqlite tracking URI names; None for another kind of store."""
-    return Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute() if uri.startswith("sqlite:///") else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    # SQLAlchemy decodes %20 too. MLflow itself does not, and creates a second folder: preflight refuses such stores.
+    return Path(unquote(uri.removeprefix("sqlite:///").split("?")[0])).absolute()
 
 
 def has_tables(database: Path) -> bool:

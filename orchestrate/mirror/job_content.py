@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.job_folder import JobFolder
+from orchestrate.jobs.spent import hours_spent, seconds_spent
 from orchestrate.jobs.submissions import submission
 from orchestrate.mirror.address import digest
 from orchestrate.mirror.store import Point
@@ -116,6 +117,7 @@ def _start(folder: Path, result: dict[str, Any]) -> int:
 
 def _record(folder: Path, job: dict[str, Any], status: dict[str, Any], result: dict[str, Any], state: str) -> JobRecord:
     versions = sorted(result.get("versions", {}).items())
+    files, ended = JobFolder(folder), state not in ("running", "pending")
     return JobRecord(
         job=folder.name,
         stage=str(job.get("stage", "")),
@@ -132,7 +134,9 @@ def _record(folder: Path, job: dict[str, Any], status: dict[str, Any], result: d
         slurm_job_id=str(status.get("slurm_job_id") or ""),
         attempt=status.get("attempt") or None,
         ranks=result.get("world"),
-        estimated_hours=number(submission(JobFolder(folder)).get("estimate_hours")),
+        estimated_hours=number(submission(files).get("estimate_hours")),
+        spent_hours=hours_spent(files) if ended else None,
+        spent_seconds=seconds_spent(files) if ended else None,
         folder=f"{folder.parent.name}/{folder.name}",
         data_fingerprint=str(job.get("data_fingerprint", "")),
         source_digest=str(job.get("source_digest", "")),

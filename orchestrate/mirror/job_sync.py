@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jigclu.files import read_json, write_json
+from jigclu.job_folder import JobFolder
+from orchestrate.mirror.identity import belongs
 from orchestrate.mirror.job_content import JobRunSpec, job_run_spec, metric_name, number, stamps
 from orchestrate.mirror.store import Point, Tracking
 from orchestrate.mirror.tags import JOB
 
 # Version of job_run_spec: raised when it changes, so that existing runs are updated.
-FORM = 4
+FORM = 5
 TAIL = 256  # bytes before the offset that must be unchanged: every line carries a time, so no two tails are equal
 
 
@@ -59,6 +61,7 @@ def sync_job(tracking: Tracking, folder: Path, cursor: Cursor | None) -> tuple[C
     if cursor and cursor.stamps == seen and cursor.form == FORM:
         return cursor, False
     wanted, path = job_run_spec(folder), cursor_path(tracking, folder)
+    wanted = dataclasses.replace(wanted, tags={**wanted.tags, **tracking.tags})
     path.parent.mkdir(parents=True, exist_ok=True)
     if cursor:
         after, points = _read_new_lines(folder, cursor, wanted, seen)
@@ -108,16 +111,25 @@ def _write(
 
 
 def _find_or_create(tracking: Tracking, folder: Path, wanted: JobRunSpec) -> Cursor:
-    """The job's run, found by its tag, with the steps that it has; else a new run."""
+    """The job's run, found by its tags, with the steps that it has; else a new run.
+
+    A run whose curve is not the folder's is of an earlier result: it is deleted if it is this store's, else left alone.
+    """
+    logged = {(line.get("step"), int(1000 * line.get("time", 0))) for line in JobFolder(folder).metrics()}
     for run in tracking.find(wanted.experiment, {JOB: folder.name}):
         names = [name for name in run.data.metrics if not name.startswith("result.")]
         histories = {name: tracking.client.get_metric_history(run.info.run_id, name) for name in names}
-        steps = {name: max(point.step for point in history) for name, history in histories.items()}
-        return Cursor(run=run.info.run_id, steps=steps)
+        own = belongs(run.data.tags, tracking.shared_id)
+        same = any((point.step, point.timestamp) in logged for history in histories.values() for point in history)
+        if same or (own and not histories):
+            steps = {name: max(point.step for point in history) for name, history in histories.items()}
+            return Cursor(run=run.info.run_id, steps=steps)
+        if own:
+            tracking.client.delete_run(run.info.run_id)
     run = tracking.client.create_run(
         tracking.experiment(wanted.experiment),
         start_time=wanted.start,
-        tags={JOB: folder.name},
+        tags={JOB: folder.name, **tracking.tags},
         run_name=wanted.name,
     )
     return Cursor(run=run.info.run_id)

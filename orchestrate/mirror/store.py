@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -20,7 +21,16 @@ from typing import TYPE_CHECKING, Any
 from jigclu.config import ConfigError
 from jigclu.files import locked, write_atomic
 from orchestrate.mirror import sqlite
-from orchestrate.mirror.address import cursor_folder, has_tables, is_server, one_line, sqlite_file, tracking_uri
+from orchestrate.mirror.address import (
+    cursor_folder,
+    has_tables,
+    is_server,
+    one_line,
+    sqlite_file,
+    tracking_uri,
+)
+from orchestrate.mirror.identity import belongs, id_on_shared_server, store_id
+from orchestrate.mirror.tags import STORE
 from orchestrate.mirror.views import apply_view, views
 
 if TYPE_CHECKING:
@@ -77,14 +87,28 @@ def prepare(store: Path) -> None:
 
 
 def _ask_server(uri: str) -> None:
+    """Raises ConfigError unless an MLflow server answers there: something else, such as a proxy's error page, does not count."""
+    from http.client import HTTPException
+
+    hint = "start it, or unset MLFLOW_TRACKING_URI to track in the store's own sqlite file"
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS) as answer:
+            if answer.read(100).strip() == b"OK":
+                return
     except urllib.error.HTTPError:
-        pass  # a proxy without /health, or one that asks for a password: something answers
-    except (OSError, ValueError) as error:
-        hint = "start it, or unset MLFLOW_TRACKING_URI to track in the store's own sqlite file"
+        pass  # perhaps a proxy without /health, or one that wants the password that only the client sends
+    except (OSError, ValueError, HTTPException) as error:
         address = one_line(Exception(uri))
         raise ConfigError(f"MLflow server at {address} does not answer ({one_line(error)}): {hint}") from None
+    try:
+        open_client(uri).search_experiments(max_results=1)
+    except Exception as error:  # whatever a page that is not MLflow's makes of the client
+        message = one_line(error)
+        if re.search(r"\b40[13]\b", message):
+            hint = "it wants MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        raise ConfigError(
+            f"what answers at {one_line(Exception(uri))} is no usable MLflow server ({message}): {hint}"
+        ) from None
 
 
 def _migrate(database: Path) -> None:
@@ -152,6 +176,8 @@ class Tracking:
 
     def __init__(self, store: Path):
         self.store, self.uri, self.cursors = store, tracking_uri(store), cursor_folder(store)
+        self.tags = {STORE: store_id(store)}  # of every run
+        self.shared_id = id_on_shared_server(store)
         self._opened: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
 
@@ -193,9 +219,14 @@ class Tracking:
         return self._experiments[name]
 
     def find(self, experiment: str, tags: Mapping[str, str]) -> Iterator[Run]:
-        """Runs of the experiment that carry these tags, oldest first."""
+        """Runs of the experiment that carry these tags and no other store's id, the store's own first, oldest first.
+
+        A run without a store's id was made by an earlier version of the mirror, perhaps for another store.
+        """
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        return search_runs(self.client, self.experiment(experiment), query, order_by=["start_time"])
+        found = list(search_runs(self.client, self.experiment(experiment), query, order_by=["start_time"]))
+        yield from (run for run in found if belongs(run.data.tags, self.shared_id))
+        yield from (run for run in found if not belongs(run.data.tags, self.shared_id) and STORE not in run.data.tags)
 
     def run(self, run_id: str) -> Run:
         """Raises RunGone if it does not exist or was deleted."""

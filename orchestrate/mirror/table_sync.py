@@ -11,13 +11,14 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jigclu.files import read_json, write_json
 from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
+from orchestrate.mirror.identity import belongs
 from orchestrate.mirror.job_content import RUN_STATUS, number, run_state
 from orchestrate.mirror.store import Tracking
 from orchestrate.mirror.tags import CELL, PARENT_RUN, PROTOCOL, TABLE, VARIANT, CellRecord, TableKey, TableRecord
@@ -77,7 +78,7 @@ def sync_tables(
     ledger, changed = experiments.load_all(), 0
     for table, fillers in _tables(jobs).items():
         if table.table in ledger:
-            contents = _contents(table, ledger[table.table].under(table.protocol), fillers)
+            contents = _contents(table, ledger[table.table].under(table.protocol), fillers, tracking.tags)
             key = json.dumps([table.scale, table.table, table.protocol, table.variant])
             entries[key], wrote = _sync_table(tracking, table, contents, entries.get(key), path)
             changed += wrote
@@ -130,8 +131,10 @@ def measured_how(metric: str, result: Mapping[str, Any]) -> str:
     return ""
 
 
-def _contents(table: TableKey, experiment: Experiment, fillers: dict[str, list[Filler]]) -> dict[str, TableRunSpec]:
-    """Cell key -> content; PARENT first."""
+def _contents(
+    table: TableKey, experiment: Experiment, fillers: dict[str, list[Filler]], more: dict[str, str]
+) -> dict[str, TableRunSpec]:
+    """Cell key -> content; PARENT first. `more`: tags of every run."""
     cells, states = {}, []
     for cell in experiment.all_cells:
         own = fillers.get(cell.key, []) if cell.runs else []  # not the jobs of a cell that is cited by now
@@ -145,7 +148,8 @@ def _contents(table: TableKey, experiment: Experiment, fillers: dict[str, list[F
         f"{states.count('done')} of {len(states)} cells done."
     )
     tags = TableRecord(**asdict(table), note=note).to_tags()
-    return {PARENT: TableRunSpec(name=title, status=_status(states), tags=tags, metrics={}), **cells}
+    contents = {PARENT: TableRunSpec(name=title, status=_status(states), tags=tags, metrics={}), **cells}
+    return {key: replace(content, tags={**content.tags, **more}) for key, content in contents.items()}
 
 
 def _status(states: list[str]) -> str:
@@ -208,13 +212,13 @@ def _sync_table(
         return written, 0
     path.unlink(missing_ok=True)  # after a crash from here on, the next pass finds the runs by their tags
     experiment, changed = f"jigclu-{table.scale}-tables", 0
-    entries = dict(written) if written else _find(tracking, experiment, table)
+    entries = dict(written) if written else _find(tracking, experiment, table, contents)
     for key, content in contents.items():
         run_id, content_digest = entries.get(key, ["", ""])
         if content_digest == digests[key]:
             continue
         if not run_id:
-            tags = {**table.to_tags(), **({CELL: key} if key else {})}
+            tags = {**table.to_tags(), **tracking.tags, **({CELL: key} if key else {})}
             run = tracking.client.create_run(tracking.experiment(experiment), tags=tags, run_name=content.name)
             run_id = run.info.run_id
         _write(tracking, run_id, content, entries[PARENT][0] if key else "")
@@ -226,13 +230,29 @@ def _sync_table(
     return entries, changed
 
 
-def _find(tracking: Tracking, experiment: str, table: TableKey) -> dict[str, list[str]]:
-    """The table's runs by cell, the parent's under PARENT, with unknown content. Empty if there are none."""
+def _find(
+    tracking: Tracking, experiment: str, table: TableKey, contents: dict[str, TableRunSpec]
+) -> dict[str, list[str]]:
+    """The table's runs by cell, the parent's under PARENT, with unknown content. Empty if there are none.
+
+    Of runs without a store's id, only those of a table that links one of these jobs' runs are taken.
+    """
+    jobs = {run for content in contents.values() for run in _runs_behind(content.tags)}
+    runs = [
+        run for run in tracking.find(experiment, {TABLE: table.table, PROTOCOL: table.protocol})
+        if run.data.tags.get(VARIANT, "") == table.variant
+    ]  # fmt: skip
+    linked = {run.data.tags.get(PARENT_RUN) for run in runs if jobs & _runs_behind(run.data.tags)}
     found: dict[str, list[str]] = {}
-    for run in tracking.find(experiment, {TABLE: table.table, PROTOCOL: table.protocol}):
-        if run.data.tags.get(VARIANT, "") == table.variant:
+    for run in runs:
+        if belongs(run.data.tags, tracking.shared_id) or linked & {run.info.run_id, run.data.tags.get(PARENT_RUN, "-")}:
             found.setdefault(run.data.tags.get(CELL, PARENT), [run.info.run_id, ""])
     return found
+
+
+def _runs_behind(tags: Mapping[str, str]) -> set[str]:
+    """Ids of the job runs that a cell's run links."""
+    return set(CellRecord.from_tags(tags).job_runs) if CELL in tags else set()
 
 
 def _write(tracking: Tracking, run_id: str, content: TableRunSpec, parent: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
 JOB, TABLE, CELL, PROTOCOL, VARIANT = "jigclu.job", "jigclu.table", "jigclu.cell", "jigclu.protocol", "jigclu.variant"
+STORE = "jigclu.store"  # every run: the id of the store that it mirrors (identity.py)
 STALE = "jigclu.stale"  # job: not empty if the code has changed since it ran
 VERDICT = "jigclu.verdict"  # cell: `reproduced` or `off by ...`
 CLAIMS = "jigclu.claims"  # table: how many claims hold, fail and are open
@@ -81,7 +82,9 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord(Record):
-    """A job's run. `estimated_hours`: device-hours at submission; `ranks`: devices; `folder`: relative to the store."""
+    """A job's run. `ranks`: devices; `folder`: relative to the store. `estimated_hours`: device-hours at submission;
+    `spent_hours`: over all attempts, start-up included; None while it runs.
+    """
 
     job: str = _tag(JOB)
     stage: str = _tag("jigclu.stage")
@@ -99,6 +102,8 @@ class JobRecord(Record):
     attempt: float | None = _tag("jigclu.attempt", None, NUMBER)
     ranks: float | None = _tag("jigclu.ranks", None, NUMBER)
     estimated_hours: float | None = _tag("jigclu.estimated_hours", None, NUMBER)
+    spent_hours: float | None = _tag("jigclu.spent_hours", None, NUMBER)
+    spent_seconds: float | None = _tag("jigclu.spent_seconds", None, NUMBER)
     folder: str = _tag("jigclu.folder")
     data_fingerprint: str = _tag("jigclu.data_fingerprint")
     source_digest: str = _tag("jigclu.source_digest")

@@ -44,7 +44,7 @@ def sbatch_options(cluster: Cluster, request: Request, folder: Path, count: int,
         "cpus_per_task": request.cpus_per_task,
         "mem": f"{round(request.mem_gb * 1024)}M" if request.mem_gb else None,
         "requeue" if cluster.max_requeues else "no_requeue": True,  # a site may have JobRequeue=0, or 1
-        "output": str(folder / ("%A_%a.log" if count > 1 else "%j.log")),
+        "output": str(folder).replace("%", "%%") + ("/%A_%a.log" if count > 1 else "/%j.log"),
         "array": _array_range(count, cluster.max_jobs) if count > 1 else None,
         **{key.replace("-", "_"): value for key, value in cluster.options.items()},
     }
@@ -81,7 +81,7 @@ def write_script(
     }  # fmt: skip
     python = IGNORE_EARLY_SIGNALS + shlex.quote(sys.executable)
     run = submitit_bridge.run_command(python, '"$logs"')
-    command = f'{shlex.join(step)} --output "$logs/${{id}}_%t_log.out" {run}'
+    command = f'{shlex.join(step)} --output "${{logs//%/%%}}/${{id}}_%t_log.out" {run}'
     text = submitit_bridge.script_text(folder, command, parameters)
     folder.mkdir(parents=True, mode=0o700)
     (folder / LIST).write_text("".join(f"{path}\n" for path in jobs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrate.cost.measured import device_kind
+from orchestrate.jobs.spent import device_kind
 from reports.records import Job, Table, unique_jobs
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from jigclu.job_folder import duration
+from orchestrate.jobs.spent import ESTIMATED, SPENT, device_hours
 from orchestrate.mirror.address import server
 from orchestrate.mirror.views import view_url
 from orchestrate.planning.experiments import Experiment
@@ -162,16 +164,6 @@ def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
     ]
 
 
-def duration(seconds: float | None) -> str:
-    """`2 h 05 min`, `3 min 20 s`, `41 s`."""
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
 def highlights(job: Job) -> str:
     """The config in one line, `m 2, epochs 4, ...`, and a probe's sweep."""
     keys = HIGHLIGHTS.get(job.stage, ())
@@ -191,14 +183,21 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": duration, "highlights": highlights, "short": lambda commit: commit[:10]}
+    environment.filters |= {
+        "duration": lambda seconds: "" if seconds is None else duration(seconds),
+        "device_hours": device_hours,
+        "highlights": highlights,
+        "short": lambda commit: commit[:10],
+    }
     by_scale = {scale: unique_jobs(t for t in shown if t.scale == scale) for scale in galleries}
-    environment.globals |= {"anchor": anchor}
+    environment.globals |= {"anchor": anchor, "kind_of": costs.kind_of}
     text = environment.get_template("page.html.j2").render(
         mlflow=server(uri),
         views=_views(uri, shown),
         by_scale=by_scale,
         costs=costs.lines(shown),
+        spent_means=SPENT,
+        estimated_means=ESTIMATED,
         recompute=recompute(shown),
         register=register.points(shown),
         style=Markup((HERE / "style.css").read_text()),

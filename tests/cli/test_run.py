@@ -96,7 +96,7 @@ def test_the_recorded_command_plans_the_same_jobs(whole: tuple[Path, Done]) -> N
     python, script, *words = shlex.split(command)
     assert (python, script) == ("python", "orchestrate/run.py")
     output = run(whole[0], [*words, "--cluster", "local", "--dry-run"]).stdout
-    assert "7 unique, 7 cached, 0 to run" in output and all(f"{job.id}  " in output for job in jobs(whole[0]))
+    assert "7 jobs, 7 done, 0 to run" in output and all(f"{job.id}  " in output for job in jobs(whole[0]))
 
 
 def test_a_pretraining_leaves_a_torchvision_encoder_and_a_picture(whole: tuple[Path, Done]) -> None:

@@ -31,6 +31,7 @@ from jigclu.config import ConfigError
 from jigclu.job_folder import JobFolder
 from orchestrate.cli import clean
 from orchestrate.jobs import submissions
+from orchestrate.jobs.spent import took
 from orchestrate.jobs.states import state_of
 
 
@@ -91,7 +92,7 @@ def test_why_shows_where_a_number_comes_from(finished: Path) -> None:
         f"upstream:    {encoder.id}  done",
         f"commit {values['commit'][:12]}", values["source_digest"], values["data_fingerprint"],
         "attempt:     1 from step 0",
-        "estimate:    ", " by the stated rate; it took ", f"took:        00:0{round(job.result['seconds'])} on 1 x ",
+        "estimated:   ", ", by the stated rate", f"spent:       {took(job)}, ", "times the estimate, ", " CPU-h on 1 x ",
         f"folder:      {job.path}", f"command:     {values['command']}", "_0_log.out",
     ):  # fmt: skip
         assert text in said, (text, said)
@@ -141,7 +142,7 @@ def test_cancel_stops_a_local_job_and_retry_resumes_it(tmp_path: Path, template:
     job = named(store, PRETRAIN)
     until_step(job, 2)
     code, said = orchestrate(store, "cancel", job.id)
-    assert code == 0 and "cancelled: running jobs save at their next step" in said, said
+    assert code == 0 and "cancelled: 1 running job (saved at the next step)" in said, said
     orchestrator.communicate()
     assert (
         orchestrator.returncode == 1 and state_of(job) == "interrupted" and "stopped at step" in job.status["message"]

@@ -24,6 +24,7 @@ from jigclu.data.__main__ import main
 from jigclu.data.canvases import open_dataset
 from jigclu.data.catalog import catalogue, check
 from jigclu.data.loader import Unreadable, batches
+from jigclu.data.sources import folder_index
 from jigclu.data.sources import packed as reader
 from jigclu.data.sources.base import SPLITS, Source, Split
 
@@ -244,7 +245,7 @@ def test_the_digest_is_computed_once_per_state_of_the_file(
     check(TINY, tiny)
     check(TINY, tiny)
     assert read_files == ["train.npy", "val.npy"] * 2, "a file written in the last 2 s is not trusted yet"
-    monkeypatch.setattr(reader, "SETTLED_NS", 0)
+    monkeypatch.setattr(folder_index, "SETTLED_NS", 0)
     for _ in range(3):
         check(TINY, tiny)
     assert read_files == ["train.npy", "val.npy"] * 3

@@ -62,9 +62,9 @@ def steps(store: Path, folder: JobFolder, name: str = "loss") -> list[int]:
     return [step for step, _, _ in points(store, folder, name)]
 
 
-def cells(store: Path, **tags: str) -> dict[str, Any]:
+def cells(folder: Path, /, **tags: str) -> dict[str, Any]:
     """Cell key -> child run; fails if a key appears twice."""
-    found = [run for run in runs(store, "jigclu-mini-tables") if "jigclu.cell" in run.data.tags]
+    found = [run for run in runs(folder, "jigclu-mini-tables") if "jigclu.cell" in run.data.tags]
     found = [run for run in found if all(run.data.tags[f"jigclu.{key}"] == value for key, value in tags.items())]
     keys = [run.data.tags["jigclu.cell"] for run in found]
     assert len(keys) == len(set(keys)), keys

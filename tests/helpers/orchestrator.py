@@ -43,10 +43,13 @@ RANDOM = "linear resnet18 scenes random init seed 0"
 
 
 def environment(store: Path, **more: str) -> dict[str, str]:
-    """This process's, without variables of the suite; and no GPU, so that results are the same on every machine."""
+    """This process's, without variables of the suite; and no GPU, so that results are the same on every machine.
+
+    The locks of cores are the test's own: other runs on this machine are no business of a test.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("JIGCLU_", "MLFLOW_", "SLURM_"))}
     own = {"JIGCLU_STORE": str(store), "JIGCLU_DATA": str(store.parent / "no data"), "CUDA_VISIBLE_DEVICES": ""}
-    return {**kept, **own, "OMP_NUM_THREADS": "1", **more}
+    return {**kept, **own, "OMP_NUM_THREADS": "1", "XDG_RUNTIME_DIR": str(store.parent / ".runtime"), **more}
 
 
 def start(store: Path, words: Iterable[str], **more: str) -> subprocess.Popen[str]:

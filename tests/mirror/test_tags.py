@@ -31,6 +31,8 @@ JOB = JobRecord(
     attempt=2,
     ranks=4,
     estimated_hours=0.0123457,
+    spent_hours=0.25,
+    spent_seconds=900.5,
     folder="linear/aaaaaaaaaaaa",
     data_fingerprint="f00d",
     source_digest="c0de",
@@ -88,7 +90,7 @@ def test_damaged_tags_are_read_as_missing_numbers_and_words() -> None:
 def test_the_keys_on_mlflow_do_not_change() -> None:
     """Stores that exist would lose their runs: the mirror finds them by these keys."""
     job = "job stage label experiments seed protocol scale state message command device versions slurm_job_id attempt"
-    job += " ranks estimated_hours folder data_fingerprint source_digest"
+    job += " ranks estimated_hours spent_hours spent_seconds folder data_fingerprint source_digest"
     cell = "table scale protocol variant cell row column jobs job_runs commit state values seeds measured"
     notes = ["mlflow.note.content"]
     commit = ["mlflow.source.git.commit"]

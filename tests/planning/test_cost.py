@@ -24,21 +24,19 @@ def job_of(scale: str = "paper") -> Job:
     return next(job for job in make_plan(find(["table8"]), scale, "official").jobs.values() if job.stage == "pretrain")
 
 
-def earlier(store: Path, hours: float, table: float, name: str, **more: object) -> None:
+START = stated.START_HOURS["GPU"]
+
+
+def earlier(store: Path, work: float, stated_work: float, name: str, **more: object) -> None:
+    """A line of rates.jsonl: a job whose work took `work` hours and was stated as `stated_work`."""
     values = {
-        "job": name,
-        "stage": "pretrain",
-        "device": GPU,
-        "kind": "GPU",
-        "ranks": 4,
-        "hours": hours,
-        "table_hours": table,
-    }
+        "job": name, "stage": "pretrain", "device": GPU, "kind": "GPU", "ranks": 4, "hours": work + START,
+        "start_hours": START, "work_hours": work, "stated_hours": stated_work, "stated_rate": stated.rate("pretrain", "GPU"),
+        "waited": 0.0, "site": "slurm",
+    }  # fmt: skip
     store.mkdir(exist_ok=True)
     with open(store / measured.RATES, "a") as file:
-        file.write(
-            json.dumps({**values, "estimate_hours": table, "scale": "paper", "time": time.time(), **more}) + "\n"
-        )
+        file.write(json.dumps({**values, "estimate_hours": work, "scale": "paper", "time": time.time(), **more}) + "\n")
 
 
 def cost_line(experiment: Experiment) -> str:
@@ -64,22 +62,56 @@ def test_without_earlier_jobs_an_estimate_is_the_stated_rate(tmp_path: Path) -> 
     assert measured.Measured(tmp_path).graded() == ""
 
 
-def test_an_estimate_is_the_stated_hours_times_the_median_ratio_of_similar_jobs(tmp_path: Path) -> None:
+def test_an_estimate_is_the_start_and_the_stated_work_times_the_median_ratio_of_similar_jobs(tmp_path: Path) -> None:
     """Similar: of its stage and kind of device, the five nearest in size. Each job's last line counts."""
     job = job_of()
-    table = stated.hours(job.config, "GPU")
+    work = stated.hours(job.config, "GPU") - START
     for index, ratio in enumerate((2.0, 2.2, 2.4, 2.6, 100.0)):
-        earlier(tmp_path, ratio * table, table, f"near{index}")
+        earlier(tmp_path, ratio * work, work, f"near{index}")
     for index in range(9):
-        earlier(tmp_path, 50.0 * table / 1000, table / 1000, f"small{index}")
-    earlier(tmp_path, 9 * table, table, "near0")
-    earlier(tmp_path, 2.0 * table, table, "near0")  # it ran again
-    earlier(tmp_path, 7.0 * table, table, "cpu", kind="CPU")
-    earlier(tmp_path, 7.0 * table, table, "linear", stage="linear")
+        earlier(tmp_path, 50.0 * work / 10, work / 10, f"small{index}")
+    earlier(tmp_path, 9 * work, work, "near0")
+    earlier(tmp_path, 2.0 * work, work, "near0")  # it ran again
+    earlier(tmp_path, 7.0 * work, work, "cpu", kind="CPU")
+    earlier(tmp_path, 7.0 * work, work, "linear", stage="linear")
     with open(tmp_path / measured.RATES, "a") as file:
         file.write('{"job": "torn", "sta')
     hours, by = measured.Measured(tmp_path).hours(job, "GPU")
-    assert hours == pytest.approx(2.4 * table) and by == f"5 earlier pretrain jobs on {GPU}"
+    assert hours == pytest.approx(START + 2.4 * work) and by == f"5 earlier pretrain jobs on {GPU}"
+
+
+def test_a_job_of_seconds_says_nothing_about_one_of_hours_but_its_start_does(tmp_path: Path) -> None:
+    job = job_of()
+    work = stated.hours(job.config, "GPU") - START
+    for index in range(3):
+        earlier(tmp_path, 9 * work / 1000, work / 1000, f"small{index}", start_hours=10 * START)
+    assert measured.Measured(tmp_path).hours(job, "GPU") == (pytest.approx(10 * START + work), "the stated rate")
+
+
+def test_a_job_that_waited_for_cores_is_no_basis_for_an_estimate(tmp_path: Path) -> None:
+    """Smoke jobs beside other programs took nine times as long; that made a later plan's estimate ninefold, too."""
+    job = job_of()
+    work = stated.hours(job.config, "GPU") - START
+    for index in range(7):
+        earlier(tmp_path, 9 * work, work, f"slow{index}", start_hours=9 * START, waited=0.7)
+    rates = measured.Measured(tmp_path)
+    assert rates.hours(job, "GPU") == (pytest.approx(START + work), "the stated rate") and rates.left_out == 7
+    earlier(tmp_path, 1.5 * work, work, "free", waited=0.02)
+    assert measured.Measured(tmp_path).hours(job, "GPU")[0] == pytest.approx(START + 1.5 * work)
+
+
+def test_earlier_jobs_stay_comparable_after_the_stated_rate_was_corrected(tmp_path: Path) -> None:
+    job = job_of()
+    work = stated.hours(job.config, "GPU") - START
+    earlier(tmp_path, 2 * work, work / 3, "old", stated_rate=3 * stated.rate("pretrain", "GPU"))
+    assert measured.Measured(tmp_path).hours(job, "GPU")[0] == pytest.approx(START + 2 * work)
+
+
+def test_lines_of_older_versions_are_read(tmp_path: Path) -> None:
+    old = {"job": "a", "stage": "pretrain", "device": GPU, "kind": "GPU", "ranks": 4, "hours": 3.0, "table_hours": 1.0}
+    (tmp_path / measured.RATES).write_text(json.dumps({**old, "estimate_hours": None, "time": 1.0}) + "\n")
+    (line,) = measured.Measured(tmp_path).lines
+    assert (line.work, line.stated) == (pytest.approx(3 - 6 / 3600), pytest.approx(1 - 6 / 3600))
 
 
 def test_a_finished_job_is_recorded_and_its_estimate_graded(template: Path) -> None:
@@ -90,11 +122,14 @@ def test_a_finished_job_is_recorded_and_its_estimate_graded(template: Path) -> N
     job = named(store, PRETRAIN)
     line = lines[job.id]
     assert (line["stage"], line["kind"], line["ranks"]) == ("pretrain", "CPU", 1)
-    assert line["hours"] * 3600 >= job.result["seconds"] and line["hours"] * 3600 < job.result["seconds"] + 60
+    attempt = job.status["attempts"][0]
+    assert line["hours"] * 3600 == pytest.approx(attempt["ended"] - attempt["began"])
+    assert line["start_hours"] * 3600 > 0.5 and line["work_hours"] * 3600 == pytest.approx(job.result["seconds"])
     assert line["estimate_hours"] == submission(job)["estimate_hours"] > 0
     assert measured.Measured(store).graded().startswith("7 jobs took ")
     output = run(store, [*table8(pretrain__epochs=40), "--dry-run"]).stdout
-    assert "(rates: 7 jobs by earlier jobs of the store; 7 jobs took " in output, output
+    assert "3 jobs estimated from 3 earlier pretrain jobs on " in output, output
+    assert "until now 7 jobs took " in output and max(map(len, output.splitlines()[-6:])) <= 80, output
 
 
 def test_a_later_job_is_estimated_by_the_earlier_ones(tmp_path: Path, template: Path) -> None:
@@ -107,10 +142,9 @@ def test_a_later_job_is_estimated_by_the_earlier_ones(tmp_path: Path, template: 
         if values["job"] == named(store, PRETRAIN).id
     )
     hours, by = measured.Measured(store).hours(longer, "CPU")
-    table = stated.hours(longer.config, "CPU")
-    assert by.startswith("3 earlier pretrain jobs on ") and hours / table == pytest.approx(
-        line["hours"] / line["table_hours"], rel=0.7
-    )
+    work = stated.hours(longer.config, "CPU") - stated.START_HOURS["CPU"]
+    assert by.startswith("3 earlier pretrain jobs on ")
+    assert (hours - line["start_hours"]) / work == pytest.approx(line["work_hours"] / line["stated_hours"], rel=0.7)
 
 
 def jobs_with_epochs(epochs: int) -> list[Job]:
@@ -138,12 +172,16 @@ def test_wall_time_follows_the_graph(
 def test_the_dry_run_prints_the_wall_time_on_a_number_of_gpus(tmp_path: Path) -> None:
     def wall(gpus: int) -> str:
         words = ["table8", "--dry-run", "--cluster", "local", "--gpus", str(gpus)]
-        line = run(tmp_path / "runs", words).stdout.splitlines()[-1]
-        assert line.startswith(f"estimated wall time on {gpus} GPU")
-        return line.split(": ")[1].split()[0]
+        output = run(tmp_path / "runs", words).stdout
+        (line,) = [line for line in output.splitlines() if line.startswith(f"wall time on {gpus} GPU")]
+        assert "this machine has no GPU: on its CPU the jobs would take about " in output
+        assert ("so 4 of the 8 GPUs would be enough" in output) == (gpus == 8)
+        return line.split(": about ")[1]
 
-    def hours(clock: str) -> float:
-        return sum(float(part) / 60**index for index, part in enumerate(clock.split(":")))
+    def hours(text: str) -> float:
+        words = text.split()
+        units = {"d": 24.0, "h": 1.0, "min": 1 / 60, "s": 1 / 3600}
+        return sum(float(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
 
     one, eight = hours(wall(1)), hours(wall(8))
     assert one / 8 < eight < one / 2.5
@@ -162,4 +200,5 @@ def test_a_run_over_budget_submits_nothing(tmp_path: Path, template: Path) -> No
 def test_a_submission_records_its_estimate(tmp_path: Path) -> None:
     job = job_of()
     note = measured.Measured(tmp_path).note(job, Request(gpus_per_task=1))
-    assert note == {"estimate_hours": stated.hours(job.config, "GPU"), "estimate_by": "the stated rate"}
+    by = {"estimate_by": "the stated rate", "ranks": 1, "share": 1.0}
+    assert note == {"estimate_hours": stated.hours(job.config, "GPU"), **by}

@@ -341,9 +341,9 @@ def test_dry_run_prints_the_graph_and_the_cost(tmp_path: Path) -> None:
     done = run(tmp_path / "runs", ["table8", "--scale", "mini", "--cluster", "local", "--dry-run"])
     plan = planned(scale="mini")
     assert all(f"{job.id}  new" in done.stdout and job.name in done.stdout for job in plan.jobs.values())
-    assert "jobs: 7 naive, 7 unique, 0 cached, 7 to run on local" in done.stdout
-    assert "estimated CPU-hours: " in done.stdout.splitlines()[-2]
-    assert "estimated wall time on 1 CPU: " in done.stdout.splitlines()[-1]
+    assert "7 jobs, 0 done, 7 to run on local (" in done.stdout
+    assert "\nestimated, start-up included: " in done.stdout and " CPU-h, all of it to run\n" in done.stdout
+    assert "\nwall time: about " in done.stdout and "7 jobs estimated from the stated rate" in done.stdout
 
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {

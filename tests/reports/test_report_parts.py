@@ -73,7 +73,7 @@ def test_the_page_compares_estimated_and_spent_hours(filled: Path, tmp_path: Pat
     assert found["device_hours"] == {"CPU": 0.1} and found["seeds"] == ["0"]  # four jobs of 90 s
     page = (tmp_path / "out" / "index.html").read_text()
     assert (
-        "<td>0.10 h</td><td>0.05 h (1 of 4 jobs)</td><td>0.03 h</td><td>0.50</td>" in page
+        "<td>0.1 CPU-h</td><td>0.05 CPU-h (1 of 4 jobs)</td><td>0.025 CPU-h</td><td>0.50</td>" in page
     )  # 90 s, estimated as 180 s
     assert "not estimated" in page
 
@@ -169,7 +169,7 @@ def test_the_command_of_a_cell_plans_only_that_cell(filled: Path, tmp_path: Path
     words = [sys.executable, *command.split()[1:], "--dry-run"]
     done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path / "empty"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "jobs: 2 naive, 2 unique" in done.stdout and "[m=2]" in done.stdout
+    assert "2 jobs, 0 done" in done.stdout and "[m=2]" in done.stdout
 
 
 def test_many_tables_are_drawn_by_worker_processes_to_the_same_bytes(store: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def row(state: str, reason: str = "None", **more: Any) -> Row:
         ("running", row("FAILED", exit_code="74:0"), "failed", "its store could not be written"),
         ("running", row("FAILED", exit_code="9:0"), "failed", "killed by hand, or out of memory"),
         ("interrupted", None, "interrupted", "its message"),
-        ("running", None, "lost", "SLURM has no record"),
+        ("running", None, "running", "does not list it, but its heartbeat is 0 s old"),
         (None, None, "lost", "SLURM has no record"),
     ],
 )  # fmt: skip
@@ -119,6 +119,11 @@ def test_without_an_answer_the_folder_decides(job: JobFolder, recorded: str | No
     assert (found.name, found.no_answer) == (expected, "Unable to contact slurm controller")
 
 
+def test_a_running_job_that_slurm_forgot_is_lost_once_its_heartbeat_is_old(job: JobFolder) -> None:
+    job.set_status("running", slurm_job_id=ID, heartbeat=time.time() - 1500)
+    assert decide_state(job, ID, None)[:2] == ("lost", "SLURM has no record of it, and it left no result")
+
+
 def test_a_job_without_a_heartbeat_says_so(job: JobFolder) -> None:
     job.set_status("running", slurm_job_id=ID, heartbeat=time.time() - 1500)
     assert decide_state(job, ID, row("RUNNING")).note == "no heartbeat for 25 min"
@@ -142,7 +147,7 @@ def test_the_end_of_a_killed_job_is_recorded_for_it(job: JobFolder) -> None:
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on the PATH for SLURM commands that a test writes. Real ones: test_slurm_*.py."""
-    (tmp_path / "bin").mkdir()
+    program(tmp_path / "bin", "scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setattr("orchestrate.jobs.slurm_queue._last", (float("-inf"), {}))
     return tmp_path / "bin"
@@ -233,11 +238,58 @@ def test_a_job_is_lost_if_accounting_is_off_or_has_forgotten_it(tools: Path, job
     set_recorded(job, "done")
     record_ends([job], look([job]))
     assert job.status["state"] == "done"  # its result may not be visible here yet
-    set_recorded(job, "running")
+    job.set_status("running", slurm_job_id=ID, heartbeat=time.time() - 1500)
     program(tools, "sacct", "true")
     assert look([job])[job.id].name == "lost"
     set_recorded(job, "interrupted")
     assert look([job])[job.id].name == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (
+            "JobId=127 ArrayJobId=123 ArrayTaskId=4 JobState=PENDING Reason=Priority Command={script} WorkDir=/x",
+            "pending",
+        ),
+        ("JobId=127 ArrayJobId=123 ArrayTaskId=0-5%2 JobState=PENDING Reason=None Command={script}", "pending"),
+        ("JobId=127 ArrayJobId=123 ArrayTaskId=4 JobState=RUNNING Reason=None Command={script}", "running"),
+        ("JobId=127 ArrayJobId=123 ArrayTaskId=4 JobState=RUNNING Reason=None Command=/elsewhere/x.sh", "lost"),
+        ("JobId=127 ArrayJobId=123 ArrayTaskId=4 JobState=COMPLETED Reason=None Command={script}", "lost"),
+    ],
+)
+def test_an_empty_squeue_does_not_make_jobs_lost_that_scontrol_still_shows(
+    tools: Path, job: JobFolder, shown: str, expected: str
+) -> None:
+    """They would be submitted a second time. Accounting is off here."""
+    program(tools, "squeue", "true")
+    program(tools, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    script = submissions.submissions_folder(job.store) / NAME / "submission.sh"
+    program(tools, "scontrol", f"echo '{shown.format(script=script)}'")
+    assert look([job])[job.id].name == expected
+
+
+def test_scontrol_decides_nothing_while_it_does_not_answer(tools: Path, job: JobFolder) -> None:
+    program(tools, "squeue", "true")
+    program(tools, "sacct", "true")
+    program(tools, "scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert look([job])[job.id].name == "lost"
+    program(tools, "scontrol", "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    found = look([job])[job.id]
+    assert found.name == "pending" and "Unable to contact" in found.no_answer
+
+
+def test_lines_that_are_no_rows_are_skipped(tools: Path, job: JobFolder) -> None:
+    """A site's wrapper or a plugin may print a warning to stdout, even one with separators."""
+    script = submissions.submissions_folder(job.store) / NAME / "submission.sh"
+    noise = "echo 'warning: maintenance on Monday'; echo; echo 'a|b|c|d|e|f|g|h|'"
+    program(tools, "squeue", f"{noise}; echo '{ID}|RUNNING|None|0:05|23:00:00|node1|0|{script}|'; echo bye")
+    assert look([job])[job.id].name == "running" and list(queue()) == [ID]
+    program(tools, "squeue", noise)
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    program(tools, "sacct", f"{noise}; echo '{ID}|TIMEOUT|{now}|0:0|00:01:00|node1'")
+    found = look([job])[job.id]
+    assert found.name == "failed" and "time limit" in found.note
 
 
 def test_a_job_counts_as_pending_while_slurm_does_not_answer(tools: Path, job: JobFolder) -> None:

@@ -77,6 +77,9 @@ class Collection(Protocol):
     def open(self, data: DataConfig, split: Split, root: Path) -> Source:
         """The part of the split that the config selects. Raises ConfigError (one line) if the set is incomplete."""
 
+    def fingerprint(self, data: DataConfig, split: Split, root: Path) -> str:
+        """Of the source that `open` returns, without reading or verifying any large file that was verified before."""
+
     def check(self, data: DataConfig, root: Path) -> None:
         """Raises ConfigError (one line: where it looked, how to get it) unless both splits are complete. No torch."""
 

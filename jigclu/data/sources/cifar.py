@@ -1,17 +1,18 @@
-"""CIFAR-10 and CIFAR-100 in the python pickle layout, read by torchvision; the val split is the official test set.
+"""CIFAR-10 and CIFAR-100 in the python pickle layout; the val split is the official test set.
 
 <root>/cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}    <root>/cifar-100-python/{train,test,meta}
 A pickle is code, so none is opened before its digest is verified: against SHA256SUMS if the folder has one (a part of
-CIFAR states its own digests there), else against the official md5s. No torch until images are read.
+CIFAR states its own digests there), else against the official md5s. No torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -57,21 +58,16 @@ class CifarCollection:
         self.spec, self.files = spec, spec.cifar
 
     def open(self, data: DataConfig, split: Split, root: Path) -> ArraySource:
-        digests = self._digests(root)
-        read, official = self._read(split, root), not (root / self.spec.folder / SUMS).exists()
-        if official and len(read.data) != self.spec.images[split]:
-            raise self._incomplete(root, f"{len(read.data)} {split} images, not {self.spec.images[split]}")
-        used = [*(self.files.train if split == "train" else self.files.test), *self.files.meta]
-        source = ArraySource(
-            classes=list(read.classes),
-            paths=np.array([f"{split}/{i}" for i in range(len(read.data))]),
-            labels=np.array(read.targets, dtype=np.int64),
-            images=np.ascontiguousarray(read.data),
-            digests=tuple(f"{name} {digests[name]}" for name in used),
-        )
+        source = self._read(split, root, self._digests(root))
+        official = not (root / self.spec.folder / SUMS).exists()
+        if official and len(source.paths) != self.spec.images[split]:
+            raise self._incomplete(root, f"{len(source.paths)} {split} images, not {self.spec.images[split]}")
         if data.subset and split == "train":
             source = by_rule(source, data.subset)
         return balanced(source, data, split)
+
+    def fingerprint(self, data: DataConfig, split: Split, root: Path) -> str:
+        return self.open(data, split, root).fingerprint
 
     def check(self, data: DataConfig, root: Path) -> None:
         self._digests(root)
@@ -101,18 +97,21 @@ class CifarCollection:
                 raise self._incomplete(root, f"{name} is altered (its md5 is not the official one)")
         return found
 
-    def _read(self, split: Split, root: Path) -> Any:
-        """torchvision's data set, for its `data`, `targets` and `classes`. The files must have been verified."""
-        from torchvision import datasets
-
-        base = getattr(datasets, self.files.reader)
-        # Verified already; torchvision's own check would reject a folder that has its own digests, so it gets no md5s.
-        unchecked = {
-            "train_list": [[name, None] for name in self.files.train],
-            "test_list": [[name, None] for name in self.files.test],
-            "meta": {**base.meta, "md5": None},
-        }
-        return type(self.files.reader, (base,), unchecked)(str(root), train=split == "train")
+    def _read(self, split: Split, root: Path, digests: dict[str, str]) -> ArraySource:
+        """The whole split. The files must have been verified: a pickle is code."""
+        folder, files = root / self.spec.folder, self.files.train if split == "train" else self.files.test
+        parts = [pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in files]
+        (meta,) = (pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in self.files.meta)
+        images = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return ArraySource(
+            classes=list(meta["fine_label_names" if "fine_label_names" in meta else "label_names"]),
+            paths=np.array([f"{split}/{i}" for i in range(len(images))]),
+            labels=np.concatenate(
+                [part["fine_labels" if "fine_labels" in part else "labels"] for part in parts], dtype=np.int64
+            ),
+            images=np.ascontiguousarray(images),
+            digests=tuple(f"{name} {digests[name]}" for name in [*files, *self.files.meta]),
+        )
 
     def _incomplete(self, root: Path, what: str) -> ConfigError:
         folder = (root / self.spec.folder).absolute()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from jigclu.config import ConfigError
 from jigclu.config.detection import DetectionDataConfig, detection_spec
 from jigclu.data.sources.base import SPLITS, Split
+from jigclu.data.sources.folder_index import cached_digest
 from jigclu.data.sources.scenes import KINDS, VERSION, scene
 from jigclu.data.sources.subsets import IncompleteDatasetError
 
@@ -97,13 +98,33 @@ def open_split(data: DetectionDataConfig, split: Split, root: Path, drawn: Path)
         return draw_scenes(drawn, split, expected_images(data, split), data.size)
     sizes = _sizes(data, root)[split]
     text = _annotations(root, split).read_bytes()
-    chosen = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())[: expected_images(data, split)]
+    chosen = _chosen(data, split, sizes)
     try:
         values = _parsed(text, chosen, _annotations(root, split))
     except IncompleteDatasetError as error:
         raise _incomplete(data, error) from None
-    facts = [hashlib.sha256(text).hexdigest(), *(f"{name} {sizes[name]}" for name in sorted(chosen))]
-    return DetectionSplit(values, root / "coco" / f"{split}2017", _fingerprint(facts))
+    found = _fingerprint(_facts(hashlib.sha256(text).hexdigest(), chosen, sizes))
+    return DetectionSplit(values, root / "coco" / f"{split}2017", found)
+
+
+def fingerprint(data: DetectionDataConfig, split: Split, root: Path) -> str:
+    """Of the split that `open_split` returns; draws and parses nothing. Raises ConfigError if the data set is incomplete."""
+    if detection_spec(data.name).drawn:
+        return _fingerprint(_scene_facts(split, expected_images(data, split), data.size))
+    sizes = _sizes(data, root)[split]
+    return _fingerprint(_facts(cached_digest(_annotations(root, split)), _chosen(data, split, sizes), sizes))
+
+
+def _chosen(data: DetectionDataConfig, split: Split, names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[: expected_images(data, split)]
+
+
+def _facts(digest: str, chosen: list[str], sizes: dict[str, int]) -> list[str]:
+    return [digest, *(f"{name} {sizes[name]}" for name in sorted(chosen))]
+
+
+def _scene_facts(split: Split, count: int, size: int) -> list[str]:
+    return [f"coco_scenes {VERSION} {split} {count} {size}"]
 
 
 def _fingerprint(facts: list[str]) -> str:
@@ -154,7 +175,7 @@ def _files(data: DetectionDataConfig, split: Split, root: Path) -> dict[str, int
         raise IncompleteDatasetError(folder, f"{len(sizes)} photographs, not {spec.images[split]}")
     if not annotations.is_file():
         raise IncompleteDatasetError(annotations, "there is no such file")
-    if spec.sealed and _listed_digest(root / "coco" / SUMS, annotations) != _digest(annotations):
+    if spec.sealed and _listed_digest(root / "coco" / SUMS, annotations) != cached_digest(annotations):
         raise IncompleteDatasetError(annotations, f"it is not the file that {SUMS} lists")
     return sizes
 
@@ -166,10 +187,6 @@ def _listed_digest(sums: Path, path: Path) -> str:
         raise IncompleteDatasetError(sums, "there is no such file") from None
     name = f"{path.parent.name}/{path.name}"
     return next((line.split()[0] for line in lines if line.endswith(f"  {name}")), "")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def draw_scenes(folder: Path, split: Split, count: int, size: int) -> DetectionSplit:
@@ -190,7 +207,7 @@ def draw_scenes(folder: Path, split: Split, count: int, size: int) -> DetectionS
         annotations += _scene_annotations(index + 1, len(annotations) + 1, boxes.tolist(), kinds.tolist())
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(KINDS)]
     values = {"images": images, "annotations": annotations, "categories": categories}
-    return DetectionSplit(values, folder, _fingerprint([f"coco_scenes {VERSION} {split} {count} {size}"]))
+    return DetectionSplit(values, folder, _fingerprint(_scene_facts(split, count, size)))
 
 
 def _scene_annotations(image: int, first: int, boxes: list[list[float]], kinds: list[int]) -> Iterator[dict[str, Any]]:

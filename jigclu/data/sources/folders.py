@@ -7,6 +7,7 @@ If <root>/packed/ has a pack for the config's canvas, images are read from there
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from jigclu.config import ConfigError, DataConfig, DatasetSpec
 from jigclu.data.sources.base import SPLITS, Source, Split
 from jigclu.data.sources.decoding import decode
-from jigclu.data.sources.folder_index import Files, scan
+from jigclu.data.sources.folder_index import Files, class_folders, scan
 from jigclu.data.sources.packed import PackedSource, open_pack
 from jigclu.data.sources.subsets import IncompleteDatasetError, balanced, by_rule, listed, read_list
 
@@ -48,14 +49,17 @@ class FolderCollection:
 
     spec: DatasetSpec
 
-    def open(self, data: DataConfig, split: Split, root: Path) -> Source:
-        packed = open_pack(data, split, root)
+    def open(self, data: DataConfig, split: Split, root: Path, thorough: bool = True) -> Source:
+        packed = open_pack(data, split, root, thorough)
         return self.from_files(data, split, root) if packed is None else self._part(packed, data, split, root)
 
-    def from_files(self, data: DataConfig, split: Split, root: Path) -> FolderSource:
-        """As `open`, but always from the folders, even if there is a pack."""
+    def fingerprint(self, data: DataConfig, split: Split, root: Path) -> str:
+        return self.open(data, split, root, thorough=False).fingerprint
+
+    def from_files(self, data: DataConfig, split: Split, root: Path, fresh: bool = False) -> FolderSource:
+        """As `open`, but always from the folders, even if there is a pack. `fresh`: no listing comes from the cache."""
         try:
-            whole = self._whole(split, root)
+            whole = self._whole(split, root, fresh)
         except IncompleteDatasetError as error:
             raise self._incomplete(error) from None
         return self._part(whole, data, split, root)
@@ -87,12 +91,14 @@ class FolderCollection:
         lines = read_list(root / file.path, file.sha256)
         return listed(source, [with_wnid(line) for line in lines], source.folder)
 
-    def _whole(self, split: Split, root: Path) -> FolderSource:
+    def _whole(self, split: Split, root: Path, fresh: bool) -> FolderSource:
         folder, list_ = root / self.spec.folder / split, self.spec.class_list
         if not folder.is_dir():
             raise IncompleteDatasetError(folder, "there is no such folder")
         wnids = read_list(root / list_.path, list_.sha256) if list_ else None
-        classes = scan(folder, wnids)
+        if wnids is None:
+            self._compare_splits(root)
+        classes = scan(folder, wnids, fresh)
         if missing := sorted(set(wnids or ()) - set(classes)):
             raise IncompleteDatasetError(
                 folder, f"{len(missing)} of {len(wnids or ())} class folders are missing, the first is {missing[0]}"
@@ -106,9 +112,24 @@ class FolderCollection:
             sizes=np.array([size for files in classes.values() for _, size in files], dtype=np.int64),
         )
 
+    def _compare_splits(self, root: Path) -> None:
+        """Labels are positions in the sorted class folders, so both splits must have the same ones."""
+        folders = [root / self.spec.folder / split for split in SPLITS]
+        if not all(folder.is_dir() for folder in folders):
+            return  # `check` needs both; a pretraining reads only train
+        names = [set(class_folders(folder)) for folder in folders]
+        only = [sorted(names[0] - names[1]), sorted(names[1] - names[0])]
+        if any(only):
+            sides = [f"only {split} has {_some(extra)}" for split, extra in zip(SPLITS, only, strict=True) if extra]
+            raise IncompleteDatasetError(
+                folders[0].parent, f"train and val have different class folders: {', '.join(sides)}"
+            )
+
     def _count(self, folder: Path, split: Split, classes: dict[str, Files]) -> None:
         if len(classes) != self.spec.classes:
-            raise IncompleteDatasetError(folder, f"{len(classes)} class folders, not {self.spec.classes}")
+            raise IncompleteDatasetError(
+                folder, f"{len(classes)} class folders, not {self.spec.classes}{_odd(classes)}"
+            )
         train, val = self.spec.per_class or (0, 0)
         for wnid, files in classes.items():
             if not files:
@@ -124,6 +145,19 @@ class FolderCollection:
     def _incomplete(self, error: IncompleteDatasetError) -> ConfigError:
         where = f"looked in {error.path.absolute()}"
         return ConfigError(f"data set {self.spec.name}: {where}: {error}; {self.spec.how_to_get}")
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
+def _odd(classes: dict[str, Files]) -> str:
+    """The folders that are likely no classes: those without images, or those not named like most others, by a wnid."""
+    if empty := [name for name, files in classes.items() if not files]:
+        return f" (without images: {_some(empty)})"
+    odd = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
+    return f" (not named like a class: {_some(odd)})" if 0 < len(odd) < len(classes) / 2 else ""
 
 
 def with_wnid(line: str) -> str:

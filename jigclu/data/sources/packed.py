@@ -19,7 +19,6 @@ import mmap
 import os
 import re
 import shlex
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from pydantic import ValidationError
 from jigclu.config import ConfigError, DataConfig, Strict
 from jigclu.data.sources.base import SPLITS, Source, Split, data_root
 from jigclu.data.sources.decoding import fit
-from jigclu.data.sources.folder_index import SETTLED_NS, cache_path, keep
+from jigclu.data.sources.folder_index import cache_path, digest, file_state, keep, settled
 
 FACTS = "pack.json"
 log = logging.getLogger("jigclu")
@@ -105,10 +104,11 @@ class CorruptPackError(Exception):
     """Which file of a pack is damaged or missing, and how."""
 
 
-def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None:
+def open_pack(data: DataConfig, split: Split, root: Path, thorough: bool = True) -> PackedSource | None:
     """The whole split from the config's pack; None if there is no pack and it is read from the folders.
 
-    Raises ConfigError (one line) if the pack is incomplete, or if the config's quality needs a pack and there is none.
+    `thorough` off: only the size of the large file is checked. Raises ConfigError (one line) if the pack is incomplete, or
+    if the config's quality needs a pack and there is none.
     """
     folder = folder_of(data, root)
     if not os.path.lexists(folder):
@@ -118,8 +118,9 @@ def open_pack(data: DataConfig, split: Split, root: Path) -> PackedSource | None
             f"data set {data.name}: quality {data.quality} is read from a pack, and {folder} does not exist; "
             f"make it with `{pack_command(data, root)}`"
         )
-    facts, indices, states = _verified(data, root, (split,), thorough=True)
-    log.info("%s %s is read from the pack %s", data.name, split, folder)
+    facts, indices, states = _verified(data, root, (split,), thorough)
+    if thorough:
+        log.info("%s %s is read from the pack %s", data.name, split, folder)
     index = indices[split]
     shared: dict[str, Any] = {
         "classes": facts.classes,
@@ -204,23 +205,25 @@ def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
     if hashlib.sha256(content).hexdigest() != expected.sha256:
         raise CorruptPackError(f"{name} is altered (its sha256 is not the one in {FACTS})")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
+        index = dict(arrays)
+    for label, first in zip(*np.unique(index["labels"], return_index=True), strict=True):
+        if (named := str(index["paths"][first]).partition("/")[0]) != facts.classes[label]:
+            raise CorruptPackError(f"its {split} images of class {named} are labelled {facts.classes[label]}")
+    return index
 
 
 def _check_data(path: Path, expected: FileFacts, thorough: bool) -> State:
-    found = path.stat()
-    if found.st_size != expected.bytes:
-        raise CorruptPackError(f"{path.name} has {found.st_size} bytes, not {expected.bytes}")
-    # ctime too, because it cannot be set: it shows that a file was altered and then given its old mtime.
-    state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, expected.sha256]
-    current = found.st_size, found.st_mtime_ns, found.st_ino
-    if not thorough or _recorded(path) == state:
+    size, mtime, _ctime, inode = state = file_state(path)
+    if size != expected.bytes:
+        raise CorruptPackError(f"{path.name} has {size} bytes, not {expected.bytes}")
+    current = size, mtime, inode
+    if not thorough or _recorded(path) == [*state, expected.sha256]:
         return current
-    log.info("verifying %s, %.1f GB (done once)", path, found.st_size / 1e9)
+    log.info("verifying %s, %.1f GB (done once)", path, size / 1e9)
     if digest(path) != expected.sha256:
         raise CorruptPackError(f"{path.name} is altered (its sha256 is not the one in {FACTS})")
-    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED_NS:
-        keep("verified", path, state)
+    if settled(state):
+        keep("verified", path, [*state, expected.sha256])
     return current
 
 
@@ -229,12 +232,6 @@ def _recorded(path: Path) -> Any:
         return json.loads(cache_path("verified", path).read_bytes())
     except (OSError, RuntimeError, ValueError):
         return None
-
-
-def digest(path: Path) -> str:
-    """The file's sha256."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

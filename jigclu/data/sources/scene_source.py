@@ -48,6 +48,9 @@ class SceneCollection:
         )
         return by_rule(source, data.subset) if data.subset and split == "train" else source
 
+    def fingerprint(self, data: DataConfig, split: Split, root: Path) -> str:
+        return self.open(data, split, root).fingerprint
+
     def check(self, data: DataConfig, root: Path) -> None:
         """Nothing can be missing."""
 
