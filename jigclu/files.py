@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
+class UnreadableFile(ValueError):
+    """A file of the store that exists but has no valid content. The message is one line that names the file."""
+
+
 def fsync_dir(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -40,10 +44,29 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file; {} if there is no file."""
+    """The JSON object in the file; {} if there is no file. Raises UnreadableFile for anything else."""
     try:
-        return dict(json.loads(path.read_bytes()))
+        data = path.read_bytes()
     except FileNotFoundError:
+        return {}
+    except IsADirectoryError:
+        raise UnreadableFile(f"{path} is a folder, not a file") from None
+    if not data.strip(b"\0 \r\n\t"):  # after a power cut a file may have its length but only zero bytes
+        raise UnreadableFile(f"{path} is empty")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise UnreadableFile(f"{path} is torn or is no JSON") from None
+    if not isinstance(values, dict):
+        raise UnreadableFile(f"{path} holds no JSON object")
+    return values
+
+
+def read_cache(path: Path) -> dict[str, Any]:
+    """read_json for a file that can be written again from other files: {} also if it is unreadable."""
+    try:
+        return read_json(path)
+    except UnreadableFile:
         return {}
 
 

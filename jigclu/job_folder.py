@@ -2,7 +2,7 @@
 
 <store>/<stage>/<job id>/
   job.json       what the job is              status.json   its state and progress (atomic)
-  metrics.jsonl  one line per logged step     result.json   atomic, written last: its presence means done
+  metrics.jsonl  one line per logged step     result.json   atomic, written last: if it is whole, the job is done
   checkpoint/    encoder.pt   figures/   logs/   source -> the frozen tree it ran from
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jigclu.files import locked, read_json, write_atomic, write_json
+from jigclu.files import UnreadableFile, locked, read_cache, read_json, write_atomic, write_json
 
 # pending: waits for upstream jobs or a slot; running; interrupted: stopped at a step boundary, resumes there; done;
 # failed. The orchestrator writes what a job cannot: cancelled, lost (SLURM has no such job, and there is no result).
@@ -74,6 +74,7 @@ class JobFolder:
 
     @property
     def job(self) -> dict[str, Any]:
+        """The content of job.json. Raises UnreadableFile if that is empty, torn or no JSON."""
         return read_json(self.path / "job.json")
 
     @property
@@ -105,10 +106,15 @@ class JobFolder:
             return path
         return None
 
+    def lock_path(self, rank: int = 0) -> Path:
+        """The file that the rank's worker locks while it runs."""
+        return self.path / f".run{rank or ''}.lock"
+
     # -- status.json ----------------------------------------------------------------------------------------------
     @property
     def status(self) -> dict[str, Any]:
-        return read_json(self.path / "status.json")
+        """The content of status.json. {} if that is unreadable: the job writes it again."""
+        return read_cache(self.path / "status.json")
 
     def set_status(self, state: str, *, force: bool = True, **fields: Any) -> None:
         """Merge into status.json. With `force` off, at most one write every 2 s (the heartbeat of a running job)."""
@@ -148,14 +154,15 @@ class JobFolder:
                 os.fsync(file.fileno())
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """Every complete line; a truncated last line (killed during a write) is skipped."""
+        """Every complete line with a step; others (truncated by a kill, garbled by the disk) are skipped."""
         if not self.metrics_path.exists():
             return
-        with open(self.metrics_path) as file:
+        with open(self.metrics_path, errors="replace") as file:
             for line in file:
-                if line.endswith("\n"):
-                    with contextlib.suppress(json.JSONDecodeError):
-                        yield json.loads(line)
+                with contextlib.suppress(ValueError):
+                    values = json.loads(line) if line.endswith("\n") else None
+                    if isinstance(values, dict) and isinstance(values.get("step"), int):
+                        yield values
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`: a resumed job logs them again."""
@@ -166,15 +173,54 @@ class JobFolder:
     # -- result.json ----------------------------------------------------------------------------------------------
     @property
     def done(self) -> bool:
-        return (self.path / "result.json").exists()
+        """Whether there is a whole result. An empty or torn result.json, or one with NaN, is none: the job runs again."""
+        return bool(self.result)
 
     @property
     def result(self) -> dict[str, Any]:
-        return read_json(self.path / "result.json")
+        """The content of result.json; {} unless that is a JSON object with an object `metrics` of finite numbers."""
+        return self._read_result()[0]
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the folder's JSON files, in words: `result.json is empty`."""
+        found = [self._read_result()[1]]
+        for name in ("job.json", "status.json"):
+            try:
+                read_json(self.path / name)
+            except UnreadableFile as error:
+                found.append(self._relative(error))
+        return [problem for problem in found if problem]
+
+    def _relative(self, error: UnreadableFile) -> str:
+        return str(error).replace(f"{self.path}/", "", 1)
+
+    def _read_result(self) -> tuple[dict[str, Any], str]:
+        """(its content, "") if result.json is whole, else ({}, what is wrong with it); both empty if there is none."""
+        try:
+            values = read_json(self.path / "result.json")
+        except UnreadableFile as error:
+            return {}, self._relative(error)
+        if not values and not (self.path / "result.json").exists():
+            return {}, ""
+        metrics = values.get("metrics")
+        if not isinstance(metrics, dict):
+            return {}, "result.json has no metrics"
+        wrong = [name for name, value in metrics.items() if not _is_finite(value)]
+        return ({}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}") if wrong else (values, "")
 
     def write_result(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
-        """Write result.json, then status done. `metrics`: flat numbers that cells refer to, accuracies in percent."""
+        """Write result.json, then status done. `metrics`: flat numbers that cells refer to, accuracies in percent.
+
+        Raises ValueError for a metric that is not finite: such a file would be no result.
+        """
+        if wrong := [name for name, value in metrics.items() if not _is_finite(value)]:
+            raise ValueError(f"the result is not finite: {', '.join(f'{name} is {metrics[name]}' for name in wrong)}")
         result = {"metrics": metrics, "finished": time.time(), **details}
         write_json(self.path / "result.json", result)
         self.set_status("done", message="")
         return result
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

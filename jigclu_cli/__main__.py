@@ -6,6 +6,7 @@ import importlib
 import sys
 
 from jigclu_cli.arguments import announce, did_you_mean, guard_imports, version
+from jigclu_cli.output import steady
 
 # command -> (module with main(words, prog), whether the command is a verb of that module's own parser)
 COMMANDS = {
@@ -44,6 +45,7 @@ data and store
 environment: JIGCLU_STORE (job folders, default runs/), JIGCLU_DATA (data sets, default data/), MLFLOW_TRACKING_URI"""
 
 
+@steady
 def main(words: list[str] | None = None) -> int:
     """Runs the command; its exit code, or 2 for an unknown command."""
     guard_imports("jigclu")

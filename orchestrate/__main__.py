@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 from jigclu_cli.arguments import Parser, guard_imports
+from jigclu_cli.output import steady
 
 if __name__ == "__main__":
     guard_imports("orchestrate")
 
 from jigclu.config import ConfigError
+from jigclu.files import UnreadableFile
 
 EPILOG = """EXPERIMENT is a name or a topic (table8, m); JOB is a job's id, the beginning of one, or its SLURM id.
 examples:
@@ -59,6 +61,7 @@ def parser(prog: str = "python -m orchestrate") -> Parser:
     return command
 
 
+@steady
 def main(words: list[str] | None = None, prog: str = "python -m orchestrate") -> int:
     """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
     args = parser(prog).parse_args(words)
@@ -68,14 +71,11 @@ def main(words: list[str] | None = None, prog: str = "python -m orchestrate") ->
         if not store.is_dir():
             raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
         return _run_verb(args, store, name)
-    except ConfigError as error:
+    except (ConfigError, UnreadableFile) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _run_verb(args: argparse.Namespace, store: Path, name: str) -> int:

@@ -117,7 +117,7 @@ class LocalScheduler:
         if status.get("state") in ("running", "pending"):  # killed, or out of memory: it could not record why
             folder.set_status("interrupted", message="the process ended without a result")
             status = folder.status
-        state, message = status["state"], status.get("message", "")
+        state, message = status.get("state", "failed"), status.get("message", "")
         print_line(f"{_now()} {state:8s} {job.id}  {job.name}: {message}  (log: {folder.path / 'logs'})")
 
     def _start_ready(self) -> None:

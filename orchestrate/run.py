@@ -18,7 +18,9 @@ if __name__ == "__main__":  # run as a file, from a clone that is not installed
         announce("planning ...")
 
 from jigclu.config import ConfigError
+from jigclu.files import UnreadableFile
 from jigclu_cli.arguments import Parser, announce
+from jigclu_cli.output import steady
 from orchestrate import clusters
 from orchestrate.cli.dry_run import dry_run
 from orchestrate.clusters import Cluster, Placement, place_jobs
@@ -76,17 +78,15 @@ def parser(prog: str = "run.py") -> Parser:
     return command
 
 
+@steady
 def main(words: list[str] | None = None, prog: str = "run.py") -> int:
     """Exit code: 0 done or submitted, 1 a job failed, 2 a user's mistake (one line explains it), 130 interrupted."""
     args = parser(prog).parse_args(words)
     try:
         return _main(args, words if words is not None else sys.argv[1:])
-    except ConfigError as error:
+    except (ConfigError, UnreadableFile) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print(f"{prog}: stopped; the same command resumes", file=sys.stderr)
         return 130

@@ -46,7 +46,7 @@ def run_job(folder: str) -> None:
     restarted = _on_slurm() and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
     try:
         # Each rank has a lock of its own. Patience: running_now() holds rank 0's lock for a moment.
-        lock = locked(job.path / f".run{rank or ''}.lock", wait=False, patience=LEASE_SECONDS if restarted else 3)
+        lock = locked(job.lock_path(rank), wait=False, patience=LEASE_SECONDS if restarted else 3)
         with lock as acquired:
             if acquired:
                 _run(job, rank)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from jigclu_cli.arguments import Parser, guard_imports
+from jigclu_cli.output import steady
 
 if __name__ == "__main__":
     guard_imports("reports")
@@ -48,6 +49,7 @@ def check(scales: list[str], protocols: list[str]) -> None:
                 raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, overlays.overlays(kind))}")
 
 
+@steady
 def main(arguments: list[str] | None = None, prog: str = "python -m reports") -> int:
     args = parser(prog).parse_args(arguments)
     try:

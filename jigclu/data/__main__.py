@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from jigclu_cli.arguments import Parser, guard_imports
+from jigclu_cli.output import steady
 
 if __name__ == "__main__":
     guard_imports("jigclu.data")
@@ -44,6 +45,7 @@ EXAMPLES = """examples:
 environment: JIGCLU_DATA (data sets, default data/)"""
 
 
+@steady
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m jigclu.data") -> int:
     """Exit status: 0 done, 1 missing or failed, 2 wrong arguments or a data set that cannot be downloaded."""
     given = _parser(prog).parse_args(arguments)

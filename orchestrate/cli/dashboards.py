@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu_cli.arguments import Parser
+from jigclu_cli.output import steady
 from orchestrate import mirror
 from orchestrate.mirror import address, sqlite
 from orchestrate.mirror.views import VIEW
@@ -24,6 +25,7 @@ def parser(prog: str = "jigclu mlflow") -> Parser:
     return command
 
 
+@steady
 def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
     """Becomes the server. Returns 0 if a tracking server is set already, 2 with one line if there is nothing to serve."""
     args = parser(prog).parse_args(words)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu_cli.arguments import Parser
+from jigclu_cli.output import steady
 from orchestrate.cli.select import select_one
 
 EPILOG = """The file holds a state_dict with torchvision's ResNet names, without the fully connected layer:
@@ -26,6 +27,7 @@ def parser(prog: str = "jigclu export") -> Parser:
     return command
 
 
+@steady
 def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
     """Exit code: 0, or 2 with one line that explains what is wrong."""
     args = parser(prog).parse_args(words)

@@ -71,7 +71,8 @@ def _cost(folder: JobFolder, marker: dict[str, Any]) -> Iterator[tuple[str, str]
 def _evidence(folder: JobFolder, state: State) -> list[str]:
     """What the state was derived from."""
     status, marker = folder.status, submission(folder)
-    lines = ["result.json exists" if folder.done else "there is no result.json"]
+    there = (folder.path / "result.json").exists()
+    lines = folder.problems or ["result.json exists" if there else "there is no result.json"]
     if status:
         age = duration(time.time() - float(status.get("heartbeat", time.time())))
         step = status.get("step", 0)

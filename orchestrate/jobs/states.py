@@ -5,7 +5,7 @@ begun.
 
 | result | lock | squeue                 | sacct              | status.json             | state |
 |--------|------|------------------------|--------------------|-------------------------|---|
-| exists | -    | -                      | -                  | -                       | done, or stale |
+| whole  | -    | -                      | -                  | -                       | done, or stale |
 | -      | held | -                      | -                  | -                       | running |
 | -      | -    | waits, upstream failed | -                  | -                       | cancelled |
 | -      | -    | waits, began           | -                  | -                       | requeued |
@@ -26,12 +26,15 @@ begun.
 | -      | -    | not listed             | nothing, or is off | -                       | lost (pending at first) |
 | -      | -    | never submitted        | -                  | failed, interrupted     | as recorded |
 | -      | -    | never submitted        | -                  | running                 | interrupted |
+| -      | -    | never submitted        | -                  | done                    | failed |
 | -      | -    | never submitted        | -                  | -                       | new |
 
 SLURM reuses ids. So a row of squeue counts only if its script is the one of the job's submission, and a row of sacct
 only if it was submitted after the job was. A job that squeue no longer lists is looked up in sacct (if sacct does not
 answer: no answer). If neither has it any more, the job folder decides; but first `scontrol show job` is asked, because
 squeue may answer with an empty list by mistake, and a job that counts as lost is submitted again.
+
+A result that is empty, torn or not finite is none: the note says so, and the job can be submitted again.
 
 A finished job is `stale` if it was made by a different code version (see `stale` below).
 """
@@ -83,7 +86,7 @@ class State(NamedTuple):
 
 def running_now(folder: JobFolder) -> bool:
     """Whether a worker holds the job's lock: it is alive, whatever happened to the process that started it."""
-    lock = folder.path / ".run.lock"
+    lock = folder.lock_path()
     if not lock.exists():
         return False
     with open(lock) as file:
@@ -118,7 +121,15 @@ def look(folders: Iterable[JobFolder], *, fresh: bool = True) -> dict[str, State
             states[folder.id] = _local_state(folder)
     if submitted:
         states |= _slurm_states(submitted, fresh)
-    return {folder.id: states[folder.id] for folder in folders}
+    return {folder.id: _with_problems(folder, states[folder.id]) for folder in folders}
+
+
+def _with_problems(folder: JobFolder, state: State) -> State:
+    """The state, its note extended by what is wrong with the folder's files; nothing is for a finished job."""
+    if state.name == "done" or not (problems := folder.problems):
+        return state
+    again = "; it will run again" if state.name in SUBMITTABLE else ""
+    return state._replace(note="; ".join(filter(None, (state.note, *problems))) + again)
 
 
 class Submitted(NamedTuple):
@@ -200,14 +211,16 @@ def _local_state(folder: JobFolder) -> State:
     """The state of a job that was never submitted to SLURM, or that SLURM rejected."""
     if running_now(folder):
         return State("running", _silence(folder.status))
+    status = folder.status
     if folder.done:  # it finished since the caller checked
         return State("done")
-    status = folder.status
     recorded, message = str(status.get("state", "new")), str(status.get("message") or "")
     if recorded == "running":
         return State("interrupted", "its process is gone: killed, or out of memory")
     if recorded == "pending":
         return State("new")
+    if recorded == "done":
+        return State("failed", "it left no result")
     return State(recorded, message)
 
 

@@ -61,8 +61,9 @@ def stamps(folder: Path) -> dict[str, str]:
 
 
 def run_state(status: dict[str, Any], result: dict[str, Any]) -> str:
-    """A result means done, whatever status.json says."""
-    return "done" if result else str(status.get("state", "pending"))
+    """A whole result means done, whatever status.json says; without one the job is not done."""
+    state = "done" if result else str(status.get("state", "pending"))
+    return state if result or state != "done" else "failed"
 
 
 def number(value: Any) -> float | None:

@@ -33,7 +33,7 @@ def half_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         imsave(folder.path / "figures" / "montage.png", [[[0.1 * seed, 0.5, 0.2]] * 8] * 8)
         upstream: dict[str, Any] = {"upstream": [f"aaaaaaaaaa0{seed}"], "seed": seed}
         add_job(store, f"bbbbbbbbbb0{seed}", use("m=2"), metrics={"top1": top1}, **upstream)
-    add_job(store, "bbbbbbbbbb30", use("m=3"), metrics={"top1": math.nan})
+    add_job(store, "bbbbbbbbbb30", use("m=3"), metrics={"loss": 1.0})  # without the cell's number
     add_job(store, "aaaaaaaaaa40", state="failed", name="pretrain m=4 seed 0", message=FAILURE)
     add_job(store, "bbbbbbbbbb40", use("m=4"), state="pending", upstream=["aaaaaaaaaa40"])
     add_job(store, "cccccccccc00", use("random", "smoke"), scale="smoke", metrics={"top1": 50.0, "val_images": 400})
