@@ -32,6 +32,25 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
+STORE_MARKS = {
+    "pretrain",
+    "linear",
+    "finetune",
+    "knn",
+    "detect",
+    "source",
+    "mlflow.db",
+    "rates.jsonl",
+    "orchestrator.log",
+}
+
+
+def is_foreign(entries: list[str]) -> bool:
+    """Whether a folder with these entries is no store: it has files, none hidden, and none that a store has."""
+    shown = {name for name in entries if not name.startswith(".")}
+    return bool(shown) and not shown & STORE_MARKS and ".mirror" not in entries
+
+
 def slurm_job_id() -> str | None:
     """`123`, `123_4` in an array, None outside SLURM.
 
