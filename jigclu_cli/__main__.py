@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-from jigclu_cli.arguments import announce, did_you_mean, guard_imports, version
+from jigclu_cli.guard import guard_imports
+
+if __name__ == "__main__":
+    guard_imports("jigclu")
+
+from jigclu_cli.arguments import announce, did_you_mean, version
 from jigclu_cli.output import steady
 
 # command -> (module with main(words, prog), whether the command is a verb of that module's own parser)
@@ -38,7 +43,7 @@ results
 data and store
   data      check, download and pack data sets: jigclu data check all
   sync      update MLflow from the job folders
-  clean     remove files that nothing references
+  clean     list the files that nothing references; --yes removes them
 
   -h, --help   this text
   --version    print the version and exit
@@ -61,6 +66,7 @@ def main(words: list[str] | None = None) -> int:
         hint = did_you_mean(name, [*COMMANDS, "--help", "--version"])
         print(f"jigclu: unknown command {name}{hint}; valid: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    guard_imports(f"jigclu {name}")
     module, is_verb = COMMANDS[name]
     if name in SLOW and not {"-h", "--help", "--version", "--list"}.intersection(rest):
         announce(SLOW[name])

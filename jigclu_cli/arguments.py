@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import os
+import math
 import re
 import sys
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-SUITE = ("jigclu", "jigclu_cli", "orchestrate", "reports", "detection")
+MESSAGES = (  # argparse's own words -> what a colleague would say
+    (r"argument (\S+): (must be .*)", r"\1 \2"),
+    (r"argument (\S+): expected one argument", r"\1 needs a value"),
+    (r"argument (\S+): expected at least one argument", r"\1 needs at least one value"),
+    (r"argument (\S+): not allowed with argument (\S+)", r"\2 and \1 exclude each other: choose one"),
+    (r"argument (\S+): ignored explicit argument (.*)", r"\1 takes no value (got \2)"),
+    (r"the following arguments are required: (.*)", r"\1 is missing"),
+    (r"argument (\S+): (.*)", r"\1: \2"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,17 +34,27 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=version(), help="print the version and exit")
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {self._explain(message)}", file=sys.stderr)
+        print(f"{self.prog.removeprefix('python -m ')}: {self._explain(message)}", file=sys.stderr)
         raise SystemExit(2)
 
     def _explain(self, message: str) -> str:
+        message = " ".join(message.split())
         if found := re.match(r"unrecognized arguments: (.*)", message):
             word = found[1].split()[0]
-            kind, valid = ("option", [*self._options()]) if word.startswith("-") else ("argument", [])
-            return f"unknown {kind} {word}{did_you_mean(word.split('=')[0], valid)} (see --help)"
+            if word.startswith("-"):
+                return f"unknown option {word}{did_you_mean(word.split('=')[0], [*self._options()])} (see --help)"
+            lists = [
+                str(action.metavar) for action in self._actions if not action.option_strings and action.nargs == "*"
+            ]
+            return f"unknown argument {word}; " + (
+                f"write each {lists[0]} before the options" if lists else "see --help"
+            )
         if found := re.search(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
             valid = re.findall(r"[\w-]+", found[3])
-            return f"unknown {found[1]} {found[2]}{did_you_mean(found[2], valid)}; valid: {', '.join(valid)}"
+            return f"unknown {found[1].lower()} {found[2]}{did_you_mean(found[2], valid)}; valid: {', '.join(valid)}"
+        for pattern, plain in MESSAGES:
+            if re.fullmatch(pattern, message):
+                return f"{re.sub(pattern, plain, message)} (see --help)"
         return f"{message} (see --help)"
 
     def _options(self) -> Iterator[str]:
@@ -48,6 +65,41 @@ class Parser(argparse.ArgumentParser):
                     yield from parser._option_string_actions
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The `type` of an option that takes a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch("[+-]?[0-9]{1,30}", text):
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text!r}")
+        return _within(int(text), low, high)
+
+    return read
+
+
+def number(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """The `type` of an option that takes a number from `low` to `high`; infinity only if `high` is."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text) if re.fullmatch(r"[+-]?(inf|[0-9.]+([eE][+-]?[0-9]+)?)", text) else math.nan
+        except ValueError:
+            value = math.nan
+        if math.isnan(value):
+            limit = "" if math.isinf(high) else f" to {high:g}"
+            raise argparse.ArgumentTypeError(f"must be a number from {low:g}{limit}, not {text!r}")
+        return _within(value, low, high)
+
+    return read
+
+
+def _within(value: Any, low: float, high: float) -> Any:
+    if value < low:
+        raise argparse.ArgumentTypeError(f"must be at least {low}, not {value}")
+    if value > high:
+        raise argparse.ArgumentTypeError(f"must be at most {high}, not {value}")
+    return value
+
+
 def version() -> str:
     """`jigclu-suite 0.1.0`. Imported by name, so that this package depends on no other."""
     return f"jigclu-suite {importlib.import_module('jigclu').__version__}"
@@ -55,30 +107,12 @@ def version() -> str:
 
 def did_you_mean(word: str, valid: list[str]) -> str:
     """`; did you mean X?`, or nothing if no valid name is close to the word."""
-    near = difflib.get_close_matches(word, valid, 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def guard_imports(prog: str) -> None:
-    """Call before the suite's imports: a missing package (exit code 2) or Ctrl-C (130) is then one line, no traceback."""
-
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            _leave(f"{prog}: interrupted", 130)
-        if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in SUITE:
-            _leave(f"{prog}: the package {error.name} is missing: run `make demo` first, or use .venv/bin/python", 2)
-        sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = report
+    lower = {name.lower(): name for name in valid}
+    near = difflib.get_close_matches(word.lower(), lower, 1, 0.6)
+    return f"; did you mean {lower[near[0]]}?" if near else ""
 
 
 def announce(text: str) -> None:
     """A line at once, before imports and checks that take seconds on a busy machine; only on a terminal, on stderr."""
     if sys.stderr is not None and sys.stderr.isatty():
         print(text, file=sys.stderr, flush=True)
-
-
-def _leave(message: str, status: int) -> NoReturn:
-    """End with this status: an exception hook that returns would end with 1, or by the signal."""
-    print(message, file=sys.stderr, flush=True)
-    os._exit(status)

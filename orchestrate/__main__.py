@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from pathlib import Path
-
-from jigclu_cli.arguments import Parser, guard_imports
-from jigclu_cli.output import steady
+from jigclu_cli.guard import guard_imports
 
 if __name__ == "__main__":
     guard_imports("orchestrate")
 
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile
+from jigclu_cli.arguments import Parser, whole
+from jigclu_cli.output import steady
 
 EPILOG = """EXPERIMENT is a name or a topic (table8, m); JOB is a job's id, the beginning of one, or its SLURM id.
 examples:
@@ -53,7 +55,9 @@ def parser(prog: str = "python -m orchestrate") -> Parser:
     )
     add_selection(retry)
     retry.add_argument("--cluster", help="local, slurm, or a YAML file (default: the cluster of the last submission)")
-    retry.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: jobs at the same time")
+    retry.add_argument(
+        "--jobs", type=whole(1, 512), default=1, metavar="N", help="locally, without GPUs: jobs at the same time"
+    )
     sync = verb("sync", "update MLflow from the job folders", "")
     sync.add_argument("--quiet", action="store_true", help="print errors only, and do not wait for another sync")
     clean = verb("clean", "list the files of the store that nothing references", " --yes")
@@ -65,37 +69,34 @@ def parser(prog: str = "python -m orchestrate") -> Parser:
 def main(words: list[str] | None = None, prog: str = "python -m orchestrate") -> int:
     """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
     args = parser(prog).parse_args(words)
-    name = "orchestrate" if prog == "python -m orchestrate" else prog
+    name = "orchestrate" if prog == "python -m orchestrate" else f"{prog} {args.verb}"
     store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     try:
-        if not store.is_dir():
-            raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
+        from orchestrate.cli.select import check_store
+
+        check_store(store)
         return _run_verb(args, store, name)
     except (ConfigError, UnreadableFile) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
 
 
 def _run_verb(args: argparse.Namespace, store: Path, name: str) -> int:
     from orchestrate.cli import cancel, clean, logs, retry, status, why
 
-    match args.verb:
-        case "status":
-            return status.status(store, args.words, args.all)
-        case "why":
-            return why.why(store, args.job)
-        case "logs":
-            return logs.logs(store, args.job, args.follow)
-        case "cancel":
-            return cancel.cancel(store, args.words, args.yes)
-        case "retry":
-            return retry.retry(store, args.words, args.cluster, args.jobs)
-        case "clean":
-            return clean.clean(store, args.yes)
-        case _:
-            return _sync(store, args.quiet, name)
+    verbs: dict[str, Callable[[], int]] = {  # no `match`: a Python that is too old must be able to read this file
+        "status": lambda: status.status(store, args.words, args.all),
+        "why": lambda: why.why(store, args.job),
+        "logs": lambda: logs.logs(store, args.job, args.follow),
+        "cancel": lambda: cancel.cancel(store, args.words, args.yes),
+        "retry": lambda: retry.retry(store, args.words, args.cluster, args.jobs),
+        "clean": lambda: clean.clean(store, args.yes),
+        "sync": lambda: _sync(store, args.quiet, name),
+    }
+    return verbs[args.verb]()
 
 
 def _sync(store: Path, quiet: bool, name: str) -> int:

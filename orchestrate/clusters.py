@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import ConfigError, error_line, nearest
-from jigclu.config.base import Positive
+from jigclu.config.base import Integer, Size
 from jigclu.job_folder import JobFolder
 from orchestrate.planning.overlays import overlay, read_yaml
 from orchestrate.planning.plan import Job
@@ -29,26 +29,28 @@ FIELDS = {  # sbatch options that have a field here: what is checked before subm
 RESERVED = (
     "array", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep", "output", "parsable", "test-only", "wrap",
 )  # fmt: skip
+Tasks = Annotated[Integer, Field(gt=0, le=4096)]
+Minutes = Annotated[Integer, Field(gt=0, le=525_600)]  # a year
 StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
 
 
 class Request(BaseModel):
     """What a job requests from sbatch. `None`: the site's default (nodes and tasks: the scale's number of GPUs)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    nodes: Positive | None = None
-    tasks_per_node: Positive | None = None
-    gpus_per_task: Annotated[int, Field(ge=0, le=1)] = 1
+    nodes: Size | None = None
+    tasks_per_node: Tasks | None = None
+    gpus_per_task: Annotated[Integer, Field(ge=0, le=1)] = 1
     gpu_type: str | None = None  # as the site calls it: a100
     gpu_option: Literal["gpus-per-node", "gres"] = "gpus-per-node"
-    cpus_per_task: Positive = 8
-    mem_gb: Annotated[float, Field(gt=0)] | None = None  # per node
-    minutes: Positive = 24 * 60
+    cpus_per_task: Tasks = 8
+    mem_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None  # per node
+    minutes: Minutes = 24 * 60
 
     @property
     def ranks(self) -> int:
@@ -68,8 +70,8 @@ class Cluster(Request):
     kind: Literal["local", "slurm"]
     stages: dict[StageName, Request] = {}
     setup: list[str] = []
-    max_jobs: Positive | None = None
-    max_requeues: Annotated[int, Field(ge=0)] = 100
+    max_jobs: Size | None = None
+    max_requeues: Annotated[Integer, Field(ge=0, le=100_000)] = 100
     options: dict[str, str | int | bool] = {}
 
     @model_validator(mode="after")
@@ -133,14 +135,23 @@ def place_jobs(jobs: Iterable[Job], store: Path, cluster: Cluster) -> dict[str, 
 
 def load(word: str | None) -> Cluster:
     """A cluster by name or path; None: slurm if sbatch is found, else local. Raises ConfigError for any other."""
+    if word is not None and not word.strip():
+        raise ConfigError("--cluster is empty; write local, slurm, or the path of a YAML file")
     word = word or ("slurm" if shutil.which("sbatch") else "local")
     names = sorted(path.stem for path in ROOT.glob("*.yaml"))
     path = ROOT / f"{word}.yaml" if word in names else Path(word)
+    if not path.exists():
+        if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
+            raise ConfigError(f"cluster file {word}: there is no such file")
+        raise ConfigError(f"unknown cluster {word!r}; {nearest(word, names, ', or the path of a YAML file')}")
     if not path.is_file():
-        raise ConfigError(f"unknown cluster {word!r}; {nearest(word, names)}, or the path of a YAML file")
+        raise ConfigError(f"cluster {word}: a YAML file is expected, and this is none")
     where = word if word in names else str(path.absolute())
     try:
-        cluster = Cluster.model_validate({"name": path.stem, "path": where, **read_yaml(path)})
+        values = read_yaml(path)
+        if own := [key for key in ("name", "path") if key in values]:
+            raise ConfigError(f"{path}: unknown key {own[0]}: a cluster is named after its file")
+        cluster = Cluster.model_validate({"name": path.stem, "path": where, **values})
     except ValidationError as error:
         raise ConfigError(f"{path}: {error_line(error, Cluster, hidden=('name', 'path'))}") from None
     return cluster

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 if __name__ == "__main__":  # run as a file, from a clone that is not installed
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from jigclu_cli.arguments import announce, guard_imports
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    from jigclu_cli.guard import guard_imports
 
     guard_imports("run.py")
     if not {"-h", "--help", "--version", "--list"}.intersection(sys.argv):
+        from jigclu_cli.arguments import announce
+
         announce("planning ...")
+
+import argparse
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile
-from jigclu_cli.arguments import Parser, announce
+from jigclu_cli.arguments import Parser, announce, number, whole
 from jigclu_cli.output import steady
 from orchestrate import clusters
 from orchestrate.cli.dry_run import dry_run
@@ -39,6 +42,9 @@ EPILOG = """examples:
 environment: JIGCLU_STORE (job folders, default runs/), JIGCLU_DATA (data sets, default data/), MLFLOW_TRACKING_URI"""
 
 
+MOST_SEEDS, MOST_JOBS = 1000, 512
+
+
 def parser(prog: str = "run.py") -> Parser:
     shown = "python orchestrate/run.py" if prog == "run.py" else prog
     command = Parser(prog=prog, description="Run experiments of the paper.", epilog=EPILOG.format(prog=shown))
@@ -48,27 +54,36 @@ def parser(prog: str = "run.py") -> Parser:
     what.add_argument(
         "--protocol", default="official", help="official (default: the released code) or paper (the printed words)"
     )
-    what.add_argument("--cells", nargs="+", default=[], metavar="KEY", help="only these cells (--dry-run names them)")
-    what.add_argument("--seeds", type=int, default=1, metavar="N", help="run every cell with seeds 0 ... N-1")
+    what.add_argument(
+        "--cells", nargs="+", action="extend", default=[], metavar="KEY", help="only these cells (--dry-run names them)"
+    )
+    what.add_argument(
+        "--seeds",
+        type=whole(1, MOST_SEEDS),
+        default=1,
+        metavar="N",
+        help=f"run every cell with seeds 0 ... N-1 (at most {MOST_SEEDS})",
+    )
     what.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a config value; may be repeated"
     )
     where = command.add_argument_group("where")
     where.add_argument("--cluster", help="local, slurm, or a YAML file; default: slurm if sbatch is found, else local")
-    where.add_argument("--jobs", type=int, default=1, metavar="N", help="locally, without GPUs: jobs at the same time")
     where.add_argument(
-        "--wait",
-        action=argparse.BooleanOptionalAction,
-        help="follow the jobs to the end (default: locally yes, on SLURM no)",
+        "--jobs", type=whole(1, MOST_JOBS), default=1, metavar="N", help="locally, without GPUs: jobs at the same time"
     )
+    follow = where.add_mutually_exclusive_group()
+    wait = "follow the jobs to the end (default: locally yes, on SLURM no)"
+    follow.add_argument("--wait", action="store_const", const=True, help=wait)
+    follow.add_argument("--no-wait", action="store_const", const=False, dest="wait", help="start the jobs and return")
     cost = command.add_argument_group("how much")
     cost.add_argument(
         "--budget",
-        type=float,
+        type=number(0),
         metavar="GPU_HOURS",
         help="submit nothing if the jobs left to run are estimated at more than this",
     )
-    cost.add_argument("--gpus", type=int, metavar="N", help="with --dry-run: the wall time on N GPUs")
+    cost.add_argument("--gpus", type=whole(1, 100_000), metavar="N", help="with --dry-run: the wall time on N GPUs")
     look_only = command.add_argument_group("look")
     look_only.add_argument(
         "--dry-run", action="store_true", help="print the graph, what is cached and the cost; start nothing"
@@ -110,14 +125,12 @@ class Run:
 
 
 def _main(args: argparse.Namespace, words: list[str]) -> int:
+    check_flags(args)
     if args.list:
         return _list()
-    check_flags(args)
     run = prepare(args)
     if args.dry_run:
         return dry_run(run.plan, run.states, run.cost, args)
-    if args.gpus:
-        print_line(f"--gpus {args.gpus} has no effect without --dry-run")
     if not run.left:
         return _all_cached(run.plan, run.store)
     announce("checking the data and the store ...")
@@ -129,14 +142,20 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises ConfigError for a missing experiment and for numbers out of range."""
+    """Raises ConfigError for a missing experiment and for options that have no meaning together."""
+    if args.list:
+        usual = parser().parse_args(["--list"])
+        if others := [name for name, value in vars(args).items() if value != getattr(usual, name)]:
+            first = args.experiments[0] if others[0] == "experiments" else f"--{others[0]}"
+            raise ConfigError(f"--list lists all experiments and takes nothing else; leave out {first}, or --list")
+        return
     if not args.experiments:
-        raise ConfigError(f"which experiment? valid: {', '.join([*experiments.load_all(), 'all'])} (see --list)")
-    for flag in ("seeds", "jobs", "gpus"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            raise ConfigError(f"--{flag} must be at least 1, not {getattr(args, flag)}")
-    if args.budget is not None and args.budget < 0:
-        raise ConfigError(f"--budget must be at least 0 GPU-hours, not {args.budget:g}")
+        names = [*experiments.load_all(), "all"]
+        if word := next((word for word in args.cells if word in names), ""):
+            raise ConfigError(f"which experiment? {word!r} was read as a cell; write experiments before the options")
+        raise ConfigError(f"which experiment? valid: {', '.join(names)} (see --list)")
+    if args.gpus and not args.dry_run:
+        raise ConfigError("--gpus is a number for the estimate of --dry-run; add --dry-run, or leave it out")
 
 
 def prepare(args: argparse.Namespace) -> Run:
@@ -179,7 +198,7 @@ def dispatch(run: Run, args: argparse.Namespace, words: list[str]) -> int:
                 else 0
             )
         except KeyboardInterrupt:
-            print_line("no longer following; the jobs continue on SLURM (python -m orchestrate status, cancel)")
+            print_line("no longer following; the jobs continue on SLURM (`jigclu status`, `jigclu cancel`)")
             return 130
     if args.wait is False:
         return _detach(words, run.store)

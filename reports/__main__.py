@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from jigclu_cli.guard import guard_imports
+
+if __name__ == "__main__":
+    guard_imports("reports")
+
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from jigclu_cli.arguments import Parser, guard_imports
-from jigclu_cli.output import steady
-
-if __name__ == "__main__":
-    guard_imports("reports")
-
 from jigclu.config import ConfigError, nearest
+from jigclu_cli.arguments import Parser
+from jigclu_cli.output import steady
+from orchestrate.cli.select import check_store
+from orchestrate.mirror.address import is_server, tracking_uri
 from orchestrate.planning import experiments, overlays
-from reports.build import report
+from reports.build import make_folder, report
 
-START = "python orchestrate/run.py table8 --scale mini"
+START = "jigclu run table8 --scale smoke"
 
 
 EPILOG = """examples:
@@ -30,13 +33,17 @@ def parser(prog: str = "python -m reports") -> Parser:
     description = "Tables, figures and one page from MLflow. Starts no job."
     command = Parser(prog=prog, description=description, epilog=EPILOG.format(prog=prog))
     what = command.add_argument_group("what")
-    what.add_argument("--scale", nargs="+", metavar="S", help="only these scales (default: all that have runs)")
+    what.add_argument(
+        "--scale", nargs="+", action="extend", metavar="S", help="only these scales (default: all that have runs)"
+    )
     what.add_argument("--protocol", metavar="P", help="only this protocol (default: all that have runs)")
-    what.add_argument("--targets", nargs="+", metavar="T", help="experiments by name or topic (default: all)")
+    what.add_argument(
+        "--targets", nargs="+", action="extend", metavar="T", help="experiments by name or topic (default: all)"
+    )
     where = command.add_argument_group("where")
     where.add_argument("--out", type=Path, default=Path("reports/out"), help="folder to write (default: %(default)s)")
     store = Path(os.environ.get("JIGCLU_STORE") or "runs")
-    where.add_argument("--store", type=Path, default=store, help="folder of the job folders (default: %(default)s)")
+    where.add_argument("--store", type=Path, default=store, help="the store (default: JIGCLU_STORE, else runs/)")
     command.add_version()
     return command
 
@@ -45,6 +52,8 @@ def check(scales: list[str], protocols: list[str]) -> None:
     """Raises ConfigError, naming the valid ones, for a scale or protocol that has no overlay."""
     for kind, names in (("scales", scales), ("protocols", protocols)):
         for name in names:
+            if "," in name and {part.strip() for part in name.split(",")} <= set(overlays.overlays(kind)):
+                raise ConfigError(f"unknown {kind[:-1]} {name!r}: separate {kind} by spaces")
             if name not in overlays.overlays(kind):
                 raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, overlays.overlays(kind))}")
 
@@ -52,13 +61,24 @@ def check(scales: list[str], protocols: list[str]) -> None:
 @steady
 def main(arguments: list[str] | None = None, prog: str = "python -m reports") -> int:
     args = parser(prog).parse_args(arguments)
+    name = prog.removeprefix("python -m ")
     try:
         experiments.find(args.targets or ["all"])
         check(args.scale or [], [args.protocol] if args.protocol else [])
+        on_server = is_server(tracking_uri(args.store)) and args.store == parser(prog).get_default("store")
+        if args.store.exists() or not on_server:  # a report of a server's runs needs no store
+            check_store(args.store)
+        make_folder(args.out)
         return _run(args)
     except ConfigError as error:
-        print(f"{prog.removeprefix('python -m ')}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -67,7 +87,8 @@ def _run(args: argparse.Namespace) -> int:
     from orchestrate.mirror.identity import id_on_shared_server
 
     try:
-        mirror.sync(args.store)
+        if args.store.exists():
+            mirror.sync(args.store)
     except mirror.MirrorError as error:
         print(f"warning: {error}; the report shows what MLflow has", file=sys.stderr)
     from orchestrate.mirror.store import connect

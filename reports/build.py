@@ -38,7 +38,7 @@ def report(
     frames.apply_views(client, overlays.overlays("scales"))
     shown_scales = scales or assemble.fullest_first(loaded) or (["paper"] if targets else [])
     shown = assemble.assemble(loaded, ledger, shown_scales, protocol, named=bool(targets))
-    _make_folder(out)
+    make_folder(out)
     drawn = []
     for table, files in zip(shown, table_files.write_all(shown), strict=True):
         svg = files.pop(f"{table.stem}.svg")
@@ -60,7 +60,7 @@ def report(
     return shown
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
     """Raises ConfigError if the folder cannot be made or written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)

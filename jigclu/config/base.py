@@ -15,14 +15,36 @@ class ConfigError(ValueError):
     """A user's mistake in a config: one line that names the valid choices and the nearest one."""
 
 
-def nearest(word: str, choices: Collection[str]) -> str:
-    """`valid: a, b, c; did you mean b?`: the tail of every error about a name."""
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f"valid: {', '.join(sorted(choices))}" + (f"; did you mean {close[0]}?" if close else "")
+LONG_LIST = 10  # names; the nearest one comes before a longer list
+
+
+def nearest(word: str, choices: Collection[str], more: str = "") -> str:
+    """`valid: a, b, c; did you mean b?`: the tail of every error about a name. `more`: what else is valid, in words."""
+    lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), lower, n=1)
+    valid = f"valid: {', '.join(sorted(choices))}{more}"
+    if not close:
+        return valid
+    hint = f"did you mean {lower[close[0]]}?"
+    return f"{hint} {valid}" if len(choices) > LONG_LIST or more else f"{valid}; {hint}"
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# Numbers are numbers: no text ("3"), no true or yes, no NaN, no infinity, and nothing that no machine could hold.
+Integer = Annotated[int, Field(strict=True)]
+Whole = Annotated[Integer, Field(ge=0, le=10**9)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[Real, Field(ge=-1e9, le=1e9)]
+
+
+def not_boolean(value: Any) -> Any:
+    """For a choice of numbers: pydantic takes true for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is expected{_got(value)}")
+    return value
 
 
 def _ascending(values: tuple[float, float]) -> tuple[float, float]:
@@ -31,24 +53,35 @@ def _ascending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Share = Annotated[Real, Field(gt=0, lt=1)]
+Probability = Annotated[Real, Field(ge=0, le=1)]
+Positive = Annotated[Integer, Field(gt=0, le=10**9)]
+Pixels = Annotated[Integer, Field(gt=0, le=10_000)]  # a side of an image
+Batch = Annotated[Integer, Field(gt=0, le=100_000)]
+Epochs = Annotated[Integer, Field(gt=0, le=100_000)]
+Size = Annotated[Integer, Field(gt=0, le=100_000)]  # of a layer, or a number of boxes
+PositiveFloat = Annotated[Real, Field(gt=0, le=1e9)]
+NotNegative = Annotated[Real, Field(ge=0, le=1e9)]
+Momentum = Annotated[Real, Field(ge=0, lt=1)]
+Range = Annotated[tuple[Number, Number], AfterValidator(_ascending)]
 
 
 # -- errors in one line -----------------------------------------------------------------------------------------------
 EXPECTED = {  # pydantic's error types -> what the field takes; fixed-length tuples are described from their annotation
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is expected"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number is expected"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number is expected"),
+    "finite_number": "a finite number is expected",
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is expected"),
     **dict.fromkeys(("tuple_type", "list_type"), "a list is expected"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping is expected"),
     "string_type": "text is expected",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be less than or equal to {le}",
+    "invalid_key": "keys must be text",
 }
+MAPPING = ("dict_type", "model_type", "model_attributes_type")
 
 
 def error_line(
@@ -84,12 +117,16 @@ def error_line(
         name, tag = context["discriminator"].strip("'"), context["tag"]
         return f"{key}.{name}: unknown {parts[-1]} {tag!r}; {nearest(tag, _quoted(context['expected_tags']))}"
     if kind == "literal_error" and (choices := _quoted(context["expected"])):
-        return f"{key}: {given!r} is not a valid choice; {nearest(str(given), choices)}"
+        return f"{key}: {_written(given)} is not a valid choice; {nearest(str(given), choices)}"
     if kind == "missing":
-        return f"{key} is missing"
+        choices = [str(choice) for choice in get_args(annotations[-1]) if get_origin(annotations[-1]) is Literal]
+        return f"{key} is missing" + (f"; valid: {', '.join(choices)}" if choices else "")
     if kind == "value_error":
         return ": ".join(filter(None, (key, str(context["error"]))))
-    return f"{key}: {EXPECTED.get(kind) or first['msg'].replace('Input should be', 'must be')}{_got(given)}"
+    fields = _keys(annotations[-1]) if kind in MAPPING else []
+    which = f" of {', '.join(dict.fromkeys(fields))}" if fields and isinstance(given, bool | int | float | list) else ""
+    text = EXPECTED[kind].format(**context) if kind in EXPECTED else first["msg"].replace("Input should be", "must be")
+    return f"{key}: {text}{which}{_got(given)}"
 
 
 def _key(prefix: str, parts: list[str]) -> str:
@@ -97,7 +134,19 @@ def _key(prefix: str, parts: list[str]) -> str:
 
 
 def _got(given: Any) -> str:
-    return "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+    return "" if isinstance(given, dict | BaseModel) else f" (got {_written(given)})"
+
+
+def _written(given: Any) -> str:
+    """A value as it is written in YAML, cut to one short line."""
+    words = {None: "null", True: "true, or yes", False: "false, or no"}
+    if given is None or isinstance(given, bool):
+        return words[given]
+    try:
+        text = repr(given)
+    except ValueError:  # a number of more digits than Python writes
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _quoted(text: str) -> list[str]:
@@ -173,6 +222,7 @@ def _numbers(annotations: list[Any]) -> str:
     for member in (member for annotation in annotations for member in _members(annotation)):
         arguments = get_args(member)
         if get_origin(member) is tuple and ... not in arguments and len(arguments) in words:
-            example = ", as in [0.1, 2.0]" if arguments == (float, float) else ""
+            pair = [_members(argument) for argument in arguments] == [(float,), (float,)]
+            example = ", as in [0.1, 2.0]" if pair else ""
             return f"{words[len(arguments)]} numbers are expected{example}"
     return ""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from jigclu.config.base import ConfigError, Positive, Strict, nearest
+from jigclu.config.base import ConfigError, Integer, Pixels, Positive, Strict, nearest
 
 Subset = Literal["1percent", "10percent"]
 Layout = Literal["folders", "cifar", "scenes"]
@@ -214,15 +214,15 @@ class DataConfig(Strict):
     `canvas`: side in pixels of the square uint8 canvas that an image is decoded to. A larger image is scaled down to fit
     with its aspect kept; the released code crops from the original (protocols.md §1.1), and ImageNet's usual 500 pixels
     are not scaled. `quality`: None: the images as they are; else scaled to the canvas and re-encoded as JPEG of this
-    quality, read from a pack (`python -m jigclu.data pack`). `subset`: only SimCLR's 1 % or 10 % label list of the train
+    quality, read from a pack (`jigclu data pack`). `subset`: only SimCLR's 1 % or 10 % label list of the train
     split (drawn by rule, class-balanced, if a data set has no list; protocols.md §2.3, §2.4). `train_images` and
     `val_images`: use only this many, class-balanced; for `scenes` how many are drawn.
     """
 
     name: DatasetName = "imagenet100"
     version: str = ""
-    canvas: Positive = 512
-    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    canvas: Pixels = 512
+    quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
     subset: Subset | None = None
     train_images: Positive | None = None
     val_images: Positive | None = None

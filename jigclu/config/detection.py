@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from jigclu.config.base import ConfigError, Momentum, NotNegative, Positive, PositiveFloat, Strict, nearest
+from jigclu.config.base import (
+    Batch,
+    ConfigError,
+    Momentum,
+    NotNegative,
+    Pixels,
+    Positive,
+    PositiveFloat,
+    Real,
+    Size,
+    Strict,
+    Whole,
+    nearest,
+)
 from jigclu.config.datasets import check_version, declare_version
 
 
@@ -84,7 +97,7 @@ class DetectionDataConfig(Strict):
     version: str = ""
     train_images: Positive | None = None
     val_images: Positive | None = None
-    size: Positive = 128
+    size: Pixels = 128
 
     @model_validator(mode="before")
     @classmethod
@@ -106,13 +119,13 @@ class Solver(Strict):
     warm-up    = 1,000 iterations, or a tenth of all if there are fewer than 10,000.
     """
 
-    schedule: PositiveFloat = 1.0
-    batch_size: Positive = 8
+    schedule: Annotated[Real, Field(gt=0, le=1000)] = 1.0
+    batch_size: Batch = 8
     lr: PositiveFloat = 0.01
     momentum: Momentum = 0.9
     weight_decay: NotNegative = 1e-4
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    warmup: Annotated[int, Field(ge=0)] = 1000
+    gamma: Annotated[Real, Field(gt=0, le=1)] = 0.1
+    warmup: Whole = 1000
 
     def iterations(self, images: int) -> int:
         return max(1, round(self.schedule * IMAGES_1X / COCO_IMAGES * images / self.batch_size))
@@ -132,18 +145,18 @@ class Solver(Strict):
 class DetectorConfig(Strict):
     """The network's sizes (protocols.md §2.6 "box head", "RPN test"; the rest is Detectron2's Base-RCNN-FPN)."""
 
-    channels: Positive = 256  # of the FPN, the RPN's and the box head's convolutions
-    fc_dim: Positive = 1024
-    anchors: tuple[Positive, Positive, Positive, Positive, Positive] = (32, 64, 128, 256, 512)  # pixels, one per level
-    rois: Positive = 512  # sampled per image
-    proposals_train: Positive = 2000  # per level, before NMS
-    proposals_test: Positive = 6000
-    proposals: Positive = 1000  # per image, after NMS
+    channels: Size = 256  # of the FPN, the RPN's and the box head's convolutions
+    fc_dim: Size = 1024
+    anchors: tuple[Pixels, Pixels, Pixels, Pixels, Pixels] = (32, 64, 128, 256, 512)  # pixels, one per level
+    rois: Size = 512  # sampled per image
+    proposals_train: Size = 2000  # per level, before NMS
+    proposals_test: Size = 6000
+    proposals: Size = 1000  # per image, after NMS
 
 
 class SizesConfig(Strict):
     """Shorter side in pixels: drawn from `train`, or `test`; `longest`: limit of the longer side (protocols.md §2.6)."""
 
-    train: tuple[Positive, ...] = (640, 672, 704, 736, 768, 800)
-    test: Positive = 800
-    longest: Positive = 1333
+    train: tuple[Pixels, ...] = (640, 672, 704, 736, 768, 800)
+    test: Pixels = 800
+    longest: Pixels = 1333

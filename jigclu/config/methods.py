@@ -11,7 +11,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from jigclu.config.base import ConfigError, Momentum, NotNegative, Positive, PositiveFloat, Strict
+from jigclu.config.base import (
+    ConfigError,
+    Integer,
+    Momentum,
+    NotNegative,
+    PositiveFloat,
+    Real,
+    Size,
+    Strict,
+    not_boolean,
+)
 
 SMALLEST_PATCH = 8  # pixels
 
@@ -50,13 +60,13 @@ class JigCluConfig(MethodSchema):
     """
 
     name: Literal["jigclu"] = "jigclu"
-    m: Annotated[int, Field(ge=2, le=8)] = 2
-    extend: Annotated[float, Field(ge=0, le=0.5)] = 0.3
+    m: Annotated[Integer, Field(ge=2, le=8)] = 2
+    extend: Annotated[Real, Field(ge=0, le=0.5)] = 0.3
     temperature: PositiveFloat = 0.3
     loss_scale: Literal["official", "paper"] = "official"
     clustering_weight: NotNegative = 1.0
     location_weight: NotNegative = 1.0
-    dim: Positive = 128
+    dim: Size = 128
     input: Literal["montage", "small", "scaled"] = "montage"
     augment: Literal["after", "during", "before"] = "after"
 
@@ -87,7 +97,7 @@ class SimCLRConfig(MethodSchema):
 
     name: Literal["simclr"] = "simclr"
     temperature: PositiveFloat = 0.1
-    dim: Positive = 128
+    dim: Size = 128
 
     @property
     def passes(self) -> float:
@@ -103,12 +113,12 @@ class MoCoConfig(MethodSchema):
     """
 
     name: Literal["moco"] = "moco"
-    version: Literal[1, 2] = 2
+    version: Annotated[Literal[1, 2], BeforeValidator(not_boolean)] = 2
     temperature: PositiveFloat = 0.2
-    queue: Positive = 65536
+    queue: Annotated[Integer, Field(gt=0, le=10_000_000)] = 65536
     momentum: Momentum = 0.999
-    shuffle_groups: Positive = 8
-    dim: Positive = 128
+    shuffle_groups: Size = 8
+    dim: Size = 128
 
     @property
     def passes(self) -> float:

@@ -11,15 +11,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from jigclu.config.base import (
+    Batch,
     ConfigError,
+    Epochs,
+    Integer,
     Momentum,
     NotNegative,
+    Pixels,
     Positive,
     PositiveFloat,
     Probability,
     Range,
+    Real,
     Share,
+    Size,
     Strict,
+    Whole,
     error_line,
     nearest,
 )
@@ -29,6 +36,7 @@ from jigclu.config.methods import JigCluConfig, MethodConfig
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Precision = Literal["float32", "bfloat16"]
+Jitter = Annotated[Real, Field(ge=0, le=10)]  # a factor is drawn from 1 - jitter (at least 0) to 1 + jitter
 
 
 class AugmentConfig(Strict):
@@ -36,10 +44,10 @@ class AugmentConfig(Strict):
 
     crop_scale: Range = (0.2, 1.0)
     crop_ratio: Range = (3 / 4, 4 / 3)
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    brightness: Jitter = 0.4
+    contrast: Jitter = 0.4
+    saturation: Jitter = 0.4
+    hue: Annotated[Real, Field(ge=0, le=0.5)] = 0.1
     jitter_probability: Probability = 0.8
     gray_probability: Probability = 0.2
     blur_sigma: Range = (0.1, 2.0)
@@ -58,12 +66,12 @@ class OptimizerConfig(Strict):
 class RuntimeConfig(Strict):
     """Transient: how a job runs. Never changes a result, never part of the job id."""
 
-    workers: Annotated[int, Field(ge=0)] | None = None
-    threads: Positive | None = None
+    workers: Annotated[Integer, Field(ge=0, le=1024)] | None = None
+    threads: Annotated[Integer, Field(gt=0, le=4096)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    checkpoint_minutes: Annotated[Real, Field(gt=0, le=525_600)] = 10.0
     log_every: Positive = 10
-    monitor_every: Annotated[int, Field(ge=0)] = 0
+    monitor_every: Whole = 0
 
 
 class PretrainConfig(Strict):
@@ -73,9 +81,9 @@ class PretrainConfig(Strict):
     backbone: Backbone = "resnet50"
     method: MethodConfig = JigCluConfig()
     augment: AugmentConfig = AugmentConfig()
-    image_size: Positive = 224
-    batch_size: Annotated[int, Field(ge=2)] = 256
-    epochs: Positive = 200
+    image_size: Pixels = 224
+    batch_size: Annotated[Integer, Field(ge=2, le=100_000)] = 256
+    epochs: Epochs = 200
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Precision = "float32"
     runtime: RuntimeConfig = RuntimeConfig()
@@ -86,9 +94,9 @@ class EvaluationConfig(Strict):
 
     data: DataConfig = DataConfig()
     backbone: Backbone = "resnet50"
-    image_size: Positive = 224
-    resize: Positive = 256
-    batch_size: Positive = 256
+    image_size: Pixels = 224
+    resize: Pixels = 256
+    batch_size: Batch = 256
     precision: Precision = "float32"
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -103,12 +111,12 @@ class ClassifierConfig(EvaluationConfig):
     crop: Literal["resized", "padded"] = "resized"
     crop_scale: Range = (0.08, 1.0)
     crop_ratio: Range = (3 / 4, 4 / 3)
-    padding: Annotated[int, Field(ge=0)] = 4
+    padding: Annotated[Integer, Field(ge=0, le=10_000)] = 4
     flip_probability: Probability = 0.5
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gamma: Annotated[Real, Field(gt=0, le=1)] = 0.1
     momentum: Momentum = 0.9
     weight_decay: NotNegative = 0.0
-    epochs: Positive = 100
+    epochs: Epochs = 100
     milestones: tuple[Share, ...] = ()
 
     @property
@@ -126,7 +134,7 @@ class LinearConfig(ClassifierConfig):
     milestones: tuple[Share, ...] = (0.6, 0.8)
     lr: PositiveFloat = 1.0
     other_lrs: tuple[PositiveFloat, ...] = (0.1, 10.0, 30.0)
-    views: Positive | None = None
+    views: Epochs | None = None
 
 
 class FinetuneConfig(ClassifierConfig):
@@ -141,13 +149,13 @@ class FinetuneConfig(ClassifierConfig):
     milestones: tuple[Share, ...] = (0.3, 0.6, 0.9)
     lr: PositiveFloat = 0.01
     head_lr: PositiveFloat | None = None
-    validate_every: Positive = 2
+    validate_every: Epochs = 2
 
 
 class KnnConfig(EvaluationConfig):
     """Weighted k-nearest-neighbour vote on frozen features (Wu et al. 2018): an inexpensive monitor."""
 
-    k: Positive = 20
+    k: Size = 20
     temperature: PositiveFloat = 0.07
 
 
@@ -162,7 +170,7 @@ class DetectConfig(Strict):
     solver: Solver = Solver()
     detector: DetectorConfig = DetectorConfig()
     sizes: SizesConfig = SizesConfig()
-    precise_bn: Annotated[int, Field(ge=0)] = 200
+    precise_bn: Annotated[Integer, Field(ge=0, le=1_000_000)] = 200
     precision: Precision = "float32"
     runtime: RuntimeConfig = RuntimeConfig()
 

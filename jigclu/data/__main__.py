@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from jigclu_cli.guard import guard_imports
+
+if __name__ == "__main__":
+    guard_imports("jigclu.data")
+
 import argparse
 import signal
 import sys
@@ -9,12 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
-
-from jigclu_cli.arguments import Parser, guard_imports
-from jigclu_cli.output import steady
-
-if __name__ == "__main__":
-    guard_imports("jigclu.data")
 
 import numpy as np
 
@@ -28,6 +27,8 @@ from jigclu.data.pack_writer import PackError, outdated, pack, usage
 from jigclu.data.sources import coco
 from jigclu.data.sources.folders import FolderCollection
 from jigclu.data.sources.packed import folder_of, pack_command, pack_facts, packs_of
+from jigclu_cli.arguments import Parser, whole
+from jigclu_cli.output import steady
 
 USAGE = """
   {prog} check NAME|all [--subset 1percent|10percent] [--root DIR]
@@ -91,13 +92,24 @@ def _parser(prog: str) -> Parser:
 def _pack_arguments(command: argparse.ArgumentParser) -> None:
     usual, cpus = DataConfig.model_fields["canvas"].default, len(usable_cores())
     command.add_argument(
-        "--canvas", type=int, default=usual, metavar="PIXELS", help=f"the jobs' data.canvas (default: {usual})"
+        "--canvas",
+        type=whole(1, 10_000),
+        default=usual,
+        metavar="PIXELS",
+        help=f"the jobs' data.canvas (default: {usual})",
     )
     command.add_argument(
-        "--quality", type=int, metavar="1..100", help="store JPEGs of this quality (default: the exact pixels)"
+        "--quality",
+        type=whole(1, 100),
+        metavar="1..100",
+        help="store JPEGs of this quality (default: the exact pixels)",
     )
     command.add_argument(
-        "--workers", type=int, default=cpus, metavar="N", help=f"decoding processes, 0: none (default: {cpus})"
+        "--workers",
+        type=whole(0, 1024),
+        default=cpus,
+        metavar="N",
+        help=f"decoding processes, 0: none (default: {cpus})",
     )
     command.add_argument("--force", action="store_true", help="replace the existing pack")
 
@@ -232,8 +244,6 @@ def _pack(given: argparse.Namespace, root: Path) -> int:
         reason = NOT_PACKED.get(dataset_spec(given.name).layout, "")
     if reason:
         return _fail(f"{given.name} is not packed: {reason}; data sets that are: {', '.join(packable_names())}")
-    if given.canvas < 1 or given.workers < 0 or not 1 <= (given.quality or 1) <= 100 or given.quality == 0:
-        return _fail("--canvas must be at least 1, --quality 1 to 100, --workers at least 0")
     data = DataConfig(name=given.name, canvas=given.canvas, quality=given.quality)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the clean-up runs
     try:

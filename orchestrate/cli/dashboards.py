@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from jigclu.config import ConfigError
-from jigclu_cli.arguments import Parser
+from jigclu_cli.arguments import Parser, whole
 from jigclu_cli.output import steady
 from orchestrate import mirror
+from orchestrate.cli.select import check_store
 from orchestrate.mirror import address, sqlite
 from orchestrate.mirror.views import VIEW
 
@@ -20,7 +21,13 @@ environment: JIGCLU_STORE (job folders, default runs/), MLFLOW_TRACKING_URI"""
 
 def parser(prog: str = "jigclu mlflow") -> Parser:
     command = Parser(prog=prog, description=__doc__, epilog=EPILOG)
-    command.add_argument("--port", type=int, default=5000, help="default: %(default)s, which the report's links expect")
+    command.add_argument(
+        "--port",
+        type=whole(1, 65_535),
+        default=5000,
+        metavar="N",
+        help="default: %(default)s, which the report's links expect",
+    )
     command.add_version()
     return command
 
@@ -35,8 +42,7 @@ def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
         print(f"the dashboards are on the tracking server {address.server(uri)}")
         return 0
     try:
-        if not store.is_dir():
-            raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
+        check_store(store)
         mirror.prepare(store)
     except ConfigError as error:
         print(f"{prog}: {error}", file=sys.stderr)

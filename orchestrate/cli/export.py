@@ -10,7 +10,7 @@ from pathlib import Path
 from jigclu.config import ConfigError
 from jigclu_cli.arguments import Parser
 from jigclu_cli.output import steady
-from orchestrate.cli.select import select_one
+from orchestrate.cli.select import check_store, select_one
 
 EPILOG = """The file holds a state_dict with torchvision's ResNet names, without the fully connected layer:
   network.load_state_dict(torch.load("encoder.pt", weights_only=True), strict=False)
@@ -33,8 +33,7 @@ def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
     args = parser(prog).parse_args(words)
     store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     try:
-        if not store.is_dir():
-            raise ConfigError(f"there is no store at {store}; run an experiment first, or set JIGCLU_STORE")
+        check_store(store)
         size = export(store, args.job, args.file)
     except ConfigError as error:
         print(f"{prog}: {error}", file=sys.stderr)

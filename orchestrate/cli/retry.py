@@ -20,6 +20,8 @@ def retry(store: Path, words: list[str], cluster: str | None, jobs: int) -> int:
     """
     if jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, not {jobs}")
+    if cluster is not None:
+        clusters.load(cluster)  # a mistyped name is an error even if there is nothing to retry
     everything = all_folders(store)
     states = look(everything)
     record_ends(everything, states)

@@ -7,13 +7,27 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jigclu.config import ConfigError, nearest
-from jigclu.job_folder import JobFolder
+from jigclu.job_folder import JobFolder, is_foreign
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 from orchestrate.jobs.states import State, look, record_ends, stale
 from orchestrate.jobs.submissions import current_id
 from orchestrate.planning import experiments
 
 SHORTEST = 4  # characters of a job id that may stand for it
+LISTING = "`jigclu status --all` lists the jobs"
+
+
+def check_store(store: Path) -> None:
+    """Raises ConfigError unless the folder is there and is a store, or empty: a mistyped path is no store without jobs."""
+    how = "run an experiment first (`jigclu run table8 --scale smoke`), or set JIGCLU_STORE"
+    try:
+        entries = [path.name for path in store.iterdir()]
+    except FileNotFoundError:
+        raise ConfigError(f"there is no store at {store.absolute()}; {how}") from None
+    except OSError as error:
+        raise ConfigError(f"the store {store.absolute()} cannot be read ({error.strerror}); {how}") from None
+    if is_foreign(entries):
+        raise ConfigError(f"{store.absolute()} is no store: it has other files, such as {min(entries)}; {how}")
 
 
 def all_folders(store: Path) -> list[JobFolder]:
@@ -33,15 +47,24 @@ def select(store: Path, words: list[str]) -> list[JobFolder]:
         named = _of_experiment(word, folders)
         named = named if named is not None else _by_id(word, folders)
         if not named:
-            if re.fullmatch("[0-9a-f_]+", word):
-                raise ConfigError(
-                    f"no job of the store {store} has the id {word!r} (at least {SHORTEST} characters, or SLURM's id)"
-                )
-            ledger = experiments.load_all()
-            names = [*ledger, *(experiment.topic for experiment in ledger.values())]
-            raise ConfigError(f"{word!r} is no job of the store {store} and no experiment; {nearest(word, names)}")
+            raise _unknown(word, store)
         found |= {folder.id: folder for folder in named}
     return list(found.values())
+
+
+def _unknown(word: str, store: Path, one_job: bool = False) -> ConfigError:
+    """The mistake in a word that means no job."""
+    if re.fullmatch("[0-9a-f_]+", word):
+        if len(word) < SHORTEST:
+            return ConfigError(f"{word!r} is too short: give at least {SHORTEST} characters of a job's id")
+        return ConfigError(
+            f"no job of the store {store} has the id {word!r} (at least {SHORTEST} characters, or SLURM's id); {LISTING}"
+        )
+    if one_job:
+        return ConfigError(f"{word!r} is no job of the store {store}; {LISTING}")
+    ledger = experiments.load_all()
+    names = [*ledger, *(experiment.topic for experiment in ledger.values())]
+    return ConfigError(f"{word!r} is no job of the store {store} and no experiment; {nearest(word, names)}")
 
 
 def _of_experiment(word: str, folders: list[JobFolder]) -> list[JobFolder] | None:
@@ -51,7 +74,7 @@ def _of_experiment(word: str, folders: list[JobFolder]) -> list[JobFolder] | Non
     if name is None:
         return None
     if not (found := [folder for folder in folders if name in folder.job.get("experiments", [])]):
-        raise ConfigError(f"no job of {name} is in the store; run it first: python orchestrate/run.py {name}")
+        raise ConfigError(f"no job of {name} is in the store; run it first: jigclu run {name}")
     return found
 
 
@@ -62,8 +85,15 @@ def _by_id(word: str, folders: list[JobFolder]) -> list[JobFolder]:
     return by_id or [folder for folder in folders if word in (folder.status.get("slurm_job_id"), current_id(folder))]
 
 
+def _names() -> set[str]:
+    ledger = experiments.load_all()
+    return {"all", *ledger, *(experiment.topic for experiment in ledger.values())}
+
+
 def select_one(store: Path, word: str) -> JobFolder:
     """The one job that a word means. ConfigError if it means several."""
+    if word not in _names() and not _by_id(word, all_folders(store)):
+        raise _unknown(word, store, one_job=True)
     found = select(store, [word])
     if len(found) > 1:
         raise ConfigError(f"{word} is {len(found)} jobs; name one: {', '.join(folder.id for folder in found[:8])}")

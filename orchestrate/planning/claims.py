@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from jigclu.config import Strict
+from jigclu.config.base import Number, PositiveFloat
 
 
 class Order(Strict):
@@ -32,7 +33,7 @@ class Difference(Strict):
     kind: Literal["difference"] = "difference"
     more: str
     less: str
-    by: float | None = None
+    by: Number | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ class Ratio(Strict):
     kind: Literal["ratio"] = "ratio"
     of: str
     to: str
-    at_most: float = Field(gt=0)
+    at_most: PositiveFloat
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ class Below(Strict):
 
     kind: Literal["below"] = "below"
     cell: str
-    limit: float
+    limit: Number
 
     @property
     def cells(self) -> tuple[str, ...]:

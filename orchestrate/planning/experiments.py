@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from jigclu.config import STAGES, ConfigError, Strict, error_line, nearest
+from jigclu.config.base import Number
 from orchestrate.planning.claims import Claim
 from orchestrate.planning.overlays import Overlay, experiment_files, overlays, read_yaml
 
@@ -34,7 +35,7 @@ class Cell(Strict):
     key: str
     row: str
     column: str
-    printed: float | None = None
+    printed: Number | None = None
     unit: str = ""
     report: str | None = None
     cited: str | None = None
@@ -203,14 +204,34 @@ def load_all() -> dict[str, Experiment]:
     return {path.stem: _validate(path) for path in experiment_files()}
 
 
+def _by_word(ledger: dict[str, Experiment]) -> dict[str, Experiment]:
+    return {**ledger, **{experiment.topic: experiment for experiment in ledger.values()}}
+
+
+def find_or_none(word: str) -> Experiment | None:
+    """The experiment of this name or topic."""
+    return _by_word(load_all()).get(word)
+
+
+def _hint(word: str, by_word: dict[str, Experiment]) -> str:
+    """What to write instead of a word that names no experiment."""
+    parts = [part.strip() for part in word.split(",")]
+    if len(parts) > 1 and all(part in by_word for part in parts):
+        return f"separate experiments by spaces: {' '.join(parts)}"
+    with_cell = [name for name, experiment in by_word.items() if word in [cell.key for cell in experiment.all_cells]]
+    if with_cell:
+        return f"it is a cell of {with_cell[0]}: did you mean {with_cell[0]} --cells {word}?"
+    return nearest(word, [*by_word, "all"])
+
+
 def find(words: list[str]) -> list[Experiment]:
     """Experiments by name, by topic, or `all`. Raises ConfigError that names the valid words and the nearest."""
     ledger = load_all()
-    by_word = {**ledger, **{experiment.topic: experiment for experiment in ledger.values()}}
+    by_word = _by_word(ledger)
     found: dict[str, Experiment] = {}
     for word in words:
         if word != "all" and word not in by_word:
-            raise ConfigError(f"unknown experiment {word!r}; {nearest(word, [*by_word, 'all'])}")
+            raise ConfigError(f"unknown experiment {word!r}; {_hint(word, by_word)}")
         for experiment in ledger.values() if word == "all" else [by_word[word]]:
             found[experiment.name] = experiment
     return list(found.values())

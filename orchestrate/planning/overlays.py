@@ -24,30 +24,74 @@ def data_keys() -> list[str]:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML 1.1 without integers in base 60: `12:00:00` is a text, not 43200."""
+    """YAML 1.1 without numbers in base 60 (`12:00:00` is a text, not 43200), with `1e-3`, without duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in seen and key.value != "<<":
+                    first = f" (first in line {seen[key.value]})" if seen[key.value] != line else ""
+                    problem = f"the key {key.value!r} appears twice{first}"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen[key.value] = line
+        values: dict[Any, Any] = super().construct_mapping(node, deep)
+        return values
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_EXPONENT = "[eE][-+]?[0-9]+"
+_FLOAT = rf"""[-+]?([0-9][0-9_]*(\.[0-9]*({_EXPONENT})?|{_EXPONENT})|\.[0-9]+({_EXPONENT})?|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"""
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
+
+
+class NotYaml(ValueError):
+    """Text that is not YAML: `problem` in a few words, in `line` (from 1; 0: unknown)."""
+
+    def __init__(self, problem: str, line: int = 0):
+        super().__init__(problem)
+        self.problem, self.line = problem, line
+
+
+def parse_yaml(text: str) -> Any:
+    """The text's value, by the rules of every YAML file of the suite. Raises NotYaml."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise NotYaml(problem, mark.line + 1 if mark else 0) from None
+    except RecursionError:
+        raise NotYaml("it is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # a date of month 13, a number of thousands of digits
+        raise NotYaml(str(error).partition(";")[0]) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises ConfigError, one line with file and line number, for anything else."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        position = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{position}: not YAML: {getattr(error, 'problem', error)}") from None
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read: it is no text in UTF-8") from None
+    except NotYaml as error:
+        position = f"{path}:{error.line}" if error.line else str(path)
+        kind = "" if "appears twice" in error.problem else "not YAML: "
+        raise ConfigError(f"{position}: {kind}{error.problem}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping, found a {type(values).__name__}")
+        kinds = {list: "a list", str: "a text", bool: "true or false"}
+        kind = kinds.get(type(values), "a single value")
+        raise ConfigError(f"{path}: expected a mapping (lines of `key: value`), found {kind}")
     return values
 
 

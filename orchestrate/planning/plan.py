@@ -14,11 +14,12 @@ from typing import Any
 
 from jigclu.config import ConfigError, PretrainConfig, identity, nearest
 from jigclu.job_folder import JobFolder
-from orchestrate.planning.experiments import Cell, Experiment
+from orchestrate.planning.experiments import Cell, Experiment, find_or_none, load_all
 from orchestrate.planning.overlays import Overlay, overlay
 from orchestrate.planning.resolve import ENCODER_STAGE, StageConfig, dataset_name, resolve, undot, variant_of
 
 DEFAULT_PROTOCOL = "official"
+MOST_RESULTS = 20_000  # cells times seeds of one command
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def command_line(
     settings: Iterable[str] = (),
     cells: Iterable[str] = (),
 ) -> str:
-    """The `run.py` command line that computes these cells. The default protocol is not written."""
-    words = ["python", "orchestrate/run.py", *experiments, "--scale", scale]
+    """The `jigclu run` command line that computes these cells. The default protocol is not written."""
+    words = ["jigclu", "run", *experiments, "--scale", scale]
     words += ["--protocol", protocol] if protocol != DEFAULT_PROTOCOL else []
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     words += [word for setting in settings for word in ("--set", setting)]
@@ -135,10 +136,17 @@ def _check_sets(settings: Overlay, experiments: list[Experiment]) -> None:
         if stage not in stages:
             names = ", ".join(experiment.name for experiment in experiments)
             raise ConfigError(f"--set {key}: no stage {stage!r} in {names}; {nearest(stage, stages)}")
+        if key in (f"{ENCODER_STAGE}.method", f"{ENCODER_STAGE}.method.name"):
+            raise ConfigError(
+                f"--set cannot change {key}: the method belongs to the cell (--dry-run lists cells; choose with --cells)"
+            )
         for experiment in experiments:
             own = {name for cell in experiment.all_cells for name in _own_keys(cell)}
             if any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in own):
-                raise ConfigError(f"--set {key}: the cells of {experiment.name} differ in this value")
+                raise ConfigError(
+                    f"--set cannot change {key}: the cells of {experiment.name} differ in this value; "
+                    "choose cells with --cells"
+                )
 
 
 def _own_keys(cell: Cell) -> Iterator[str]:
@@ -147,6 +155,19 @@ def _own_keys(cell: Cell) -> Iterator[str]:
         yield from (
             key for key, value in (values.items() if isinstance(values, dict) else ()) if not str(value).endswith("%")
         )
+
+
+def _unknown_cell(key: str, keys: list[str], experiments: list[Experiment]) -> ConfigError:
+    names = ", ".join(experiment.name for experiment in experiments)
+    parts = [part.strip() for part in key.split(",")]
+    if len(parts) > 1 and all(part in keys for part in parts):
+        return ConfigError(f"no cell {key!r}: separate cells by spaces, --cells {shlex.join(parts)}")
+    others = [experiment for experiment in load_all().values() if key in [cell.key for cell in experiment.all_cells]]
+    if others:
+        return ConfigError(f"no cell {key!r} in {names}; {', '.join(other.name for other in others)} has it")
+    if find_or_none(key):
+        return ConfigError(f"no cell {key!r} in {names}; it is an experiment: write experiments before the options")
+    return ConfigError(f"no cell {key!r} in {names}; {nearest(key, sorted(set(keys)))}")
 
 
 def make_plan(
@@ -166,9 +187,12 @@ def make_plan(
     keys = [cell.key for experiment in experiments for cell in experiment.all_cells]
     for key in only:
         if key not in keys:
-            raise ConfigError(
-                f"no cell {key!r} in {', '.join(item.name for item in experiments)}; {nearest(key, keys)}"
-            )
+            raise _unknown_cell(key, keys, experiments)
+    count = seeds * sum(cell.runs for experiment in experiments for cell in experiment.all_cells)
+    if count > MOST_RESULTS:
+        raise ConfigError(
+            f"{count} results in one command, at most {MOST_RESULTS} are planned at once; choose fewer --seeds or experiments"
+        )
     layers = overlay("scales", scale), overlay("protocols", protocol), settings
     experiments = [experiment.under(protocol) for experiment in experiments]
     set_values = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))

@@ -6,8 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-
-import yaml
+from typing import Any
 
 from jigclu.config import (
     STAGES,
@@ -21,7 +20,7 @@ from jigclu.config import (
     parse,
 )
 from orchestrate.planning.experiments import Cell, Experiment
-from orchestrate.planning.overlays import Overlay, overlay
+from orchestrate.planning.overlays import NotYaml, Overlay, overlay, parse_yaml
 
 StageConfig = PretrainConfig | LinearConfig | FinetuneConfig | KnnConfig | DetectConfig
 # The stage that trains the encoder of the others, if the recipe has it.
@@ -62,16 +61,28 @@ def parse_sets(words: Iterable[str]) -> Overlay:
             raise ConfigError(
                 f"--set {word!r}: unknown stage {key.split('.', 1)[0]!r}; {nearest(key.split('.', 1)[0], list(STAGES))}"
             )
-        try:
-            settings[key] = yaml.safe_load(value)
-            json.dumps(settings[key])  # YAML knows dates, configs do not
-        except TypeError:
-            raise ConfigError(
-                f"--set {word!r}: {value!r} is a {type(settings[key]).__name__}; write a number, a text or a list"
-            ) from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {word!r}: not a YAML value: {getattr(error, 'problem', error)}") from None
+        if not all(key.split(".")):
+            raise ConfigError(f"--set {word!r}: an empty name in {key!r}; write stage.key=value")
+        read = _read_value(word, value)
+        if key in settings and json.dumps(settings[key]) != json.dumps(read):
+            raise ConfigError(f"--set {key} is given twice, with different values; give it once")
+        settings[key] = read
     return settings
+
+
+def _read_value(word: str, value: str) -> Any:
+    """The value of a `--set` word. Raises ConfigError."""
+    if not value.strip():
+        raise ConfigError(f"--set {word!r}: no value after the =; write null for none")
+    try:
+        read = parse_yaml(value)
+        json.dumps(read)  # YAML knows dates, configs do not
+    except TypeError:
+        kind = type(read).__name__
+        raise ConfigError(f"--set {word!r}: {value!r} is a {kind}; write a number, a text or a list") from None
+    except (NotYaml, ValueError, RecursionError) as error:  # a list that contains itself
+        raise ConfigError(f"--set {word!r}: not a YAML value: {error}") from None
+    return read
 
 
 def variant_of(settings: Overlay) -> str:

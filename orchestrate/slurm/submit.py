@@ -104,7 +104,7 @@ def submit(plan: Plan, store: Path, cluster: Cluster, placements: dict[str, Plac
             submitter.submit(level)
     count["submitted"] = len(wanted)
     if wanted:
-        print_line("they run unattended; `python -m orchestrate status` shows their states")
+        print_line("they run unattended; `jigclu status` shows their states")
     print_line("jobs: " + ", ".join(f"{number} {what}" for what, number in count.items() if number))
     return ids
 

@@ -93,8 +93,8 @@ def test_a_job_records_its_code_commit_and_data(whole: tuple[Path, Done]) -> Non
 def test_the_recorded_command_plans_the_same_jobs(whole: tuple[Path, Done]) -> None:
     """... and finds all of them cached."""
     (command,) = {job.job["command"] for job in jobs(whole[0])}
-    python, script, *words = shlex.split(command)
-    assert (python, script) == ("python", "orchestrate/run.py")
+    program, verb, *words = shlex.split(command)
+    assert (program, verb) == ("jigclu", "run")
     output = run(whole[0], [*words, "--cluster", "local", "--dry-run"]).stdout
     assert "7 jobs, 7 done, 0 to run" in output and all(f"{job.id}  " in output for job in jobs(whole[0]))
 

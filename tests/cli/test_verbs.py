@@ -121,7 +121,7 @@ def test_logs_are_found_and_followed(finished: Path) -> None:
         (["why", "0000"], "has the id '0000' (at least 4 characters, or SLURM's id)"),
         (["status", "table9x"], "'table9x' is no job of the store"),
         (["status", "tabel8"], "did you mean table8"),
-        (["status", "table1"], "no job of table1 is in the store; run it first: python orchestrate/run.py table1"),
+        (["status", "table1"], "no job of table1 is in the store; run it first: jigclu run table1"),
         (["cancel"], "name a job, an experiment or all"),
         (["retry", "--jobs", "0"], "--jobs must be at least 1, not 0"),
     ],
@@ -165,8 +165,7 @@ def test_a_job_planned_by_a_different_code_version_is_not_retried(finished: Path
     code, said = orchestrate(finished, "retry", job.id)
     assert (
         code == 2
-        and f"job {job.id} was planned by a different code version; run its command: python orchestrate/run.py table8"
-        in said
+        and f"job {job.id} was planned by a different code version; run its command: jigclu run table8" in said
     ), said
 
 

@@ -28,7 +28,7 @@ def make_job(store: Path, job_id: str, stage: str = "linear", seed: int = 0, **f
     config = {"data": {"name": "imagenette", "train_images": None}, "epochs": 3, "milestones": [0.6, 0.8]}
     job = {"id": job_id, "stage": stage, "name": f"{stage} {job_id}", "config": config, "upstream": [], "seed": seed}
     job |= {"scale": "mini", "protocol": "official", "experiments": ["table8"], "uses": [], "commit": "c0ffee"}
-    write_json(folder.path / "job.json", job | {"command": "python orchestrate/run.py table8"} | fields)
+    write_json(folder.path / "job.json", job | {"command": "jigclu run table8"} | fields)
     return folder
 
 

@@ -24,7 +24,7 @@ def add_job(store: Path, job_id: str, use: dict[str, str] | None = None, state: 
     config |= {} if use else {"image_size": 80, "method": {"name": "jigclu", "m": 2}}
     job = {"id": job_id, "stage": stage, "seed": 0, "scale": "mini", "protocol": "official", "commit": "c0ffee" * 6}
     job |= {"name": f"{stage} resnet18 imagenette {job_id} seed 0", "config": config, "upstream": [], "uses": []}
-    job |= {"command": f"python orchestrate/run.py table8 --only {job_id}", "uses": [use] if use else []}
+    job |= {"command": f"jigclu run table8 --only {job_id}", "uses": [use] if use else []}
     folder.update_job(**job | more)
     folder.set_status(state, message=message)
     if state == "done":

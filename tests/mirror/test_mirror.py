@@ -31,7 +31,7 @@ def test_a_job_becomes_a_run_with_its_params_curve_result_and_files(store: Path)
     lines = list(folder.metrics())
     assert points(store, folder) == [(line["step"], line["loss"], int(line["time"] * 1000)) for line in lines]
     assert run.data.tags["jigclu.experiments"] == "table8" and run.data.tags["mlflow.source.git.commit"] == "c0ffee"
-    assert "python orchestrate/run.py table8" in run.data.tags["mlflow.note.content"]
+    assert "jigclu run table8" in run.data.tags["mlflow.note.content"]
     files = client(store).list_artifacts(run.info.run_id) + client(store).list_artifacts(run.info.run_id, "figures")
     assert {file.path for file in files} == {"job.json", "result.json", "figures", "figures/montage.png"}
     assert list((store / "mlartifacts").rglob("montage.png"))

@@ -24,7 +24,7 @@ JOB = JobRecord(
     scale="mini",
     state="failed",
     message="loss is NaN, at step 310",
-    command="python orchestrate/run.py table8",
+    command="jigclu run table8",
     device="A100",
     versions="python=3.11 torch=2.6",
     slurm_job_id="17",

@@ -45,7 +45,7 @@ def cost_line(experiment: Experiment) -> str:
     jobs = make_plan([experiment], "paper", "official").jobs.values()
     hours = sum(stated.hours(job.config, "GPU") for job in jobs)
     device = "A100; detection V100" if "detect" in experiment.recipe else "A100"
-    command = f"python orchestrate/run.py {experiment.name}"
+    command = f"jigclu run {experiment.name}"
     return f"# run: {command}   cost at scale paper: {hours:,.0f} GPU-hours (estimated, {device})"
 
 

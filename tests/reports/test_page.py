@@ -68,12 +68,12 @@ def test_from_a_number_to_its_job_and_the_command_that_recomputes_it(page: Any) 
     page.click("a.value:has-text('61.5')")
     number = page.locator("tbody:target")
     assert number.is_visible() and "60.00, 63.00" in number.inner_text()
-    assert "python orchestrate/run.py table8 --scale mini --seeds 2 --cells m=2" in number.inner_text()
+    assert "jigclu run table8 --scale mini --seeds 2 --cells m=2" in number.inner_text()
     number.locator("a[href^='#job-']").nth(1).click()
     job = page.locator("details.job:has(:target)")
     assert job.get_attribute("open") is not None
     text = job.inner_text()
-    assert "python orchestrate/run.py table8 --only bbbbbbbbbb00" in text
+    assert "jigclu run table8 --only bbbbbbbbbb00" in text
     assert "c0ffee" * 6 in text and "linear/bbbbbbbbbb00/logs/" in text and "backbone: resnet18" in text
     assert job.locator("a[href*='/runs/']").count() == 1
 

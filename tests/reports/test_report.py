@@ -56,7 +56,7 @@ def test_half_a_table_shows_what_is_missing_and_why(out: Path) -> None:
     assert "| Accuracy (%) | 61.5 ± 2.1 (n=2) | NaN | failed | not run |" in text
     assert "| printed | 80.9 | 74.7 | 70.1 | |" in text.replace("  |", " |")
     assert "−19.4" in text
-    assert "Not run: random. To run: python orchestrate/run.py table8 --scale mini\n" in text
+    assert "Not run: random. To run: jigclu run table8 --scale mini\n" in text
     assert FAILURE in text
     page = (out / "index.html").read_text()
     assert "loss is NaN at step 310 | epoch 3 &lt;b&gt;" in page and "<b>" not in page
@@ -83,7 +83,7 @@ def test_results_json_has_every_cell_of_every_shown_table(half_store: Path, out:
     assert (cell["value"], cell["n"], cell["seeds"], cell["values"]) == (61.5, 2, [0, 1], [60.0, 63.0])
     assert cell["std"] == pytest.approx(4.5**0.5) and cell["difference"] == pytest.approx(61.5 - 80.9)
     assert cell["jobs"] == ["bbbbbbbbbb00", "bbbbbbbbbb01"] and cell["commit"] == "c0ffee" * 6
-    assert cell["command"] == "python orchestrate/run.py table8 --scale mini --seeds 2 --cells m=2"
+    assert cell["command"] == "jigclu run table8 --scale mini --seeds 2 --cells m=2"
     states = {key: (one["state"], one["value"]) for key, one in by_cell(results).items() if key != "m=2"}
     assert states == {"m=3": ("done", None), "m=4": ("failed", None), "random": ("not run", None)}
     assert by_cell(results)["random"]["reference"] and not cell["reference"] and not cell["comparable"]
@@ -122,7 +122,7 @@ def test_flags_choose_scales_in_the_order_given(half_store: Path, tmp_path: Path
 
 def test_a_report_without_runs_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "runs", tmp_path / "out")["cells"] == []
-    assert "python orchestrate/run.py table8 --scale mini" in (tmp_path / "out" / "index.html").read_text()
+    assert "jigclu run table8 --scale smoke" in (tmp_path / "out" / "index.html").read_text()
     assert "No runs yet" in capsys.readouterr().out
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 

@@ -81,7 +81,7 @@ def test_the_page_compares_estimated_and_spent_hours(filled: Path, tmp_path: Pat
 def test_a_result_of_a_different_code_version_is_stale_on_the_page_and_in_mlflow(filled: Path, tmp_path: Path) -> None:
     assert run(filled, tmp_path / "out")["run"]["stale"] == 1
     page = (tmp_path / "out" / "index.html").read_text()
-    assert f"python -m orchestrate why {OTHER}" in page and f"orchestrate why {OFFICIAL}" not in page
+    assert f"jigclu why {OTHER}" in page and f"jigclu why {OFFICIAL}" not in page
     assert list(tags_of(filled, "jigclu-mini", "jigclu.stale")) == [f"linear resnet18 imagenette {OTHER} seed 0"]
 
 
@@ -165,7 +165,7 @@ def test_a_job_whose_upstream_is_not_in_mlflow_says_so_and_links_nowhere(store: 
 def test_the_command_of_a_cell_plans_only_that_cell(filled: Path, tmp_path: Path) -> None:
     cells = run(filled, tmp_path / "out")["cells"]
     command = next(cell["command"] for cell in cells if (cell["cell"], cell["protocol"]) == ("m=2", "paper"))
-    assert command == "python orchestrate/run.py table8 --scale mini --protocol paper --cells m=2"
+    assert command == "jigclu run table8 --scale mini --protocol paper --cells m=2"
     words = [sys.executable, *command.split()[1:], "--dry-run"]
     done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path / "empty"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -78,4 +78,4 @@ def test_other_packages_import_only_the_shared_parser_of_the_command() -> None:
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jigclu_cli":
                     found.add(node.module)
-    assert found == {"jigclu_cli.arguments"}
+    assert found == {"jigclu_cli.arguments", "jigclu_cli.guard"}
