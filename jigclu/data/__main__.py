@@ -23,19 +23,22 @@ from jigclu.config.detection import DETECTION_DATASETS, DetectionDataConfig
 from jigclu.config.machine import usable_cores
 from jigclu.data import download
 from jigclu.data.catalog import SPLITS, Source, collection, data_root
+from jigclu.data.digests import verify
 from jigclu.data.pack_writer import PackError, outdated, pack, usage
 from jigclu.data.sources import coco
+from jigclu.data.sources.folder_index import SUMS, scan
 from jigclu.data.sources.folders import FolderCollection
 from jigclu.data.sources.packed import folder_of, pack_command, pack_facts, packs_of
 from jigclu_cli.arguments import Parser, whole
 from jigclu_cli.output import steady
 
 USAGE = """
-  {prog} check NAME|all [--subset 1percent|10percent] [--root DIR]
+  {prog} check NAME|all [--subset 1percent|10percent] [--digests] [--root DIR]
   {prog} get NAME [--root DIR]
   {prog} pack NAME [--canvas PIXELS] [--quality 1..100] [--workers N] [--force] [--root DIR]
 
 `check` exits with 0 if everything is complete, else with 1 and a line saying what is missing and how to get it.
+With --digests it also reads every file and compares it with the SHA256SUMS in the data set's folder.
 `pack` writes <root>/packed/. Without --quality it stores the exact pixels, which every job with that canvas then reads;
 with it the files are smaller and the pixels differ, so jobs must ask for it with data.quality.
 The data sets of the detection stage ({detection}) have no subsets and are not packed."""
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m jigclu.d
     given = _parser(prog).parse_args(arguments)
     names = [*DATASETS, *DETECTION_DATASETS, *(["all"] if given.verb == "check" else [])]
     if given.name not in names:
-        return _fail(f"unknown data set {given.name!r}; {nearest(given.name, names)}")
+        return _fail(_unknown(given.verb, given.name, names))
     root = data_root(given.root)
     if given.verb == "get":
         return _get(given.name, root)
@@ -62,12 +65,32 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m jigclu.d
         return _fail(f"unknown subset {given.subset!r}; {nearest(given.subset, get_args(Subset))}")
     if given.subset and given.name in DETECTION_DATASETS:
         return _fail(f"{given.name} has no subset {given.subset}; data sets with subsets: {', '.join(DATASETS)}")
+    if given.name == "all" and given.digests:
+        return _fail("--digests reads every file of one data set: give its name instead of all")
     if given.name == "all":
         statuses = [_check_line(_config(name, given.subset), root) for name in DATASETS]
         return max(statuses + [_check_line(_detection(name), root) for name in DETECTION_DATASETS if not given.subset])
     if given.name in DETECTION_DATASETS:
-        return _describe_boxes(_detection(given.name), root)
-    return _describe(_config(given.name, given.subset), root)
+        status = _describe_boxes(_detection(given.name), root)
+    else:
+        status = _describe(_config(given.name, given.subset), root)
+    return status or (_check_digests(given.name, root) if given.digests else 0)
+
+
+def _names(verb: str) -> list[str]:
+    """The data sets that the verb can handle."""
+    if verb == "pack":
+        return packable_names()
+    return (
+        [spec.name for spec in DATASETS.values() if spec.fetcher] if verb == "get" else [*DATASETS, *DETECTION_DATASETS]
+    )
+
+
+def _unknown(verb: str, name: str, names: list[str]) -> str:
+    """Lists the verb's own data sets, and suggests the nearest of all: its own message says why it does not fit the verb."""
+    suggestion = "".join(nearest(name, names).partition("; did you mean")[1:])
+    valid = sorted({*_names(verb), *(["all"] if verb == "check" else [])})
+    return f"unknown data set {name!r}; valid: {', '.join(valid)}{suggestion}"
 
 
 def _parser(prog: str) -> Parser:
@@ -77,13 +100,13 @@ def _parser(prog: str) -> Parser:
     )
     parser.add_version()
     verbs = parser.add_subparsers(dest="verb", required=True)
-    names = ", ".join([*DATASETS, *DETECTION_DATASETS])
     for verb in ("check", "get", "pack"):
         command = verbs.add_parser(verb, prog=f"{prog} {verb}")
-        command.add_argument("name", help=f"{names}{', all' if verb == 'check' else ''}")
+        command.add_argument("name", help=f"{', '.join(_names(verb))}{', all' if verb == 'check' else ''}")
         command.add_argument("--root", type=Path, help="data root (default: JIGCLU_DATA, else data/)")
         if verb == "check":
             command.add_argument("--subset", help=" or ".join(get_args(Subset)))
+            command.add_argument("--digests", action="store_true", help="compare every file with the set's SHA256SUMS")
         if verb == "pack":
             _pack_arguments(command)
     return parser
@@ -154,6 +177,32 @@ def _opened(data: DataConfig, packs: list[DataConfig], root: Path) -> tuple[list
     if packs and images.absent(root):
         return [images.open(packs[0], split, root) for split in SPLITS], "packs only, no folders"
     return [images.from_files(data, split, root, fresh=True) for split in SPLITS], images.verified(data, root)
+
+
+def _check_digests(name: str, root: Path) -> int:
+    """Every file of a complete data set against its SHA256SUMS; CIFAR's digests were verified when it was opened."""
+    spec = DATASETS.get(name)
+    if (spec and spec.layout == "scenes") or (name in DETECTION_DATASETS and DETECTION_DATASETS[name].drawn):
+        return _fail(f"data set {name}: it is drawn when it is read and has no files, so there are no digests", 0)
+    folder = root / (spec.folder if spec else "coco")
+    try:
+        if spec and spec.layout == "cifar":
+            print(f"digests: {collection(name).verified(_config(name), root)}")
+            return 0
+        images = _images(name, root)
+        print(verify(name, folder, folder / SUMS, images))
+    except ConfigError as error:
+        return _fail(str(error), 1)
+    return 0
+
+
+def _images(name: str, root: Path) -> list[str]:
+    """Every image of the data set, below its folder."""
+    if name in DETECTION_DATASETS:
+        listings = scan(root / "coco", [f"{split}2017" for split in SPLITS]).items()
+        return [f"{folder}/{file}" for folder, files in listings for file, _ in files]
+    sources = [(split, collection(name).open(_config(name), split, root)) for split in SPLITS]
+    return [f"{split}/{path}" for split, source in sources for path in source.paths.tolist()]
 
 
 def _packs(data: DataConfig, root: Path) -> list[DataConfig]:

@@ -21,6 +21,7 @@ from jigclu.config import (
 from jigclu.config.datasets import Layout
 from jigclu.data.sources import cifar, coco, folders, scene_source
 from jigclu.data.sources.base import SPLITS, Collection, Source, Split, data_root
+from jigclu.data.sources.folder_index import SUMS
 from jigclu.data.sources.subsets import SHARES, wanted
 
 __all__ = ["SPLITS", "Source", "Split", "data_root"]
@@ -53,7 +54,7 @@ def check_whole(data: DataConfig, root: Path | None = None) -> None:
     spec = dataset_spec(data.name)
     if spec.layout != "cifar" or None not in (data.train_images, data.val_images):
         return
-    sums = data_root(root) / spec.folder / cifar.SUMS
+    sums = data_root(root) / spec.folder / SUMS
     if sums.exists():
         raise ConfigError(
             f"data set {data.name}: this is not the official set, because {sums.absolute()} gives it its own digests; "

@@ -194,7 +194,7 @@ def _check_space(data: DataConfig, sources: dict[Split, FolderSource], folder: P
         for source in sources.values()
     )
     if (free := shutil.disk_usage(folder).free) < needed:
-        raise PackError(f"{folder} has {free / 1e9:.1f} GB free; the pack takes {needed / 1e9:.1f} GB")
+        raise PackError(f"{folder} has {free / 1e9:.3g} GB free; the pack takes {needed / 1e9:.3g} GB")
 
 
 def write(

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jigclu.config import FinetuneConfig
+from jigclu.config import ConfigError, FinetuneConfig
 from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.data.loader import Unreadable, batches, loader_workers
 from jigclu.data.order import epoch_groups
@@ -64,6 +64,12 @@ class Finetuner:
         self.config, self.session, self.train, self.val = config, session, train, val
         self.seed, self.rank_info = session.folder.seed, session.rank_info
         self.steps_per_epoch = len(self._groups(0))
+        images, side = config.batch_size // self.rank_info.world, -(-config.image_size // 32)  # of the last map
+        if images * side * side < 2:
+            raise ConfigError(
+                f"batch_size {config.batch_size} on {self.rank_info.world} rank(s) at image_size {config.image_size} gives batch "
+                "norm one value per channel; raise one of the two"
+            )
         backbone = starting_backbone(config, session)
         head = fresh_classifier(backbone.dim, len(train.classes), self.seed)
         model = nn.Sequential(OrderedDict(backbone=backbone, head=head))

@@ -386,7 +386,7 @@ def test_an_error_on_the_command_line_is_one_line(tmp_path: Path, capsys: pytest
         ("check", "coco", "--subset", "1percent"): (2, "coco has no subset 1percent"),
         ("check", "coco_scenes", "--subset", "10percent"): (2, "coco_scenes has no subset 10percent"),
         ("check", "coco_scens"): (2, "cifar100, coco, coco_mini, coco_scenes, imagenet100"),
-        ("get", "voc"): (2, "coco, coco_mini, coco_scenes"),
+        ("get", "voc"): (2, "unknown data set 'voc'; valid: cifar10, cifar100, imagenette"),
     }
     for arguments, (status, expected) in cases.items():
         assert main([*arguments, "--root", str(tmp_path)]) == status, arguments

@@ -213,3 +213,9 @@ def test_unreadable_images_of_earlier_attempts_stay_in_the_result(
     checkpoints.save(state.pop("step"), {**state, "unreadable": ["n1/broken.JPEG"]})
     assert run("pretrain", job)["unreadable"] == ["n1/broken.JPEG"]
     assert len(Unreadable(["n1/broken.JPEG"])) == 1
+
+
+def test_a_batch_of_one_value_per_channel_is_one_line(root: Path, tmp_path: Path) -> None:
+    job = JobFolder(tmp_path / "finetune" / "abcd").create()
+    with pytest.raises(ConfigError, match=r"batch_size 1 on 1 rank.s. at image_size 32 gives batch norm one value"):
+        finetune.run(parse("finetune", {**CONFIGS["finetune"], "batch_size": 1}), job.path)  # type: ignore[arg-type]

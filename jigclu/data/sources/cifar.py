@@ -20,9 +20,8 @@ from PIL import Image
 from jigclu.config import ConfigError, DataConfig, DatasetSpec
 from jigclu.data.sources.base import Source, Split
 from jigclu.data.sources.decoding import fit
+from jigclu.data.sources.folder_index import SUMS, read_sums
 from jigclu.data.sources.subsets import balanced, by_rule
-
-SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class CifarCollection:
         needed = {**self.files.train, **self.files.test, **self.files.meta}
         if not folder.is_dir():
             raise self._incomplete(root, "there is no such folder")
-        sums = _sums(folder / SUMS)
+        sums = read_sums(folder / SUMS)
         if sums is not None and (unlisted := sorted(set(needed) - set(sums))):
             raise self._incomplete(root, f"{SUMS} does not list {unlisted[0]}")
         found = {}
@@ -116,11 +115,3 @@ class CifarCollection:
     def _incomplete(self, root: Path, what: str) -> ConfigError:
         folder = (root / self.spec.folder).absolute()
         return ConfigError(f"data set {self.spec.name}: looked in {folder}: {what}; {self.spec.how_to_get}")
-
-
-def _sums(path: Path) -> dict[str, str] | None:
-    """{file name: sha256} of a SHA256SUMS file; None if there is none."""
-    if not path.exists():
-        return None
-    lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
-    return {line[1].strip().removeprefix("*"): line[0].lower() for line in lines if len(line) == 2}

@@ -15,11 +15,9 @@ from jigclu.config import ConfigError
 from jigclu.config.detection import DetectionDataConfig, detection_spec
 from jigclu.data.sources.base import SPLITS, Split
 from jigclu.data.sources.coco_annotations import categories_of, compare, parse
-from jigclu.data.sources.folder_index import cached_digest, scan
+from jigclu.data.sources.folder_index import SUMS, cached_digest, scan
 from jigclu.data.sources.scenes import KINDS, VERSION, scene
 from jigclu.data.sources.subsets import IncompleteDatasetError
-
-SUMS = "SHA256SUMS"  # of a sealed data set, beside its folders
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jigclu.files import write_atomic
 Files = list[tuple[str, int]]  # (file name, size in bytes), sorted
 # What changed in the last 2 s may change again within one tick of the file system's clock: do not trust its mtime yet.
 SETTLED_NS = 2_000_000_000
+SUMS = "SHA256SUMS"  # beside the folders of a data set
 SUFFIXES = (".jpeg", ".jpg", ".png")
 # Folders that file systems, Macs and Synology's NAS put beside the class folders: no class, unless images are in them.
 SYSTEM = {"lost+found", "@eaDir", "#recycle", "#snapshot", "__MACOSX", "System Volume Information", "$RECYCLE.BIN"}
@@ -137,6 +138,14 @@ def digest(path: Path) -> str:
     """The file's sha256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_sums(path: Path) -> dict[str, str] | None:
+    """{file name: sha256} of a SHA256SUMS file; None if there is none."""
+    if not path.exists():
+        return None
+    lines = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return {line[1].strip().removeprefix("*"): line[0].lower() for line in lines if len(line) == 2}
 
 
 def file_state(path: Path) -> list[int]:
