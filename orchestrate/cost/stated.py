@@ -21,6 +21,7 @@ RESNET50_224 = {"GPU": 938.0, "CPU": 10.0}  # images/s, training
 # CPU: R18, 64 channels at 256 px.
 DETECTION = {"GPU": 16 / (8 * 0.210 * 0.345 / 0.261), "CPU": 8.0}
 START_HOURS = 6 / 3600
+MOST_SCHEDULED = 400  # jobs, of which wall_hours makes a schedule: its time grows with their square
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
 
 
@@ -58,6 +59,8 @@ def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int
 
     `jobs`, upstream first: id -> (device-hours, devices used at the same time, upstream ids; those not in `jobs` are done).
     """
+    if len(jobs) > MOST_SCHEDULED:  # so many jobs keep all devices busy
+        return sum(hours for hours, _, _ in jobs.values()) / devices
     free = [0.0] * devices  # when each device is free
     ends: dict[str, float] = {}
     waiting = dict(jobs)
