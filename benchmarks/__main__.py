@@ -10,7 +10,11 @@ The exit status is 0 whether or not the targets are met.
 
 from __future__ import annotations
 
-import argparse
+from jigclu_cli.guard import guard_imports
+
+if __name__ == "__main__":
+    guard_imports("benchmarks")
+
 import sys
 from collections.abc import Callable, Sequence
 
@@ -19,6 +23,7 @@ from benchmarks.timing import Group, about
 from benchmarks.workload import Workload, default_workload
 from jigclu.config.base import nearest
 from jigclu.training.session import device_name
+from jigclu_cli.arguments import Parser, whole
 
 Measure = Callable[[Workload, int], Group]
 GROUPS: dict[str, Measure] = {
@@ -34,20 +39,21 @@ GROUPS: dict[str, Measure] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    command = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    command = Parser(prog="python -m benchmarks", description=__doc__)
     command.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)}, profile")
-    command.add_argument("--rounds", type=int, default=9, help="timings per row (default 9); slow rows take fewer")
+    command.add_argument(
+        "--rounds",
+        type=whole(3, 1000),
+        default=9,
+        metavar="N",
+        help="timings per row (default 9)",
+    )
     command.add_argument("--save", action="store_true", help="write benchmarks/results/<device>.json")
     given = command.parse_args(arguments)
     for name in given.groups:
         if name not in (*GROUPS, "profile"):
-            print(f"unknown group {name!r}; {nearest(name, [*GROUPS, 'profile'])}", file=sys.stderr)
+            print(f"benchmarks: unknown group {name!r}; {nearest(name, [*GROUPS, 'profile'])}", file=sys.stderr)
             return 2
-    if given.rounds < 3:
-        print(f"--rounds {given.rounds}: quartiles need at least 3", file=sys.stderr)
-        return 2
     workload = default_workload()
     device = device_name(workload.device)
     facts = about(device)

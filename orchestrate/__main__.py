@@ -69,7 +69,7 @@ def parser(prog: str = "python -m orchestrate") -> Parser:
 def main(words: list[str] | None = None, prog: str = "python -m orchestrate") -> int:
     """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
     args = parser(prog).parse_args(words)
-    name = "orchestrate" if prog == "python -m orchestrate" else f"{prog} {args.verb}"
+    name = f"{prog.removeprefix('python -m ')} {args.verb}"
     store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     try:
         from orchestrate.cli.select import check_store

@@ -6,6 +6,8 @@ import importlib.util
 import os
 import re
 import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from jigclu.config import ClassifierConfig, ConfigError, DataConfig, DetectConfig, FinetuneConfig, PretrainConfig
@@ -13,6 +15,7 @@ from jigclu.config.detection import DetectionDataConfig
 from jigclu.data.catalog import check, check_whole, data_root, expected_images
 from jigclu.data.sources import coco
 from jigclu.files import locked
+from jigclu.job_folder import is_foreign
 from orchestrate import mirror
 from orchestrate.clusters import RANKED, Cluster, Placement
 from orchestrate.planning.plan import Job, Plan
@@ -42,17 +45,33 @@ def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
 
 def preflight(placements: list[Placement], store: Path, cluster: Cluster) -> None:
     """Raises ConfigError, one line, for the first thing that would make the jobs fail."""
-    for placement in placements:
-        check_batch_divides(placement, cluster)
+    for part in checks(placements, store, cluster):
+        part()
     _check_store(store)
+    mirror.prepare(store)
+
+
+def checks(placements: list[Placement], store: Path, cluster: Cluster) -> Iterator[Callable[[], None]]:
+    """The checks that create nothing: each raises ConfigError, one line, for what would make the jobs fail."""
+    yield _check_environment
+    for placement in placements:
+        yield partial(check_batch_divides, placement, cluster)
+    yield partial(_check_path, store)
     seen: set[DataConfig | DetectionDataConfig] = set()
     for placement in placements:
         data = placement.job.config.data
         if data not in seen:
             seen.add(data)
-            _check_data(data)
-        _check_config(placement.job)
-    mirror.prepare(store)
+            yield partial(_check_data, data)
+        yield partial(_check_config, placement.job)
+
+
+def _check_environment() -> None:
+    """Raises ConfigError for a number of threads that is none; a job would end with it before its first status."""
+    for name in ("JIGCLU_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value and not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= 4096):
+            raise ConfigError(f"{name} must be a whole number from 1 to 4096, not {value!r}; unset it, or set a number")
 
 
 def check_batch_divides(placement: Placement, cluster: Cluster) -> None:
@@ -74,6 +93,24 @@ def _check_data(data: DataConfig | DetectionDataConfig) -> None:
     else:
         check(data)
         check_whole(data)
+
+
+def _check_path(store: Path) -> None:
+    """Raises ConfigError if the store cannot be written to or is somebody else's folder. Creates nothing."""
+    nearest = next(path for path in (store, *store.parents) if path.exists() or path.is_symlink())
+    try:
+        if nearest == store and is_foreign([path.name for path in store.iterdir()]):
+            raise ConfigError(f"the store {store} has other files and no jobs; set JIGCLU_STORE to a folder of its own")
+        writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) and not os.statvfs(nearest).f_flag & 1
+        reason = "" if writable else "Permission denied" if nearest.is_dir() else "Not a directory"
+    except OSError as error:
+        reason = str(error.strerror)
+    if nearest.is_relative_to("/proc") or nearest.is_relative_to("/sys"):
+        reason = "no files can be made there"
+    if nearest.is_symlink() and not nearest.exists():
+        reason = "File exists: a link to nothing"
+    if reason:
+        raise ConfigError(f"the store {store} is not writable ({reason}); set JIGCLU_STORE to a folder that is")
 
 
 def _check_store(store: Path) -> None:

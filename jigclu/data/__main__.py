@@ -146,7 +146,7 @@ def _detection(name: str) -> DetectionDataConfig:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    print(message, file=sys.stderr)
+    print(message if status == 1 else f"jigclu data: {message}", file=sys.stderr)
     return status
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from jigclu.config import ConfigError
 from jigclu.config.machine import usable_cores
@@ -118,17 +119,21 @@ def _describe(request: Request) -> str:
 
 def _problems(plan: Plan, cost: Cost, budget: float | None) -> list[str]:
     """What would stop the run before anything is submitted; three lines at most."""
-    from orchestrate.preflight import check_batch_divides
+    from orchestrate.preflight import checks
 
     placements = [cost.placements[job_id] for job_id in plan.jobs if job_id in cost.left]
-    checks = [
-        lambda: cost.check_budget(budget),
-        *(lambda placement=placement: check_batch_divides(placement, cost.cluster) for placement in placements),
+    if not placements:
+        return []
+    problems = list[str]()
+    parts: list[Callable[[], None]] = [
+        partial(cost.check_budget, budget),
+        *checks(placements, placements[0].folder.store, cost.cluster),
     ]
-    problems = []
-    for check in checks:
+    for part in parts:
         try:
-            check()
+            part()
         except ConfigError as error:
             problems.append(f"would stop: {error}")
-    return problems[:3]
+            if len(problems) == 3:
+                break
+    return problems

@@ -24,6 +24,7 @@ START_HOURS = {"GPU": 6 / 3600, "CPU": 4 / 3600}  # Python, torch and the stage'
 # Of a run on this machine: between its jobs (submitit's controller, polling), and once (planning, MLflow).
 LOCAL_OVERHEAD_HOURS, LOCAL_ONCE_HOURS = 2 / 3600, 5 / 3600
 BASIS = {"GPU": "that of an A100", "CPU": "that of 2 free cores of an AMD EPYC"}
+MOST_SCHEDULED = 400  # jobs, of which wall_hours makes a schedule: its time grows with their square
 GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
 
 
@@ -66,6 +67,8 @@ def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int
 
     `jobs`, upstream first: id -> (device-hours, devices used at the same time, upstream ids; those not in `jobs` are done).
     """
+    if len(jobs) > MOST_SCHEDULED:  # so many jobs keep all devices busy
+        return sum(hours for hours, _, _ in jobs.values()) / devices
     free = [0.0] * devices  # when each device is free
     ends: dict[str, float] = {}
     waiting = dict(jobs)

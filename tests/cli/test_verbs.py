@@ -128,7 +128,9 @@ def test_logs_are_found_and_followed(finished: Path) -> None:
 )
 def test_mistakes_are_one_line(finished: Path, words: list[str], message: str) -> None:
     code, said = orchestrate(finished, *words)
-    assert code == 2 and said.startswith("orchestrate: ") and said.count("\n") == 1 and message in said, said
+    assert code == 2 and said.startswith(f"orchestrate {words[0]}: ") and said.count("\n") == 1 and message in said, (
+        said
+    )
 
 
 def test_without_a_store_the_verbs_say_so(tmp_path: Path) -> None:

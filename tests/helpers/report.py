@@ -41,6 +41,7 @@ def use(cell: str, scale: str = "mini", protocol: str = "official", variant: str
 
 def run(store: Path, out: Path, *arguments: str) -> dict[str, Any]:
     """`python -m reports` in this process; results.json, read strictly."""
+    store.mkdir(exist_ok=True)
     assert __main__.main(["--store", str(store), "--out", str(out), *arguments]) == 0
 
     def refuse(word: str) -> None:
