@@ -35,11 +35,12 @@ NO_LIMIT = 60 * 24 * 365  # minutes; submitit's local executor needs a number
 
 @dataclass
 class Running:
-    """A job that this orchestrator started: its submitit handle and its slot."""
+    """A job that this orchestrator started: its submitit handle and its slot. `stopping`: it was cancelled."""
 
     job: Job
     handle: Any
     slot: Slot
+    stopping: bool = False
 
 
 class LocalScheduler:
@@ -95,7 +96,8 @@ class LocalScheduler:
         for job_id in self.registration.cancelled() & self.plan.jobs.keys() - self.outcomes.keys():
             job = self.plan.jobs[job_id]
             if job_id in self.running:
-                with contextlib.suppress(ProcessLookupError):
+                if not self.running[job_id].stopping:
+                    self.running[job_id].stopping = True
                     submitit_bridge.controller(self.running[job_id].handle).send_signal(signal.SIGTERM)
                 continue
             self.outcomes[job_id] = "cancelled"

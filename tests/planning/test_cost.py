@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.orchestrator import PRETRAIN, ROOT, TINY, named, prepared_store, refused, run, table8, whole_table
 
+from jigclu.config.machine import usable_cores
 from orchestrate.clusters import Request, load, place_jobs
 from orchestrate.cost import measured, stated
 from orchestrate.cost.plan_cost import Cost
@@ -230,3 +231,24 @@ def test_a_submission_records_its_estimate(tmp_path: Path) -> None:
     note = measured.Measured(tmp_path).note(job, Request(gpus_per_task=1))
     by = {"estimate_by": "the stated rate", "ranks": 1, "share": 1.0}
     assert note == {"estimate_hours": stated.hours(job.config, "GPU"), **by}
+
+
+def test_the_dry_run_says_what_the_jobs_would_run_on(tmp_path: Path) -> None:
+    smoke = ["table8", "--scale", "smoke", "--cluster", "local", "--dry-run"]
+    cores = len(usable_cores())
+    one = run(tmp_path / "runs", smoke).stdout
+    assert f"({cores} core{'s' * (cores > 1)}, no GPU, one job at a time)" in one.replace("\n  ", " ")
+    two = run(tmp_path / "runs", [*smoke, "--jobs", "2", "--gpus", "8"]).stdout.replace("\n  ", " ")
+    assert cores < 2 or f"({cores} cores, no GPU, 2 jobs at once)" in two
+    assert "--gpus 8 has no effect on this plan: its jobs run on the CPU" in two
+    summary = [line for line in one.splitlines() if "seed 0" not in line]
+    assert max(map(len, summary)) <= 80 and not any(word in one for word in ("naive", "unique", "((", "shared"))
+
+
+def test_a_budget_counts_what_the_jobs_would_take_here(tmp_path: Path, template: Path) -> None:
+    """30 GPU-hours are enough on GPUs; here they would be thousands of CPU-hours."""
+    store = prepared_store(tmp_path / "runs", template)
+    words = ["table8", "--cluster", "local", "--budget", "30"]
+    done = run(store, [*words, "--dry-run"])
+    assert "CPU-hours are left to run (this machine has no GPU), the budget is 30" in done.stdout, done.stdout
+    assert "would stop" not in run(store, [*words[:2], "slurm", *words[3:], "--dry-run"]).stdout
