@@ -18,7 +18,9 @@ PYTHON = shlex.quote(sys.executable)
 
 def shell(store: Path, command: str, redirections: str, **more: str) -> subprocess.CompletedProcess[str]:
     line = f"set -o pipefail; {PYTHON} {command} {redirections}"
-    return subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment(store, **more), capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=environment(store, **more), capture_output=True, text=True
+    )
 
 
 @pytest.fixture
