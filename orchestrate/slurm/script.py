@@ -19,14 +19,14 @@ from jigclu.data.catalog import data_root
 from orchestrate import submitit_bridge
 from orchestrate.clusters import Cluster, Request
 from orchestrate.jobs.snapshot import job_environment
-from orchestrate.jobs.submissions import SCRIPT
+from orchestrate.jobs.submissions import LIST, SCRIPT
 from orchestrate.jobs.surroundings import without_launchers, without_ranks
 from orchestrate.worker import run_job
 
 # A stop signal that arrives before Python handles it must not end the job: SLURM requeues a preempted job only if it
 # still runs.
 IGNORE_EARLY_SIGNALS = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
-PICKLE, LIST = "job.pkl", "jobs.txt"
+PICKLE = "job.pkl"
 
 
 def sbatch_options(cluster: Cluster, request: Request, folder: Path, count: int, after: list[str]) -> dict[str, Any]:
