@@ -25,6 +25,7 @@ from orchestrate.jobs.snapshot import freeze, job_environment
 from orchestrate.jobs.spent import seconds_spent, took
 from orchestrate.jobs.states import ACTIVE, headline, progress, running_now, state_of
 from orchestrate.jobs.submissions import note_submission, submission
+from orchestrate.jobs.surroundings import without_launchers
 from orchestrate.mirror.background import mirroring
 from orchestrate.planning.plan import Job, Plan
 from orchestrate.worker import run_job
@@ -188,7 +189,8 @@ class LocalScheduler:
         ignored = (signal.SIGINT, signal.SIGHUP) if in_main_thread else ()
         previous_handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
         before = dict(os.environ)
-        os.environ.update(job_environment(self.tree))
+        os.environ.clear()
+        os.environ.update(without_launchers(before) | job_environment(self.tree))
         # All the libraries that choose their threads by these; MKL and OpenBLAS read OMP_NUM_THREADS.
         os.environ |= {"JIGCLU_THREADS": str(slot.threads), "OMP_NUM_THREADS": str(slot.threads)}
         # Waiting threads must not spin on cores that other processes need: on a shared machine that slows everything

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jigclu.config import ConfigError
-from jigclu.files import UnreadableFile
+from jigclu.files import UnreadableFile, locked
 from jigclu_cli.arguments import Parser, announce, number, whole
 from jigclu_cli.output import steady
 from orchestrate import clusters
@@ -30,11 +30,13 @@ from orchestrate.clusters import Cluster, Placement, place_jobs
 from orchestrate.console import print_line
 from orchestrate.cost.plan_cost import Cost
 from orchestrate.jobs.planned import write_jobs
+from orchestrate.jobs.staleness import Staleness, set_aside
 from orchestrate.jobs.states import look
 from orchestrate.planning import experiments, overlays
 from orchestrate.planning.plan import Plan, make_plan
 from orchestrate.planning.resolve import parse_sets
 
+RERUN = "--rerun-stale runs them again (`jigclu why JOB` says what has changed)"
 EPILOG = """examples:
   {prog} table8                          at the paper's settings; on SLURM if sbatch is found, else here
   {prog} table8 --scale mini --dry-run   what would run, what is cached, what it would cost
@@ -84,6 +86,12 @@ def parser(prog: str = "run.py") -> Parser:
         help="submit nothing if the jobs left to run are estimated at more than this",
     )
     cost.add_argument("--gpus", type=whole(1, 100_000), metavar="N", help="with --dry-run: the wall time on N GPUs")
+    again = command.add_argument_group("again")
+    again.add_argument(
+        "--rerun-stale",
+        action="store_true",
+        help="also run jobs again whose code or data has changed since; their earlier results are kept aside",
+    )
     look_only = command.add_argument_group("look")
     look_only.add_argument(
         "--dry-run", action="store_true", help="print the graph, what is cached and the cost; start nothing"
@@ -117,6 +125,7 @@ class Run:
     placements: dict[str, Placement]
     states: dict[str, str]
     cost: Cost
+    stale: list[str]  # ids of finished jobs whose code or data has changed
 
     @property
     def left(self) -> list[Placement]:
@@ -132,11 +141,16 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     if args.dry_run:
         return dry_run(run.plan, run.states, run.cost, args)
     if not run.left:
-        return _all_cached(run.plan, run.store)
+        return _all_cached(run)
     announce("checking the data and the store ...")
     check_everything(run, args.budget)
     if not run.left:  # what was left needs Detectron2
-        return _all_cached(run.plan, run.store)
+        return _all_cached(run)
+    if args.rerun_stale:
+        with locked(run.store / ".submit.lock"):
+            set_aside(run.placements[job_id].folder for job_id in run.stale if job_id in run.plan.jobs)
+    elif stale := len(run.stale):
+        print_line(f"{stale} finished job{'s are' if stale > 1 else ' is'} stale: {RERUN}")
     write_jobs(run.plan, run.store)
     return dispatch(run, args, words)
 
@@ -171,7 +185,13 @@ def prepare(args: argparse.Namespace) -> Run:
     store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
     placements = place_jobs(plan.jobs.values(), store, cluster)
     states = _states(placements, store)
-    return Run(plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements, args.jobs))
+    staleness = Staleness()
+    stale = [job_id for job_id in plan.jobs if staleness.reason(placements[job_id].folder)]
+    if args.rerun_stale:
+        states |= dict.fromkeys(stale, "stale")
+    return Run(
+        plan, store, cluster, placements, states, Cost(plan, store, states, cluster, placements, args.jobs), stale
+    )
 
 
 def check_everything(run: Run, budget: float | None) -> None:
@@ -226,10 +246,11 @@ def _list() -> int:
     return 0
 
 
-def _all_cached(plan: Plan, store: Path) -> int:
+def _all_cached(run: Run) -> int:
     """Nothing to start: record that these experiments use the jobs, and bring MLflow up to date."""
     from orchestrate import mirror
 
+    plan, store = run.plan, run.store
     write_jobs(plan, store)
     try:
         mirror.sync(store, wait_for_lock=False)
@@ -237,6 +258,8 @@ def _all_cached(plan: Plan, store: Path) -> int:
         print_line(f"warning: {error}")
     count = "the job is" if len(plan.jobs) == 1 else f"all {len(plan.jobs)} jobs are"
     print_line(f"{count} done already; `make report` compares the results with the paper")
+    if run.stale:
+        print_line(f"stale: {len(run.stale)} of them, because the code or the data has changed; {RERUN}")
     return 0
 
 

@@ -10,6 +10,7 @@ import errno
 import importlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from orchestrate.cost import measured
 from orchestrate.jobs.snapshot import STAGE_MODULES, provenance
 from orchestrate.jobs.spent import attempt_began, closed, note_end
 from orchestrate.jobs.submissions import STORE_FAILED, squeue_name, submission
+from orchestrate.jobs.surroundings import without_ranks
 from orchestrate.mirror import SideMirror
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -42,8 +44,8 @@ def run_job(folder: str) -> None:
     job = JobFolder(folder)
     if job.done:
         return
-    rank = _export_slurm_rank()
-    restarted = _on_slurm() and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    rank = set_rank()
+    restarted = _on_slurm() and _number("SLURM_RESTART_COUNT", 0) > 0
     try:
         # Each rank has a lock of its own. Patience: running_now() holds rank 0's lock for a moment.
         lock = locked(job.lock_path(rank), wait=False, patience=LEASE_SECONDS if restarted else 3)
@@ -61,13 +63,25 @@ def run_job(folder: str) -> None:
         raise SystemExit(1)
 
 
-def _export_slurm_rank() -> int:
-    """Rank of this task. If SLURM runs several, torchrun's variables (RANK, WORLD_SIZE, ...) are set from SLURM's."""
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
-        from submitit.helpers import TorchDistributedEnvironment
+def set_rank() -> int:
+    """Rank of this task. If SLURM runs several, torchrun's variables (RANK, WORLD_SIZE, ...) are set from SLURM's.
 
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-    return int(os.environ.get("RANK", 0))
+    Whatever the shell or the site's setup lines say about ranks does not count.
+    """
+    for name in os.environ.keys() - without_ranks(os.environ).keys():
+        del os.environ[name]
+    if not _on_slurm() or _number("SLURM_NTASKS", 1) <= 1 or not os.environ.get("SLURM_PROCID", "").isdecimal():
+        return 0
+    from submitit.helpers import TorchDistributedEnvironment
+
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    return int(os.environ["RANK"])
+
+
+def _number(name: str, default: int) -> int:
+    """The number at the start of a variable such as `4` or `4(x2)`; the default if there is none."""
+    found = re.match(r"\d+", os.environ.get(name, "").strip())
+    return int(found[0]) if found else default
 
 
 def _run(job: JobFolder, rank: int) -> None:
@@ -188,7 +202,7 @@ def _requeue(job: JobFolder, stopped: str) -> None:
     task is the whole array's.
     """
     limit = submission(job).get("max_requeues")
-    if limit is not None and int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= limit:
+    if limit is not None and _number("SLURM_RESTART_COUNT", 0) >= limit:
         reason = f"not restarted: max_requeues of the cluster file is {limit}"
         job.set_status("interrupted", message=f"{stopped}; {reason}")
         print(reason, flush=True)

@@ -42,7 +42,9 @@ def cancel(store: Path, words: list[str], yes: bool) -> int:
         return 0
     given_up = _given_up(words, named)
     shared = {
-        job_id: others for job_id, folder in chosen.items() if (others := set(folder.job["experiments"]) - given_up)
+        job_id: others
+        for job_id, folder in chosen.items()
+        if (others := set(folder.job.get("experiments", [])) - given_up)
     }
     for job_id, folder in chosen.items():
         also = f"  (required by {', '.join(sorted(shared[job_id]))})" if job_id in shared else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from jigclu.config import ConfigError
 from jigclu.files import locked
 from jigclu.job_folder import JobFolder
-from orchestrate.cli.select import all_folders
+from orchestrate.cli.select import all_folders, sorted_folders
 from orchestrate.console import print_line
 from orchestrate.jobs.states import ACTIVE, State, look
 from orchestrate.jobs.submissions import SCRIPT, submission, submissions_folder
@@ -66,6 +66,8 @@ class _Jobs:
     @cached_property
     def unused(self) -> list[JobFolder]:
         """Jobs that are not active, fill no cell and are upstream of no job."""
+        if sorted_folders(self.store)[1]:
+            return []  # a job that cannot be read may need any of them
         upstream = {job_id for folder in self.folders for job_id in folder.job.get("upstream", [])}
         return [
             folder for folder in self.folders

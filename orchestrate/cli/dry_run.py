@@ -13,8 +13,7 @@ from jigclu.job_folder import duration
 from orchestrate.clusters import Request
 from orchestrate.console import print_line, wrapped
 from orchestrate.cost.plan_cost import Cost
-from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
-from orchestrate.jobs.states import stale
+from orchestrate.jobs.staleness import Staleness
 from orchestrate.planning.plan import Job, Plan
 
 COLUMNS = 80
@@ -23,11 +22,11 @@ MANY_JOBS = 300  # from here on it is not worked out how many GPUs are busy at o
 
 def dry_run(plan: Plan, states: dict[str, str], cost: Cost, args: argparse.Namespace) -> int:
     """Print the plan's jobs as a tree, then totals, wall time and what would stop the run."""
-    digests = {stage: stage_digest(stage) for stage in STAGE_MODULES}
+    staleness = Staleness()
     downstream = plan.downstream()
 
     def print_tree(job: Job, depth: int) -> None:
-        state = "stale" if stale(job.stage, cost.placements[job.id].folder, digests) else states[job.id]
+        state = "stale" if staleness.reason(cost.placements[job.id].folder) else states[job.id]
         cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses}))
         estimate = duration(3600 * cost.wall_of(job.id))
         print_line(f"{'  ' * depth}{job.id}  {state:11s} {estimate:>11s}  {job.name}{f'  [{cells}]' * bool(cells)}")
@@ -45,7 +44,7 @@ def dry_run(plan: Plan, states: dict[str, str], cost: Cost, args: argparse.Names
     )
     for text in (*cost.totals(), *_wall_time(cost, args.gpus), *cost.basis()):
         print_paragraph(text)
-    for line in (*_requests(plan, cost), *_problems(plan, cost, args.budget)):
+    for line in (*_requests(plan, cost), *_damage(plan, cost, states), *_problems(plan, cost, args.budget)):
         print_line(line)
     return 0
 
@@ -97,6 +96,14 @@ def _wall_time(cost: Cost, asked: int | None) -> Iterator[str]:
         yield f"this machine has no GPU: on its CPU the jobs would take about {here}"
     elif cost.gpus and devices > cost.gpus:
         yield f"this machine has {_gpus(cost.gpus)}: there about {duration(3600 * cost.wall(cost.gpus))}"
+
+
+def _damage(plan: Plan, cost: Cost, states: dict[str, str]) -> Iterator[str]:
+    """Files of jobs without a whole result that cannot be read."""
+    for job_id in plan.jobs:
+        if states[job_id] != "done":
+            folder = cost.placements[job_id].folder
+            yield from (f"{folder.path}: {problem}; it counts as absent" for problem in folder.problems)
 
 
 def _requests(plan: Plan, cost: Cost) -> Iterator[str]:

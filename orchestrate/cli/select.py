@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from jigclu.config import ConfigError, nearest
+from jigclu.files import UnreadableFile, read_json
 from jigclu.job_folder import JobFolder, is_foreign
-from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
-from orchestrate.jobs.states import State, look, record_ends, stale
+from orchestrate.jobs.staleness import Staleness
+from orchestrate.jobs.states import State, look, record_ends
 from orchestrate.jobs.submissions import current_id
 from orchestrate.planning import experiments
 
@@ -31,7 +33,26 @@ def check_store(store: Path) -> None:
 
 
 def all_folders(store: Path) -> list[JobFolder]:
-    return [JobFolder(path.parent) for path in sorted(store.glob("[a-z]*/[0-9a-f]*/job.json"))]
+    """The store's jobs. Those whose job.json is unreadable are left out, with one line each on standard error."""
+    readable, problems = sorted_folders(store)
+    for problem in problems:
+        print(
+            f"warning: {problem}: the job is left out; its `jigclu run` command writes the file again", file=sys.stderr
+        )
+    return readable
+
+
+def sorted_folders(store: Path) -> tuple[list[JobFolder], list[str]]:
+    """(jobs whose job.json can be read, what is wrong with those of the others)."""
+    readable, problems = [], []
+    for path in sorted(store.glob("[a-z]*/[0-9a-f]*/job.json")):
+        try:
+            if not read_json(path):
+                raise UnreadableFile(f"{path} holds nothing")
+            readable.append(JobFolder(path.parent))
+        except UnreadableFile as error:
+            problems.append(str(error))
+    return readable, problems
 
 
 def select(store: Path, words: list[str]) -> list[JobFolder]:
@@ -101,14 +122,13 @@ def select_one(store: Path, word: str) -> JobFolder:
 
 
 def look_and_record(folders: list[JobFolder]) -> dict[str, State]:
-    """Their states, with `stale` for a result of a different code version. Records how the others ended."""
+    """Their states, with `stale` for a result of other code or data. Records how the others ended."""
     states = look(folders)
     record_ends(folders, states)
-    stages = {folder.path.parent.name for folder in folders} & STAGE_MODULES.keys()
-    digests = {stage: stage_digest(stage) for stage in stages}
+    staleness = Staleness()
     for folder in folders:
-        if states[folder.id].name == "done" and stale(folder.path.parent.name, folder, digests):
-            states[folder.id] = State("stale", "made by a different code version")
+        if states[folder.id].name == "done" and (reason := staleness.reason(folder)):
+            states[folder.id] = State("stale", reason)
     return states
 
 

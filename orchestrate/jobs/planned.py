@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError, parse
+from jigclu.files import UnreadableFile
 from jigclu.job_folder import JobFolder
+from orchestrate.console import print_line
 from orchestrate.planning.plan import Job, Plan, Use
 
 
@@ -53,7 +57,13 @@ def _write_job(plan: Plan, job: Job, store: Path) -> bool:
             "uses": sorted(uses, key=lambda use: sorted(use.items())),
         }  # fmt: skip
 
-    changed = folder.edit_job(change)
+    try:
+        changed = folder.edit_job(change)
+    except UnreadableFile as error:
+        os.replace(folder.path / "job.json", folder.path / "job.json.unreadable")
+        unknown = {**content, "source_digest": "unknown"} if folder.done else {}
+        changed = folder.edit_job(lambda values: {**unknown, **change(values)})
+        print_line(f"{error}: written again (the old one is job.json.unreadable)")
     if not folder.status:
         folder.set_status("pending", message="not started yet")
     return changed
@@ -70,4 +80,5 @@ def _release_cells(plan: Plan, store: Path) -> None:
                 uses = [(use, (values.get("seed"), *sorted(use.items()))) for use in values.get("uses", [])]
                 return {**values, "uses": [use for use, key in uses if job_of_use.get(key, own_id) == own_id]}
 
-            folder.edit_job(without_replaced)
+            with contextlib.suppress(UnreadableFile):  # another plan's job: that plan's command writes the file again
+                folder.edit_job(without_replaced)

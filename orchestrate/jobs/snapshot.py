@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jigclu.files import read_json, write_json
+from jigclu.files import read_cache, write_json
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMMIT = "COMMIT.json"  # in a frozen tree: the commit that it was copied from
@@ -127,7 +127,7 @@ def freeze(store: Path) -> Path:
             shutil.rmtree(temporary)
     os.utime(tree)  # `clean` leaves young trees alone
     sha, dirty = commit()
-    recorded = read_json(tree / COMMIT)
+    recorded = read_cache(tree / COMMIT)
     if not recorded or (recorded["dirty"] and not dirty):  # the same files have been committed since
         write_json(tree / COMMIT, {"commit": sha, "dirty": dirty})
     return tree
@@ -135,7 +135,7 @@ def freeze(store: Path) -> Path:
 
 def provenance(stage: str, root: Path) -> dict[str, Any]:
     """The code version of a job that runs from `root`: commit, dirty (the tree differed from it) and source_digest."""
-    version = read_json(root / COMMIT) or dict(zip(("commit", "dirty"), commit(), strict=True))
+    version = read_cache(root / COMMIT) or dict(zip(("commit", "dirty"), commit(), strict=True))
     return {**version, "source_digest": stage_digest(stage, root)}
 
 

@@ -36,7 +36,7 @@ squeue may answer with an empty list by mistake, and a job that counts as lost i
 
 A result that is empty, torn or not finite is none: the note says so, and the job can be submitted again.
 
-A finished job is `stale` if it was made by a different code version (see `stale` below).
+A finished job is `stale` if it was made by a different code version or from other data (see jobs/staleness.py).
 """
 
 from __future__ import annotations
@@ -334,11 +334,6 @@ def record_ends(folders: Iterable[JobFolder], states: dict[str, State]) -> None:
             kept: dict[str, Any] = {key: status.get(key) for key in ("heartbeat", "host", "pid")}
             job_id = state.slurm_id or status.get("slurm_job_id")
             folder.set_status(state.name, message=state.note, slurm_job_id=job_id, **kept)
-
-
-def stale(stage: str, folder: JobFolder, digests: dict[str, str]) -> bool:
-    """Whether a finished job was made by a different code version."""
-    return folder.done and folder.job.get("source_digest") not in (None, digests[stage])
 
 
 def headline(result: dict[str, Any]) -> str:

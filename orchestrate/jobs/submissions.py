@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jigclu.files import read_json, write_json
+from jigclu.files import UnreadableFile, read_cache, read_json, write_json
 from jigclu.job_folder import JobFolder
 
 # One sbatch command, in <store>/.submissions/<group>/: its name, its jobs, and SLURM's id as soon as it is known.
 SCRIPT = "submission.sh"  # the sbatch script of a submission
 STORE_FAILED = 74  # exit status of a job that cannot write even its status (EX_IOERR)
-GROUP = "group.json"
+GROUP, LIST = "group.json", "jobs.txt"  # LIST: a job folder per line, in the order of the array's tasks
 
 
 def submissions_folder(store: Path) -> Path:
@@ -21,7 +21,32 @@ def submissions_folder(store: Path) -> Path:
 
 def submission(folder: JobFolder) -> dict[str, Any]:
     """Where the job was last sent: `cluster`, `submitted` (unix seconds), on SLURM `group` and `index`."""
-    return read_json(folder.path / "submission.json")
+    try:
+        return read_json(folder.path / "submission.json")
+    except UnreadableFile:
+        return _from_groups(folder)
+
+
+def _from_groups(folder: JobFolder) -> dict[str, Any]:
+    """The job's last submission by the lists of submissions: without it a job in the queue would be submitted again."""
+    for listing in sorted(submissions_folder(folder.store).glob(f"*/{LIST}"), reverse=True):
+        jobs = _listed(listing)
+        if folder.id in jobs:
+            site, group = read_cache(listing.parent / GROUP).get("site", "slurm"), listing.parent.name
+            submitted = listing.stat().st_mtime
+            return {
+                "cluster": "slurm",
+                "site": site,
+                "group": group,
+                "index": jobs.index(folder.id),
+                "submitted": submitted,
+            }
+    return {}
+
+
+def _listed(listing: Path) -> list[str]:
+    """Ids of a submission's jobs."""
+    return [Path(line).name for line in listing.read_text().splitlines()] if listing.exists() else []
 
 
 def note_submission(folder: JobFolder, **fields: Any) -> None:
@@ -30,7 +55,12 @@ def note_submission(folder: JobFolder, **fields: Any) -> None:
 
 
 def read_group(store: Path, group: str) -> dict[str, Any]:
-    return read_json(submissions_folder(store) / group / GROUP)
+    """The group's group.json; if that is unreadable, its jobs, so that the queue can still be searched for its script."""
+    path = submissions_folder(store) / group / GROUP
+    try:
+        return read_json(path)
+    except UnreadableFile:
+        return {"jobs": _listed(path.with_name(LIST))}
 
 
 def note_group(store: Path, group: str, **fields: Any) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jigclu.files import locked
+from jigclu.files import UnreadableFile, locked
 from orchestrate.mirror.address import one_line
 from orchestrate.mirror.job_content import stamps
 from orchestrate.mirror.job_sync import Cursor, load_cursor, sync_job
 from orchestrate.mirror.store import RunGone, Tracking
 from orchestrate.mirror.table_sync import sync_tables
+
+log = logging.getLogger(__name__)
 
 
 class MirrorError(RuntimeError):
@@ -61,7 +64,11 @@ def _pass(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[in
         folder = path.parent
         cursor = load_cursor(tracking, folder, live)
         if wanted is None or folder.name in wanted:
-            cursor, wrote = sync_job(tracking, folder, cursor)
+            try:
+                cursor, wrote = sync_job(tracking, folder, cursor)
+            except UnreadableFile as error:  # the other jobs are mirrored; what MLflow has of this one stays
+                log.warning("not mirrored: %s", error)
+                continue
             changed, runs = changed + wrote, runs + 1
         cursors[folder] = cursor
     if tables:

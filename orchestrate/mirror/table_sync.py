@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jigclu.files import read_json, write_json
+from jigclu.files import read_cache, write_json
 from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
 from orchestrate.mirror.identity import belongs
@@ -62,7 +62,7 @@ def sync_tables(
     Returns how many runs were written to and how many the tables have. Raises RunGone if the cursor is out of date.
     """
     path = tracking.cursors / "tables.json"
-    cursor = read_json(path)
+    cursor = read_cache(path)
     entries: dict[str, dict[str, list[str]]] = cursor.get("tables", {})
     if live is not None and any(run not in live for cells in entries.values() for run, _ in cells.values()):
         cursor, entries = {}, {}
@@ -94,7 +94,7 @@ def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[TableKey, d
     tables: dict[TableKey, dict[str, dict[int, Filler]]] = defaultdict(lambda: defaultdict(dict))
     for folder, (run, _) in jobs.items():
         files = JobFolder(folder)
-        job, result = files.job, files.result
+        job, result = read_cache(folder / "job.json"), files.result
         state, planned = run_state(files.status, result), (folder / "job.json").stat().st_mtime
         for use in job.get("uses", []):
             table = TableKey(

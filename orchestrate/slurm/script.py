@@ -19,13 +19,14 @@ from jigclu.data.catalog import data_root
 from orchestrate import submitit_bridge
 from orchestrate.clusters import Cluster, Request
 from orchestrate.jobs.snapshot import job_environment
-from orchestrate.jobs.submissions import SCRIPT
+from orchestrate.jobs.submissions import LIST, SCRIPT
+from orchestrate.jobs.surroundings import without_launchers, without_ranks
 from orchestrate.worker import run_job
 
 # A stop signal that arrives before Python handles it must not end the job: SLURM requeues a preempted job only if it
 # still runs.
 IGNORE_EARLY_SIGNALS = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
-PICKLE, LIST = "job.pkl", "jobs.txt"
+PICKLE = "job.pkl"
 
 
 def sbatch_options(cluster: Cluster, request: Request, folder: Path, count: int, after: list[str]) -> dict[str, Any]:
@@ -135,12 +136,13 @@ def sbatch(script: Path, *more: str) -> str:
 
 
 def _environment(script: str) -> dict[str, str]:
-    """This process's environment without variables that would override the script.
+    """This process's environment, which sbatch passes to the job, without what would override the script or the ranks.
 
-    Dropped: sbatch's presets for options that the script sets, and, inside a SLURM job, the variables of that job.
+    Dropped: sbatch's presets for options that the script sets, variables that say which rank a process is, and,
+    inside a SLURM job, the variables of that job.
     """
     inside_job, kept = "SLURM_JOB_ID" in os.environ, {"SLURM_CONF"}
     unset = (name for name in ("partition", "account", "qos", "constraint") if f"#SBATCH --{name}=" not in script)
     kept |= {f"SBATCH_{name.upper()}" for name in unset}
-    dropped = ("SBATCH_", "SLURM_", "SRUN_", "SUBMITIT_") if inside_job else ("SBATCH_",)
-    return {key: value for key, value in os.environ.items() if key in kept or not key.startswith(dropped)}
+    variables = without_launchers(os.environ) if inside_job else without_ranks(os.environ)
+    return {key: value for key, value in variables.items() if key in kept or not key.startswith("SBATCH_")}

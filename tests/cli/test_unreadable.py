@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers.orchestrator import (
+    PROBE,
+    RANDOM,
+    ROOT,
+    borrow,
+    environment,
+    named,
+    prepared_store,
+    run,
+    table8,
+    whole_table,
+)
 
 from jigclu.files import UnreadableFile, read_json
 from jigclu.job_folder import JobFolder
+from orchestrate.jobs import submissions
 from orchestrate.jobs.states import look, state_of
 from orchestrate.mirror.job_content import run_state
 
@@ -71,3 +86,81 @@ def test_lines_of_metrics_that_are_no_steps_are_skipped(job: JobFolder) -> None:
     assert [line["step"] for line in job.metrics()] == [1]
     job.cut_metrics(1)
     assert len(job.metrics_path.read_text().splitlines()) == 1
+
+
+def orchestrate(store: Path, *words: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "orchestrate", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(store), capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def finished(tmp_path: Path, template: Path) -> Path:
+    """A copy of the store of a whole tiny Table 8."""
+    whole, _ = whole_table(template)
+    store = prepared_store(tmp_path / "runs", template)
+    borrow(whole, store, but=[])
+    return store
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_one_unreadable_job_is_named_and_the_others_are_shown(finished: Path, content: str) -> None:
+    job, other = named(finished, PROBE), named(finished, RANDOM)
+    (job.path / "job.json").write_text(content)
+    named_file = f"warning: {job.path / 'job.json'} "
+    for words, message in (
+        (["status", "--all"], "6 jobs: 6 done"),
+        (["cancel", "table8"], "nothing to cancel"),
+        (["retry"], "nothing to retry"),
+        (["clean"], ""),
+        (["why", other.id], RANDOM),
+    ):
+        code, said = orchestrate(finished, *words)
+        assert code == 0 and named_file in said and message in said and "Traceback" not in said, said
+        assert f"{job.path.relative_to(finished)}  " not in said or words != ["clean"], said
+    code, said = orchestrate(finished, "sync")
+    assert code == 0 and f"not mirrored: {job.path / 'job.json'}" in said, said
+    done = run(finished, [*table8(), "--dry-run"])
+    assert done.returncode == 0 and job.id in done.stdout and "stale" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_command_writes_an_unreadable_job_again_and_keeps_the_old_file(finished: Path) -> None:
+    job = named(finished, PROBE)
+    before = job.job
+    (job.path / "job.json").write_text("{")
+    done = run(finished, table8())
+    assert done.returncode == 0 and "job.json is torn or is no JSON: written again" in done.stdout, done
+    assert job.job["config"] == before["config"] and job.job["uses"] == before["uses"]
+    assert job.job["source_digest"] == "unknown"  # so it is shown as stale
+    assert (job.path / "job.json.unreadable").read_text() == "{"
+
+
+def test_an_unreadable_status_or_submission_stops_no_command(finished: Path) -> None:
+    job = named(finished, PROBE)
+    for name in ("status.json", "submission.json"):
+        (job.path / name).write_text("")
+    for words in (["status", "--all"], ["why", job.id], ["cancel", "all"], ["retry"], ["clean"], ["sync"]):
+        code, said = orchestrate(finished, *words)
+        assert code == 0 and "Traceback" not in said, said
+    (job.path / "result.json").write_text("")
+    code, said = orchestrate(finished, "status")
+    assert code == 0 and "1 new, 6 done" in said and "result.json is empty; status.json is empty" in said, said
+    done = run(finished, [*table8(), "--dry-run"])
+    assert done.returncode == 0 and f"{job.path}: result.json is empty; it counts as absent" in done.stdout, done
+
+
+def test_a_submission_that_cannot_be_read_is_found_again(job: JobFolder) -> None:
+    """Otherwise the job, which may be in the queue, would be submitted a second time."""
+    group = submissions.submissions_folder(job.store) / "20260101-000000-abcdef"
+    group.mkdir(parents=True)
+    (group / submissions.LIST).write_text(f"/elsewhere/aaaaaaaaaaaa\n{job.path}\n")
+    submissions.note_group(job.store, group.name, jobs=["aaaaaaaaaaaa", job.id], slurm_id="12")
+    submissions.note_submission(job, cluster="slurm", site="slurm", group=group.name, index=1, submitted=1.0)
+    assert submissions.current_id(job) == "12_1"
+    (job.path / "submission.json").write_text("{")
+    assert submissions.current_id(job) == "12_1"
+    (group / submissions.GROUP).write_text("")
+    assert submissions.read_group(job.store, group.name) == {"jobs": ["aaaaaaaaaaaa", job.id]}
+    assert submissions.current_id(job) is None

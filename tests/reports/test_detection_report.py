@@ -75,7 +75,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of one detector tested on drawn scenes, which have no people; one of its numbers is NaN."""
+    """The report of one detector tested on drawn scenes, which have no people; one of its numbers is missing."""
     folder = tmp_path_factory.mktemp("scenes")
     add_row(folder / "runs", "JigClu", SCENES, {key: value for key, value in MEASURED.items() if key != "ap"}, 300, 3)
     with pytest.MonkeyPatch.context() as patch:
@@ -86,11 +86,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_number_that_no_result_has_is_not_shown_as_nan(scenes: Path) -> None:
     shown = row_of(scenes, "JigClu (Ours)")
-    assert (shown["AP"], shown["APs"], shown["AP person (not in the paper)"]) == ("NaN", "n/a", "n/a")
+    assert (shown["AP"], shown["APs"], shown["AP person (not in the paper)"]) == ("n/a", "n/a", "n/a")
     text = (scenes / "index.html").read_text()
-    assert ">n/a</a>" in text and ">NaN</a>" in text
+    assert ">n/a</a>" in text and "NaN" not in text
     results = json.loads((scenes / "results.json").read_text())
-    assert results["claims"][0]["reason"] == "missing: JigClu AP (NaN); MoCo v2 AP (not run)."
+    assert results["claims"][0]["reason"] == "missing: JigClu AP (n/a); MoCo v2 AP (not run)."
 
 
 def test_added_columns_follow_those_of_the_paper(photographs: Path) -> None:

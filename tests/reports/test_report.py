@@ -53,7 +53,7 @@ def test_table_is_uploaded_again_when_its_bytes_changed(half_store: Path, out: P
 def test_half_a_table_shows_what_is_missing_and_why(out: Path) -> None:
     text = (out / "table8-mini-official.md").read_text()
     assert "| m | 2 | 3 | 4 | random init (not in the paper) |" in text
-    assert "| Accuracy (%) | 61.5 ± 2.1 (n=2) | NaN | failed | not run |" in text
+    assert "| Accuracy (%) | 61.5 ± 2.1 (n=2) | n/a | failed | not run |" in text
     assert "| printed | 80.9 | 74.7 | 70.1 | |" in text.replace("  |", " |")
     assert "−19.4" in text
     assert "Not run: random. To run: jigclu run table8 --scale mini\n" in text
@@ -141,16 +141,16 @@ def test_every_output_has_the_checked_claims(
     mini = [one for one in results["claims"] if one["scale"] == "mini"]
     assert [one["text"] for one in mini] == [claim.text for claim in ledger.claims]
     assert [one["outcome"] for one in mini] == ["open", "open"] and len(results["claims"]) == 3 * 2
-    assert mini[0]["reason"] == "missing: m=3 (NaN); m=4 (failed)." and mini[0]["source"] == "§3.1, §5.3"
+    assert mini[0]["reason"] == "missing: m=3 (n/a); m=4 (failed)." and mini[0]["source"] == "§3.1, §5.3"
     sums = [
         (one["scale"], one["protocol"], one["holds"], one["fails"], one["open"]) for one in results["run"]["claims"]
     ]
     assert sums == [("mini", "official", 0, 0, 2), ("smoke", "official", 0, 0, 2)]  # a variant does not count
-    line = "m = 2 is best (§3.1, §5.3): missing: m=3 (NaN); m=4 (failed)."
+    line = "m = 2 is best (§3.1, §5.3): missing: m=3 (n/a); m=4 (failed)."
     assert f"- **open**: {line}\n" in (out / "table8-mini-official.md").read_text()
     assert rf"\textbf{{open}}: {tables.escape(line)}" in (out / "table8-mini-official.tex").read_text()
     page = (out / "index.html").read_text()
-    assert "missing: m=3 (NaN); m=4 (failed)." in page and 'href="#table8-mini-official"' in page
+    assert "missing: m=3 (n/a); m=4 (failed)." in page and 'href="#table8-mini-official"' in page
     run(half_store, tmp_path, "--scale", "mini")
     assert f"- **open**: {line}" in capsys.readouterr().out
 
