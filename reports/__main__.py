@@ -71,14 +71,15 @@ def _run(args: argparse.Namespace) -> int:
     from reports import tables
 
     uri = mirror.tracking_uri(args.store)
+    store = None if mirror.is_own(args.store) else mirror.store_id(args.store)
     client = connect(uri)
     if client is None:
-        shown = report(None, args.out, args.scale, args.protocol, args.targets, uri)
+        shown = report(None, args.out, args.scale, args.protocol, args.targets, uri, store)
     else:
         from mlflow.exceptions import MlflowException
 
         try:
-            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri)
+            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, store)
         except MlflowException as error:
             raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")

@@ -6,12 +6,14 @@ Only MlflowClient is used, never the fluent API, whose active run is global stat
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import logging
 import os
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 from jigclu.config import ConfigError
 from jigclu.files import locked, write_atomic
 from orchestrate.mirror import sqlite
-from orchestrate.mirror.address import cursor_folder, has_tables, is_server, one_line, sqlite_file, tracking_uri
+from orchestrate.mirror.address import (
+    cursor_folder,
+    has_tables,
+    is_own,
+    is_server,
+    one_line,
+    sqlite_file,
+    tracking_uri,
+)
+from orchestrate.mirror.identity import store_id
 from orchestrate.mirror.views import apply_view, views
 
 if TYPE_CHECKING:
@@ -76,15 +87,44 @@ def prepare(store: Path) -> None:
         raise ConfigError(f"MLflow tracking at {one_line(Exception(uri))} is not usable: {one_line(error)}") from error
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None  # MLflow's client would repeat a POST as a GET
+
+
 def _ask_server(uri: str) -> None:
+    """Ask for an experiment, as MLflow's client does. Raises ConfigError unless MLflow itself answers."""
+    address, where = one_line(Exception(uri)), urllib.parse.urlsplit(uri)
+    hint = "start it, or unset MLFLOW_TRACKING_URI to track in the store's own sqlite file"
+    host = where.netloc.rpartition("@")[2]
+    url = f"{where.scheme}://{host}{where.path.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # a proxy without /health, or one that asks for a password: something answers
-    except (OSError, ValueError) as error:
-        hint = "start it, or unset MLFLOW_TRACKING_URI to track in the store's own sqlite file"
-        address = one_line(Exception(uri))
+        with urllib.request.build_opener(_NoRedirect).open(url, timeout=ANSWER_SECONDS) as answer:
+            body = answer.read(1 << 20)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return _ask_with_password(uri, address, error.code)
+        if 300 <= error.code < 400:
+            target = one_line(Exception(str(error.headers.get("Location", "another address"))))
+            problem = f"redirects to {target}: set MLFLOW_TRACKING_URI to the address that answers"
+        else:
+            problem = f"answers with HTTP {error.code} ({error.reason}): {hint}"
+        raise ConfigError(f"MLflow server at {address} {problem}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ConfigError(f"MLflow server at {address} does not answer ({one_line(error)}): {hint}") from None
+    if not body.lstrip().startswith(b"{"):
+        raise ConfigError(f"what answers at {address} is not MLflow; correct MLFLOW_TRACKING_URI, or unset it")
+
+
+def _ask_with_password(uri: str, address: str, code: int) -> None:
+    """Ask through MLflow's client, which knows the user's password or token."""
+    try:
+        open_client(uri).search_experiments(max_results=1)
+    except Exception as error:
+        raise ConfigError(
+            f"MLflow server at {address} refuses access (HTTP {code}: {one_line(error)}): set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        ) from None
 
 
 def _migrate(database: Path) -> None:
@@ -152,6 +192,7 @@ class Tracking:
 
     def __init__(self, store: Path):
         self.store, self.uri, self.cursors = store, tracking_uri(store), cursor_folder(store)
+        self.own, self.store_id = is_own(store), store_id(store)
         self._opened: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
 

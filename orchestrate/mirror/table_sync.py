@@ -13,18 +13,22 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jigclu.files import read_json, write_json
 from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
-from orchestrate.mirror.job_content import RUN_STATUS, number, run_state
+from orchestrate.mirror.job_content import RUN_STATUS, number, readable, run_state
 from orchestrate.mirror.store import Tracking
-from orchestrate.mirror.tags import CELL, PARENT_RUN, PROTOCOL, TABLE, VARIANT, CellRecord, TableKey, TableRecord
+from orchestrate.mirror.tags import CELL, PARENT_RUN, PROTOCOL, STORE, TABLE, VARIANT, CellRecord, TableKey, TableRecord
 from orchestrate.planning import experiments, overlays
 from orchestrate.planning.experiments import Cell, Experiment
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 WORST_FIRST = ("failed", "lost", "cancelled", "running", "interrupted", "pending", "not run", "done")
+FORM = 3  # version of the runs' content: raised when it changes, so that existing runs are updated
 PARENT = ""  # the parent's key among its cells
 
 
@@ -68,6 +72,7 @@ def sync_tables(
     ledger_files = sorted(overlays.ROOT.glob("*.yaml"))
     signature = digest(
         [
+            FORM,
             [[folder.name, run, seen] for folder, (run, seen) in jobs.items()],
             [[file.name, file.stat().st_mtime_ns] for file in ledger_files],
         ]
@@ -133,10 +138,11 @@ def measured_how(metric: str, result: Mapping[str, Any]) -> str:
 def _contents(table: TableKey, experiment: Experiment, fillers: dict[str, list[Filler]]) -> dict[str, TableRunSpec]:
     """Cell key -> content; PARENT first."""
     cells, states = {}, []
-    for cell in experiment.all_cells:
+    for index, cell in enumerate(experiment.all_cells):
         own = fillers.get(cell.key, []) if cell.runs else []  # not the jobs of a cell that is cited by now
         state = min((filler.state for filler in own), key=WORST_FIRST.index, default=cell.resting_state)
-        cells[cell.key] = _cell(table, experiment, cell, own, state)
+        order = _order(table, index + 1)
+        cells[cell.key] = _cell(table, experiment, cell, own, state, order)
         states += [state] if cell.runs else []
     title = " ".join(filter(None, (table.table, table.protocol, table.variant)))
     note = (
@@ -144,15 +150,22 @@ def _contents(table: TableKey, experiment: Experiment, fillers: dict[str, list[F
         f"protocol {table.protocol}{', ' + table.variant if table.variant else ''}: "
         f"{states.count('done')} of {len(states)} cells done."
     )
-    tags = TableRecord(**asdict(table), note=note).to_tags()
+    tags = TableRecord(**asdict(table), order=_order(table, 0), note=note).to_tags()
     return {PARENT: TableRunSpec(name=title, status=_status(states), tags=tags, metrics={}), **cells}
+
+
+def _order(table: TableKey, index: int) -> str:
+    """Sorts a table before its cells, and those as in the experiment file."""
+    return " ".join(filter(None, (table.table, table.protocol, table.variant, f"{index:03d}")))
 
 
 def _status(states: list[str]) -> str:
     return RUN_STATUS.get(min(states, key=WORST_FIRST.index, default="done"), "SCHEDULED")
 
 
-def _cell(table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Filler], state: str) -> TableRunSpec:
+def _cell(
+    table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Filler], state: str, order: str
+) -> TableRunSpec:
     filled = [(filler.seed, filler.value) for filler in fillers if filler.value is not None]
     values = [value for _, value in filled]
     metrics: dict[str, float] = {"n": len(values)}
@@ -172,6 +185,7 @@ def _cell(table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Fil
     record = CellRecord(
         **asdict(table),
         cell=cell.key,
+        order=order,
         row=cell.row,
         column=cell.column,
         jobs=tuple(filler.id for filler in fillers),
@@ -187,7 +201,10 @@ def _cell(table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Fil
         name=f"{table.table} {cell.key}".strip(),
         status=RUN_STATUS.get(state, "SCHEDULED") if cell.runs else "FINISHED",
         tags=record.to_tags(),
-        metrics=metrics,
+        metrics={
+            name: readable(round(value, 2)) if unit.startswith("%") else readable(value)
+            for name, value in metrics.items()
+        },
     )
 
 
@@ -208,13 +225,14 @@ def _sync_table(
         return written, 0
     path.unlink(missing_ok=True)  # after a crash from here on, the next pass finds the runs by their tags
     experiment, changed = f"jigclu-{table.scale}-tables", 0
-    entries = dict(written) if written else _find(tracking, experiment, table)
+    tracking.experiment(experiment)  # restored if it was deleted; its view is brought up to date
+    entries = dict(written) if written else _find(tracking, experiment, table, contents)
     for key, content in contents.items():
         run_id, content_digest = entries.get(key, ["", ""])
         if content_digest == digests[key]:
             continue
         if not run_id:
-            tags = {**table.to_tags(), **({CELL: key} if key else {})}
+            tags = {**table.to_tags(), STORE: tracking.store_id, **({CELL: key} if key else {})}
             run = tracking.client.create_run(tracking.experiment(experiment), tags=tags, run_name=content.name)
             run_id = run.info.run_id
         _write(tracking, run_id, content, entries[PARENT][0] if key else "")
@@ -226,13 +244,35 @@ def _sync_table(
     return entries, changed
 
 
-def _find(tracking: Tracking, experiment: str, table: TableKey) -> dict[str, list[str]]:
-    """The table's runs by cell, the parent's under PARENT, with unknown content. Empty if there are none."""
-    found: dict[str, list[str]] = {}
+def _find(
+    tracking: Tracking, experiment: str, table: TableKey, contents: dict[str, TableRunSpec]
+) -> dict[str, list[str]]:
+    """The table's runs by cell, the parent's under PARENT, with unknown content. Empty if there are none.
+
+    If other stores may use the same MLflow, only this store's. Runs of an older mirror name no store: they are this
+    store's if a cell has the jobs and values that it has here, else they are left alone.
+    """
+    named: dict[str, Run] = {}
+    unnamed: dict[str, Run] = {}
     for run in tracking.find(experiment, {TABLE: table.table, PROTOCOL: table.protocol}):
-        if run.data.tags.get(VARIANT, "") == table.variant:
-            found.setdefault(run.data.tags.get(CELL, PARENT), [run.info.run_id, ""])
-    return found
+        tags = run.data.tags
+        if tags.get(VARIANT, "") != table.variant:
+            continue
+        own = tracking.own or tags.get(STORE) == tracking.store_id
+        if own or not tags.get(STORE):
+            (named if own else unnamed).setdefault(tags.get(CELL, PARENT), run)
+    found = named or (unnamed if _have_same_jobs(unnamed, contents) else {})
+    return {key: [run.info.run_id, ""] for key, run in found.items()}
+
+
+def _have_same_jobs(runs: dict[str, Run], contents: dict[str, TableRunSpec]) -> bool:
+    """Whether one of the runs (cell -> run) has the jobs and values of its cell here."""
+    keys = (CellRecord.key("jobs"), CellRecord.key("values"))
+    return any(
+        run.data.tags.get(keys[0]) and all(run.data.tags.get(key) == contents[cell].tags[key] for key in keys)
+        for cell, run in runs.items()
+        if cell != PARENT and cell in contents
+    )
 
 
 def _write(tracking: Tracking, run_id: str, content: TableRunSpec, parent: str) -> None:
@@ -240,7 +280,7 @@ def _write(tracking: Tracking, run_id: str, content: TableRunSpec, parent: str) 
     run, now = tracking.run(run_id), int(time.time() * 1000)
     metrics = {**dict.fromkeys(run.data.metrics, math.nan), **content.metrics}
     points = [(name, value, now, 0) for name, value in metrics.items() if not _same(value, run.data.metrics.get(name))]
-    tags = {**content.tags, **({PARENT_RUN: parent} if parent else {})}
+    tags = {**content.tags, STORE: tracking.store_id, **({PARENT_RUN: parent} if parent else {})}
     tracking.log(run_id, points, tags={key: value for key, value in tags.items() if run.data.tags.get(key) != value})
     if run.info.status != content.status:
         tracking.client.update_run(run_id, content.status)

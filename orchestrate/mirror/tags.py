@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
 JOB, TABLE, CELL, PROTOCOL, VARIANT = "jigclu.job", "jigclu.table", "jigclu.cell", "jigclu.protocol", "jigclu.variant"
+STORE = "jigclu.store"  # id of the store whose run it is (identity.py)
+FORM = "jigclu.form"  # job: the version of the mirror that made the run
+ORDER = "jigclu.order"  # tables and cells: sorted by it, a table stands before its cells, in the paper's order
 STALE = "jigclu.stale"  # job: not empty if the code has changed since it ran
 VERDICT = "jigclu.verdict"  # cell: `reproduced` or `off by ...`
 CLAIMS = "jigclu.claims"  # table: how many claims hold, fail and are open
@@ -81,7 +84,8 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord(Record):
-    """A job's run. `estimated_hours`: device-hours at submission; `ranks`: devices; `folder`: relative to the store."""
+    """A job's run. `estimated_hours`: device-hours at submission; `ranks`: devices; `folder`, `encoder` (its weights): relative
+    to the store; `result`: its main number in words."""
 
     job: str = _tag(JOB)
     stage: str = _tag("jigclu.stage")
@@ -100,6 +104,8 @@ class JobRecord(Record):
     ranks: float | None = _tag("jigclu.ranks", None, NUMBER)
     estimated_hours: float | None = _tag("jigclu.estimated_hours", None, NUMBER)
     folder: str = _tag("jigclu.folder")
+    encoder: str = _tag("jigclu.encoder")
+    result: str = _tag("jigclu.result")
     data_fingerprint: str = _tag("jigclu.data_fingerprint")
     source_digest: str = _tag("jigclu.source_digest")
     commit: str = _tag(GIT_COMMIT)
@@ -120,6 +126,7 @@ class TableKey(Record):
 class TableRecord(TableKey):
     """A table's run, the parent of its cells' runs."""
 
+    order: str = _tag(ORDER)
     note: str = _tag(NOTE)
 
 
@@ -128,6 +135,7 @@ class CellRecord(TableKey):
     """A cell's run. `values`, `seeds`: of the finished jobs, in the same order; `job_runs`: the jobs' MLflow runs."""
 
     cell: str = _tag(CELL)
+    order: str = _tag(ORDER)
     row: str = _tag("jigclu.row")
     column: str = _tag("jigclu.column")
     jobs: tuple[str, ...] = _tag("jigclu.jobs", (), WORDS)
