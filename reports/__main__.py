@@ -73,9 +73,6 @@ def main(arguments: list[str] | None = None, prog: str = "python -m reports") ->
     except ConfigError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
@@ -84,7 +81,6 @@ def main(arguments: list[str] | None = None, prog: str = "python -m reports") ->
 def _run(args: argparse.Namespace) -> int:
     from orchestrate import mirror
     from orchestrate.mirror.address import one_line
-    from orchestrate.mirror.identity import id_on_shared_server
 
     try:
         if args.store.exists():
@@ -95,15 +91,15 @@ def _run(args: argparse.Namespace) -> int:
     from reports import tables
 
     uri = mirror.tracking_uri(args.store)
+    store = None if mirror.is_own(args.store) else mirror.store_id(args.store)
     client = connect(uri)
     if client is None:
-        shown = report(None, args.out, args.scale, args.protocol, args.targets, uri)
+        shown = report(None, args.out, args.scale, args.protocol, args.targets, uri, store)
     else:
         from mlflow.exceptions import MlflowException
 
         try:
-            shared_id = id_on_shared_server(args.store)
-            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, shared_id)
+            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, store)
         except MlflowException as error:
             raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")

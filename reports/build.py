@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jigclu.config import ConfigError
+from jigclu.files import write_atomic
 from orchestrate.planning import experiments, overlays
 from reports.publish import publish_verdicts, upload
 from reports.records import Table
@@ -22,19 +23,20 @@ def report(
     protocol: str | None = None,
     targets: list[str] | None = None,
     uri: str = "",
-    shared_id: str | None = None,
+    store: str | None = None,
 ) -> list[Table]:
     """Write everything under `out` and upload changed tables to MLflow. Returns the shown tables, in the page's order.
 
-    `client`: None if there is no MLflow yet; `uri`: its address, for links; `shared_id`: see frames.load.
-    `scales`: None for all that have runs, the fullest first.
+    `client`: None if there is no MLflow yet; `uri`: its address, for links; `store`: the id of
+    the store whose runs are shown, None for all runs. `scales`: None for all that have runs, the
+    fullest first.
     """
     # Imported here so that --help and typing errors are answered at once.
     from reports import assemble, export, frames, table_files
     from reports.page import page
 
     ledger = experiments.find(targets or ["all"])
-    loaded = frames.load(client, overlays.overlays("scales"), shared_id)
+    loaded = frames.load(client, overlays.overlays("scales"), store)
     frames.apply_views(client, overlays.overlays("scales"))
     shown_scales = scales or assemble.fullest_first(loaded) or (["paper"] if targets else [])
     shown = assemble.assemble(loaded, ledger, shown_scales, protocol, named=bool(targets))
@@ -43,7 +45,7 @@ def report(
     for table, files in zip(shown, table_files.write_all(shown), strict=True):
         svg = files.pop(f"{table.stem}.svg")
         for name, data in files.items():
-            (out / name).write_bytes(data)
+            write_atomic(out / name, data)
         upload(client, table, files)
         drawn.append(page.draw(client, table, svg))
     publish_verdicts(client, shown)
@@ -55,8 +57,8 @@ def report(
         ]
         for scale in shown_scales
     }
-    (out / "results.json").write_text(export.results_json(shown, page.overview(shown)), encoding="utf-8")
-    (out / "index.html").write_text(page.render(client, drawn, absent, uri), encoding="utf-8")
+    write_atomic(out / "results.json", export.results_json(shown, page.overview(shown)).encode())
+    write_atomic(out / "index.html", page.render(client, drawn, absent, uri).encode())
     return shown
 
 

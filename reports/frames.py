@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,6 @@ from urllib.parse import unquote, urlparse
 import pandas as pd
 
 from orchestrate.mirror import sqlite
-from orchestrate.mirror.identity import belongs
 from orchestrate.mirror.store import active_experiment, read_runs
 from orchestrate.mirror.tags import (
     CELL,
@@ -21,6 +22,7 @@ from orchestrate.mirror.tags import (
     JOB,
     REPORT_DIGEST,
     STALE,
+    STORE,
     TABLE,
     VERDICT,
     CellRecord,
@@ -72,10 +74,10 @@ def finite(number: Any) -> float | None:
     return float(number)
 
 
-def load(client: MlflowClient | None, scales: list[str], shared_id: str | None = None) -> Frames:
+def load(client: MlflowClient | None, scales: list[str], store: str | None = None) -> Frames:
     """Every job, cell and table run of the scales. Other MLflow experiments and runs without the suite's tags are ignored.
 
-    `shared_id`: of the store, if other stores may have runs there (identity.id_on_shared_server): only its runs count.
+    `store`: the id of the store whose runs count, where other stores may use the same MLflow; None: all runs count.
     """
     jobs: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
@@ -83,11 +85,8 @@ def load(client: MlflowClient | None, scales: list[str], shared_id: str | None =
     for scale in scales:
         if client is None:
             break
-        runs = (run for run in read_runs(client, f"jigclu-{scale}") if belongs(run.data.tags, shared_id))
-        jobs += [_job(run) for run in runs if JOB in run.data.tags]
-        for run in read_runs(client, f"jigclu-{scale}-tables"):
-            if not belongs(run.data.tags, shared_id):
-                continue
+        jobs += [_job(run) for run in _runs(client, f"jigclu-{scale}", store) if JOB in run.data.tags]
+        for run in _runs(client, f"jigclu-{scale}-tables", store):
             if CELL in run.data.tags:
                 cells.append(_cell(run, scale))
             elif TABLE in run.data.tags:
@@ -98,6 +97,12 @@ def load(client: MlflowClient | None, scales: list[str], shared_id: str | None =
         pd.DataFrame(cells, columns=CELL_COLUMNS).drop_duplicates([*TABLE_KEY, "cell"]),
         pd.DataFrame(tables, columns=TABLE_COLUMNS).drop_duplicates(TABLE_KEY),
     )
+
+
+def _runs(client: MlflowClient, experiment: str, store: str | None) -> Iterator[Run | sqlite.Run]:
+    for run in read_runs(client, experiment):
+        if store is None or run.data.tags.get(STORE) == store:
+            yield run
 
 
 def apply_views(client: MlflowClient | None, scales: list[str]) -> None:
@@ -112,7 +117,8 @@ def apply_views(client: MlflowClient | None, scales: list[str]) -> None:
 
 def _job(run: Run | sqlite.Run) -> dict[str, Any]:
     record, params = JobRecord.from_tags(run.data.tags), run.data.params
-    seconds = run.data.metrics.get("result.seconds")
+    metrics = {name.removeprefix(f"{record.stage}/"): value for name, value in run.data.metrics.items()}
+    seconds = metrics.get("result.seconds")
     return {
         "job": record.job,
         "run_id": run.info.run_id,
@@ -129,7 +135,7 @@ def _job(run: Run | sqlite.Run) -> dict[str, Any]:
         "finished": run.info.end_time / 1000 if run.info.end_time else None,
         "upstream": re.findall(r"\b[0-9a-f]{12}\b", params.get("upstream", "")),
         "params": params,
-        "metrics": run.data.metrics,
+        "metrics": metrics,
         "uri": run.info.artifact_uri or "",
         "experiment_id": run.info.experiment_id,
         "published_stale": run.data.tags.get(STALE, ""),
@@ -146,7 +152,12 @@ def _job(run: Run | sqlite.Run) -> dict[str, Any]:
 
 
 def _cell(run: Run | sqlite.Run, scale: str) -> dict[str, Any]:
-    record, metrics = CellRecord.from_tags({SCALE: scale} | run.data.tags), run.data.metrics
+    record, metrics = CellRecord.from_tags({SCALE: scale} | run.data.tags), dict(run.data.metrics)
+    values = [float(value) for value in record.values if isinstance(value, int | float)]
+    if values and len(values) == len(record.values) and all(map(math.isfinite, values)):
+        # The metrics are rounded for MLflow's page.
+        metrics["value"] = statistics.fmean(values)
+        metrics |= {"std": statistics.stdev(values)} if len(values) > 1 else {}
     return {
         **{name: getattr(record, name) for name in [*TABLE_KEY, "cell", "state", "measured"]},
         "run_id": run.info.run_id,

@@ -5,9 +5,20 @@ Everything in MLflow comes from the job folders; if it is deleted, the next `syn
 calls per job and does not import mlflow. If that folder is deleted, `sync` looks for every run by its tags.
 """
 
-from orchestrate.mirror.address import cursor_folder, tracking_uri
+from orchestrate.mirror.address import cursor_folder, is_own, tracking_uri
 from orchestrate.mirror.background import SideMirror
+from orchestrate.mirror.identity import store_id
 from orchestrate.mirror.store import prepare
 from orchestrate.mirror.sync import MirrorError, SyncReport, sync
 
-__all__ = ["MirrorError", "SideMirror", "SyncReport", "cursor_folder", "prepare", "sync", "tracking_uri"]
+__all__ = [
+    "MirrorError",
+    "SideMirror",
+    "SyncReport",
+    "cursor_folder",
+    "is_own",
+    "prepare",
+    "store_id",
+    "sync",
+    "tracking_uri",
+]

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from orchestrate.mirror.identity import store_id
+
+PORT = 5151  # that `jigclu mlflow` prefers; the page's links point there. 5000 is often taken (macOS uses it, too)
+
 
 def server(uri: str) -> str:
     """The address of MLflow's web pages, without the password that a client may need."""
-    return re.sub(r"//[^@/]*@", "//", uri.rstrip("/")) if is_server(uri) else "http://127.0.0.1:5000"
+    return re.sub(r"//[^@/]*@", "//", uri.rstrip("/")) if is_server(uri) else f"http://127.0.0.1:{PORT}"
 
 
 def digest(value: Any) -> str:
@@ -36,9 +40,20 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def is_own(store: Path) -> bool:
+    """Whether tracking is the sqlite file inside the store: no other store writes there."""
+    database = sqlite_file(tracking_uri(store))
+    return database is not None and database == (store / "mlflow.db").absolute()
+
+
 def cursor_folder(store: Path) -> Path:
-    """The folder that records what was mirrored to the current tracking URI: <store>/.mirror/<digest of the URI>/."""
-    return store / ".mirror" / digest(tracking_uri(store))
+    """The folder that records what was mirrored to the current tracking URI: <store>/.mirror/<digest>/.
+
+    If other stores may use the same MLflow, the digest holds the store's id: a copied store must not use the copied
+    records, which name the original's runs.
+    """
+    uri = tracking_uri(store)
+    return store / ".mirror" / digest(uri if is_own(store) else [uri, store_id(store)])
 
 
 def sqlite_file(uri: str) -> Path | None:

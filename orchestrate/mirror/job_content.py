@@ -26,6 +26,7 @@ RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it r
     "cancelled": "KILLED",
     "lost": "FAILED",
 }
+HEADLINES = {"top1": 1, "AP": 1, "loss": 3}  # a stage's main metric -> decimals
 WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl")
 
 
@@ -35,7 +36,8 @@ class JobRunSpec:
 
     name: str
     experiment: str
-    start: int
+    start: int  # unix ms: when the first attempt began; of a pending job, when it was planned
+    started: bool  # whether `start` is known to be an attempt's
     source: str
     tags: dict[str, str]
     params: dict[str, str]
@@ -78,6 +80,16 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^\w\-. /]", "_", name)
 
 
+def stage_metric(stage: str, name: str) -> str:
+    """`pretrain/loss`: MLflow's chart view has a section for each prefix, so the curves of two stages share no panel."""
+    return f"{stage}/{metric_name(name)}"
+
+
+def readable(value: float) -> float:
+    """At most 6 significant digits (14.4 for 14.399999618); a whole number unchanged. MLflow's page shows all digits."""
+    return value if not math.isfinite(value) or value == int(value) else float(f"{value:.6g}")
+
+
 def job_run_spec(folder: Path) -> JobRunSpec:
     """The run that belongs to this job folder."""
     files = JobFolder(folder)
@@ -87,18 +99,19 @@ def job_run_spec(folder: Path) -> JobRunSpec:
     values = {**result.get("metrics", {}), **{key: result.get(key) for key in DETAILS}}
     values |= {f"top1.lr{rate}": best["top1"] for rate, best in result.get("by_lr", {}).items()}
     points = [
-        (metric_name(f"result.{name}"), finite, finished, 0)
+        (stage_metric(folder.parent.name, f"result.{name}"), readable(finite), finished, 0)
         for name, value in sorted(values.items())
         if (finite := number(value)) is not None
     ]
-    end = (
-        finished if state == "done" else int(1000 * status.get("heartbeat", 0)) if state in ("failed", "lost") else None
-    )
+    ended = int(1000 * status.get("heartbeat", 0)) or None
+    end = finished if state == "done" else ended if state in ("failed", "lost", "cancelled") else None
+    began = _began(status)
     upstream = ",".join(job.get("upstream", []))
     return JobRunSpec(
         name=str(job.get("name") or folder.name),
         experiment=f"jigclu-{job.get('scale', 'paper')}",
-        start=_start(folder, result),
+        start=began or _start(folder, result),
+        started=began is not None,
         source=f"{job.get('source_digest', '')} {job.get('data_fingerprint', '')}",
         tags=_record(folder, job, status, result, state).to_tags(),
         params={**_flat(job.get("config", {})), **({"upstream": upstream} if upstream else {})},
@@ -107,8 +120,16 @@ def job_run_spec(folder: Path) -> JobRunSpec:
     )
 
 
+def _began(status: dict[str, Any]) -> int | None:
+    """Unix ms: when the first attempt began. A job that was interrupted and resumed keeps it."""
+    attempts = status.get("attempts") or [{}]
+    began = attempts[0].get("began")
+    return int(1000 * began) if began else None
+
+
 def _start(folder: Path, result: dict[str, Any]) -> int:
-    """Unix ms: when the result was finished minus its seconds, else the first metric's time, else when it was planned."""
+    """Without a record of attempts: when the result was finished minus its seconds, else the first metric's time, else
+    when the job was planned."""
     if "finished" in result and "seconds" in result:
         return int(1000 * (result["finished"] - result["seconds"]))
     first = next(JobFolder(folder).metrics(), {})
@@ -138,11 +159,20 @@ def _record(folder: Path, job: dict[str, Any], status: dict[str, Any], result: d
         spent_hours=hours_spent(files) if ended else None,
         spent_seconds=seconds_spent(files) if ended else None,
         folder=f"{folder.parent.name}/{folder.name}",
+        encoder=f"{folder.parent.name}/{folder.name}/encoder.pt" if (folder / "encoder.pt").exists() else "",
+        result=_headline(result),
         data_fingerprint=str(job.get("data_fingerprint", "")),
         source_digest=str(job.get("source_digest", "")),
         commit=str(job.get("commit", "")),
         note=_note(folder, job, status, state),
     )
+
+
+def _headline(result: dict[str, Any]) -> str:
+    """`top1 14.4`: the stage's main number as on the report's page; "" if there is none."""
+    metrics = result.get("metrics", {})
+    name = next((name for name in HEADLINES if isinstance(metrics.get(name), int | float)), "")
+    return f"{name} {metrics[name]:.{HEADLINES[name]}f}" if name else ""
 
 
 def _note(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str) -> str:

@@ -11,17 +11,27 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jigclu.files import read_json, write_json
 from jigclu.job_folder import JobFolder
-from orchestrate.mirror.identity import belongs
-from orchestrate.mirror.job_content import JobRunSpec, job_run_spec, metric_name, number, stamps
+from orchestrate.mirror.address import one_line
+from orchestrate.mirror.job_content import JobRunSpec, job_run_spec, number, stage_metric, stamps
 from orchestrate.mirror.store import Point, Tracking
-from orchestrate.mirror.tags import JOB
+from orchestrate.mirror.tags import FORM as FORM_TAG
+from orchestrate.mirror.tags import JOB, STORE
 
-# Version of job_run_spec: raised when it changes, so that existing runs are updated.
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+# Version of job_run_spec: raised when it changes. MLflow can neither rename a metric nor change a run's start, so a job
+# whose run has an older form gets a new run, and the old one is deleted.
 FORM = 5
 TAIL = 256  # bytes before the offset that must be unchanged: every line carries a time, so no two tails are equal
+
+
+class BadFolder(Exception):
+    """A job folder with a file that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Cursor:
     steps: dict[str, int] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
     form: int = 1  # cursors written before versioning have none
+    start: int = 0  # of the run, unix ms
 
 
 def cursor_path(tracking: Tracking, folder: Path) -> Path:
@@ -60,12 +71,14 @@ def sync_job(tracking: Tracking, folder: Path, cursor: Cursor | None) -> tuple[C
     seen = stamps(folder)
     if cursor and cursor.stamps == seen and cursor.form == FORM:
         return cursor, False
-    wanted, path = job_run_spec(folder), cursor_path(tracking, folder)
-    wanted = dataclasses.replace(wanted, tags={**wanted.tags, **tracking.tags})
+    try:
+        wanted, path = job_run_spec(folder), cursor_path(tracking, folder)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise BadFolder(f"{folder.parent.name}/{folder.name} cannot be read: {one_line(error)}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     if cursor:
         after, points = _read_new_lines(folder, cursor, wanted, seen)
-        rerun = _is_rerun(cursor, after)
+        rerun = _needs_new_run(cursor, after, wanted)
         same = cursor.written == after.written and _artifacts(cursor.stamps) == _artifacts(seen)
         if same and not points and not rerun:
             write_json(path, dataclasses.asdict(after))  # a heartbeat
@@ -98,7 +111,7 @@ def _write(
         cursor.run,
         points + (wanted.points if "points" in changed else []),
         {key: value for key, value in wanted.params.items() if key not in present} if "params" in changed else {},
-        wanted.tags if "tags" in changed else {},
+        {**wanted.tags, STORE: tracking.store_id} if "tags" in changed else {},
     )
     for name, stamp in _artifacts(after.stamps).items():
         if cursor.stamps.get(name) != stamp:
@@ -111,28 +124,51 @@ def _write(
 
 
 def _find_or_create(tracking: Tracking, folder: Path, wanted: JobRunSpec) -> Cursor:
-    """The job's run, found by its tags, with the steps that it has; else a new run.
-
-    A run whose curve is not the folder's is of an earlier result: it is deleted if it is this store's, else left alone.
-    """
-    logged = {(line.get("step"), int(1000 * line.get("time", 0))) for line in JobFolder(folder).metrics()}
+    """The job's run, found by its tags, with the steps that it has; else a new run."""
     for run in tracking.find(wanted.experiment, {JOB: folder.name}):
-        names = [name for name in run.data.metrics if not name.startswith("result.")]
-        histories = {name: tracking.client.get_metric_history(run.info.run_id, name) for name in names}
-        own = belongs(run.data.tags, tracking.shared_id)
-        same = any((point.step, point.timestamp) in logged for history in histories.values() for point in history)
-        if same or (own and not histories):
-            steps = {name: max(point.step for point in history) for name, history in histories.items()}
-            return Cursor(run=run.info.run_id, steps=steps)
-        if own:
+        if not _is_this_jobs(tracking, folder, run):
+            continue
+        current = run.data.tags.get(FORM_TAG) == str(FORM)
+        if not current or (wanted.started and run.info.start_time != wanted.start):
             tracking.client.delete_run(run.info.run_id)
+            continue
+        names = [name for name in run.data.metrics if not name.startswith(f"{folder.parent.name}/result.")]
+        histories = {name: tracking.client.get_metric_history(run.info.run_id, name) for name in names}
+        steps = {name: max(point.step for point in history) for name, history in histories.items()}
+        return Cursor(run=run.info.run_id, steps=steps, form=FORM, start=run.info.start_time)
     run = tracking.client.create_run(
         tracking.experiment(wanted.experiment),
         start_time=wanted.start,
-        tags={JOB: folder.name, **tracking.tags},
+        tags={JOB: folder.name, STORE: tracking.store_id, FORM_TAG: str(FORM)},
         run_name=wanted.name,
     )
-    return Cursor(run=run.info.run_id)
+    return Cursor(run=run.info.run_id, form=FORM, start=wanted.start)
+
+
+def _is_this_jobs(tracking: Tracking, folder: Path, run: Run) -> bool:
+    """Whether a run with the job's id is of this store: the id holds neither code nor data, and stores may share MLflow.
+
+    A run of an older mirror names no store. It is this job's if it ended when this job did, else if its curve begins
+    when this one does, else if neither has anything yet.
+    """
+    if tracking.own or run.data.tags.get(STORE) == tracking.store_id:
+        return True
+    if run.data.tags.get(STORE):
+        return False
+    files = JobFolder(folder)
+    finished, first = files.result.get("finished"), next(files.metrics(), {})
+    if run.info.status == "FINISHED" or finished:
+        return finished is not None and run.info.end_time == int(1000 * finished)
+    curve = next((name for name in first if name in run.data.metrics), None)
+    if curve is None:
+        return not run.data.metrics and not first
+    history = tracking.client.get_metric_history(run.info.run_id, curve)
+    return min(point.timestamp for point in history) == int(1000 * first.get("time", 0))
+
+
+def _needs_new_run(before: Cursor, after: Cursor, wanted: JobRunSpec) -> bool:
+    """What MLflow cannot change in a run: the names of its metrics, its start (a job that was pending has begun)."""
+    return before.form != FORM or (wanted.started and before.start != wanted.start) or _is_rerun(before, after)
 
 
 def _is_rerun(before: Cursor, after: Cursor) -> bool:
@@ -157,7 +193,7 @@ def _read_new_lines(
     steps, points = dict(cursor.steps), []
     for line in data[offset:end].splitlines():
         lines += 1
-        points += _points(line, steps)
+        points += _points(line, steps, folder.parent.name)
     first, source = cursor.first, cursor.source
     if offset == 0 and end > 0:
         first, source = hashlib.sha256(data[: data.index(b"\n")]).hexdigest()[:16], wanted.source
@@ -174,6 +210,7 @@ def _read_new_lines(
         steps=steps,
         written=wanted.digests,
         form=FORM,
+        start=cursor.start,
     )
     return after, points
 
@@ -182,7 +219,7 @@ def _tail(data: bytes, offset: int) -> str:
     return hashlib.sha256(data[max(0, offset - TAIL) : offset]).hexdigest()[:16] if offset else ""
 
 
-def _points(line: bytes, steps: dict[str, int]) -> list[Point]:
+def _points(line: bytes, steps: dict[str, int], stage: str) -> list[Point]:
     """The line's new points; updates `steps`."""
     try:
         values = json.loads(line)
@@ -191,7 +228,7 @@ def _points(line: bytes, steps: dict[str, int]) -> list[Point]:
         return []
     points = []
     for key, value in values.items():
-        name, finite = metric_name(key), number(value)
+        name, finite = stage_metric(stage, key), number(value)
         if finite is not None and step > steps.get(name, -1):
             points.append((name, finite, millis, step))
             steps[name] = step

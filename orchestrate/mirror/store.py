@@ -6,13 +6,14 @@ Only MlflowClient is used, never the fluent API, whose active run is global stat
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import logging
 import os
-import re
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,13 +25,13 @@ from orchestrate.mirror import sqlite
 from orchestrate.mirror.address import (
     cursor_folder,
     has_tables,
+    is_own,
     is_server,
     one_line,
     sqlite_file,
     tracking_uri,
 )
-from orchestrate.mirror.identity import belongs, id_on_shared_server, store_id
-from orchestrate.mirror.tags import STORE
+from orchestrate.mirror.identity import store_id
 from orchestrate.mirror.views import apply_view, views
 
 if TYPE_CHECKING:
@@ -86,28 +87,43 @@ def prepare(store: Path) -> None:
         raise ConfigError(f"MLflow tracking at {one_line(Exception(uri))} is not usable: {one_line(error)}") from error
 
 
-def _ask_server(uri: str) -> None:
-    """Raises ConfigError unless an MLflow server answers there: something else, such as a proxy's error page, does not count."""
-    from http.client import HTTPException
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None  # MLflow's client would repeat a POST as a GET
 
+
+def _ask_server(uri: str) -> None:
+    """Ask for an experiment, as MLflow's client does. Raises ConfigError unless MLflow itself answers."""
+    address, where = one_line(Exception(uri)), urllib.parse.urlsplit(uri)
     hint = "start it, or unset MLFLOW_TRACKING_URI to track in the store's own sqlite file"
+    host = where.netloc.rpartition("@")[2]
+    url = f"{where.scheme}://{host}{where.path.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS) as answer:
-            if answer.read(100).strip() == b"OK":
-                return
-    except urllib.error.HTTPError:
-        pass  # perhaps a proxy without /health, or one that wants the password that only the client sends
-    except (OSError, ValueError, HTTPException) as error:
-        address = one_line(Exception(uri))
+        with urllib.request.build_opener(_NoRedirect).open(url, timeout=ANSWER_SECONDS) as answer:
+            body = answer.read(1 << 20)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return _ask_with_password(uri, address, error.code)
+        if 300 <= error.code < 400:
+            target = one_line(Exception(str(error.headers.get("Location", "another address"))))
+            problem = f"redirects to {target}: set MLFLOW_TRACKING_URI to the address that answers"
+        else:
+            problem = f"answers with HTTP {error.code} ({error.reason}): {hint}"
+        raise ConfigError(f"MLflow server at {address} {problem}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ConfigError(f"MLflow server at {address} does not answer ({one_line(error)}): {hint}") from None
+    if not body.lstrip().startswith(b"{"):
+        raise ConfigError(f"what answers at {address} is not MLflow; correct MLFLOW_TRACKING_URI, or unset it")
+
+
+def _ask_with_password(uri: str, address: str, code: int) -> None:
+    """Ask through MLflow's client, which knows the user's password or token."""
     try:
         open_client(uri).search_experiments(max_results=1)
-    except Exception as error:  # whatever a page that is not MLflow's makes of the client
-        message = one_line(error)
-        if re.search(r"\b40[13]\b", message):
-            hint = "it wants MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    except Exception as error:
         raise ConfigError(
-            f"what answers at {one_line(Exception(uri))} is no usable MLflow server ({message}): {hint}"
+            f"MLflow server at {address} refuses access (HTTP {code}: {one_line(error)}): set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         ) from None
 
 
@@ -176,8 +192,7 @@ class Tracking:
 
     def __init__(self, store: Path):
         self.store, self.uri, self.cursors = store, tracking_uri(store), cursor_folder(store)
-        self.tags = {STORE: store_id(store)}  # of every run
-        self.shared_id = id_on_shared_server(store)
+        self.own, self.store_id = is_own(store), store_id(store)
         self._opened: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
 
@@ -219,14 +234,9 @@ class Tracking:
         return self._experiments[name]
 
     def find(self, experiment: str, tags: Mapping[str, str]) -> Iterator[Run]:
-        """Runs of the experiment that carry these tags and no other store's id, the store's own first, oldest first.
-
-        A run without a store's id was made by an earlier version of the mirror, perhaps for another store.
-        """
+        """Runs of the experiment that carry these tags, oldest first."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = list(search_runs(self.client, self.experiment(experiment), query, order_by=["start_time"]))
-        yield from (run for run in found if belongs(run.data.tags, self.shared_id))
-        yield from (run for run in found if not belongs(run.data.tags, self.shared_id) and STORE not in run.data.tags)
+        return search_runs(self.client, self.experiment(experiment), query, order_by=["start_time"])
 
     def run(self, run_id: str) -> Run:
         """Raises RunGone if it does not exist or was deleted."""

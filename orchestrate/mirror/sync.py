@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jigclu.files import UnreadableFile, locked
+from jigclu.files import locked
 from orchestrate.mirror.address import one_line
 from orchestrate.mirror.job_content import stamps
-from orchestrate.mirror.job_sync import Cursor, load_cursor, sync_job
+from orchestrate.mirror.job_sync import BadFolder, Cursor, load_cursor, sync_job
 from orchestrate.mirror.store import RunGone, Tracking
 from orchestrate.mirror.table_sync import sync_tables
-
-log = logging.getLogger(__name__)
 
 
 class MirrorError(RuntimeError):
@@ -44,6 +41,8 @@ def sync(
     try:
         with locked(store / ".mirror" / "lock", wait_for_lock) as acquired:
             changed, runs = _sync(tracking, wanted, tables) if acquired else (0, 0)
+    except MirrorError:
+        raise
     except Exception as error:
         raise MirrorError(f"MLflow was not updated, the job folders are unaffected: {one_line(error)}") from error
     return SyncReport(changed, runs, time.monotonic() - began)
@@ -60,14 +59,15 @@ def _sync(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[in
 def _pass(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[int, int]:
     live, changed, runs = tracking.live(), 0, 0
     cursors: dict[Path, Cursor | None] = {}
+    bad: list[str] = []
     for path in sorted(tracking.store.glob("*/*/job.json")):
         folder = path.parent
         cursor = load_cursor(tracking, folder, live)
         if wanted is None or folder.name in wanted:
             try:
                 cursor, wrote = sync_job(tracking, folder, cursor)
-            except UnreadableFile as error:  # the other jobs are mirrored; what MLflow has of this one stays
-                log.warning("not mirrored: %s", error)
+            except BadFolder as error:
+                bad.append(str(error))
                 continue
             changed, runs = changed + wrote, runs + 1
         cursors[folder] = cursor
@@ -75,4 +75,7 @@ def _pass(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[in
         jobs = {folder: (cursor.run if cursor else "", stamps(folder)) for folder, cursor in cursors.items()}
         tables_changed, table_runs = sync_tables(tracking, jobs, live)
         changed, runs = changed + tables_changed, runs + table_runs
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise MirrorError(f"MLflow has every job but {bad[0]}{more}")
     return changed, runs

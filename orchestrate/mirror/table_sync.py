@@ -11,21 +11,24 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jigclu.files import read_cache, write_json
 from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
-from orchestrate.mirror.identity import belongs
-from orchestrate.mirror.job_content import RUN_STATUS, number, run_state
+from orchestrate.mirror.job_content import RUN_STATUS, number, readable, run_state
 from orchestrate.mirror.store import Tracking
-from orchestrate.mirror.tags import CELL, PARENT_RUN, PROTOCOL, TABLE, VARIANT, CellRecord, TableKey, TableRecord
+from orchestrate.mirror.tags import CELL, PARENT_RUN, PROTOCOL, STORE, TABLE, VARIANT, CellRecord, TableKey, TableRecord
 from orchestrate.planning import experiments, overlays
 from orchestrate.planning.experiments import Cell, Experiment
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 WORST_FIRST = ("failed", "lost", "cancelled", "running", "interrupted", "pending", "not run", "done")
+FORM = 3  # version of the runs' content: raised when it changes, so that existing runs are updated
 PARENT = ""  # the parent's key among its cells
 
 
@@ -69,6 +72,7 @@ def sync_tables(
     ledger_files = sorted(overlays.ROOT.glob("*.yaml"))
     signature = digest(
         [
+            FORM,
             [[folder.name, run, seen] for folder, (run, seen) in jobs.items()],
             [[file.name, file.stat().st_mtime_ns] for file in ledger_files],
         ]
@@ -78,7 +82,7 @@ def sync_tables(
     ledger, changed = experiments.load_all(), 0
     for table, fillers in _tables(jobs).items():
         if table.table in ledger:
-            contents = _contents(table, ledger[table.table].under(table.protocol), fillers, tracking.tags)
+            contents = _contents(table, ledger[table.table].under(table.protocol), fillers)
             key = json.dumps([table.scale, table.table, table.protocol, table.variant])
             entries[key], wrote = _sync_table(tracking, table, contents, entries.get(key), path)
             changed += wrote
@@ -131,15 +135,14 @@ def measured_how(metric: str, result: Mapping[str, Any]) -> str:
     return ""
 
 
-def _contents(
-    table: TableKey, experiment: Experiment, fillers: dict[str, list[Filler]], more: dict[str, str]
-) -> dict[str, TableRunSpec]:
-    """Cell key -> content; PARENT first. `more`: tags of every run."""
+def _contents(table: TableKey, experiment: Experiment, fillers: dict[str, list[Filler]]) -> dict[str, TableRunSpec]:
+    """Cell key -> content; PARENT first."""
     cells, states = {}, []
-    for cell in experiment.all_cells:
+    for index, cell in enumerate(experiment.all_cells):
         own = fillers.get(cell.key, []) if cell.runs else []  # not the jobs of a cell that is cited by now
         state = min((filler.state for filler in own), key=WORST_FIRST.index, default=cell.resting_state)
-        cells[cell.key] = _cell(table, experiment, cell, own, state)
+        order = _order(table, index + 1)
+        cells[cell.key] = _cell(table, experiment, cell, own, state, order)
         states += [state] if cell.runs else []
     title = " ".join(filter(None, (table.table, table.protocol, table.variant)))
     note = (
@@ -147,16 +150,22 @@ def _contents(
         f"protocol {table.protocol}{', ' + table.variant if table.variant else ''}: "
         f"{states.count('done')} of {len(states)} cells done."
     )
-    tags = TableRecord(**asdict(table), note=note).to_tags()
-    contents = {PARENT: TableRunSpec(name=title, status=_status(states), tags=tags, metrics={}), **cells}
-    return {key: replace(content, tags={**content.tags, **more}) for key, content in contents.items()}
+    tags = TableRecord(**asdict(table), order=_order(table, 0), note=note).to_tags()
+    return {PARENT: TableRunSpec(name=title, status=_status(states), tags=tags, metrics={}), **cells}
+
+
+def _order(table: TableKey, index: int) -> str:
+    """Sorts a table before its cells, and those as in the experiment file."""
+    return " ".join(filter(None, (table.table, table.protocol, table.variant, f"{index:03d}")))
 
 
 def _status(states: list[str]) -> str:
     return RUN_STATUS.get(min(states, key=WORST_FIRST.index, default="done"), "SCHEDULED")
 
 
-def _cell(table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Filler], state: str) -> TableRunSpec:
+def _cell(
+    table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Filler], state: str, order: str
+) -> TableRunSpec:
     filled = [(filler.seed, filler.value) for filler in fillers if filler.value is not None]
     values = [value for _, value in filled]
     metrics: dict[str, float] = {"n": len(values)}
@@ -176,6 +185,7 @@ def _cell(table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Fil
     record = CellRecord(
         **asdict(table),
         cell=cell.key,
+        order=order,
         row=cell.row,
         column=cell.column,
         jobs=tuple(filler.id for filler in fillers),
@@ -191,7 +201,10 @@ def _cell(table: TableKey, experiment: Experiment, cell: Cell, fillers: list[Fil
         name=f"{table.table} {cell.key}".strip(),
         status=RUN_STATUS.get(state, "SCHEDULED") if cell.runs else "FINISHED",
         tags=record.to_tags(),
-        metrics=metrics,
+        metrics={
+            name: readable(round(value, 2)) if unit.startswith("%") else readable(value)
+            for name, value in metrics.items()
+        },
     )
 
 
@@ -212,13 +225,14 @@ def _sync_table(
         return written, 0
     path.unlink(missing_ok=True)  # after a crash from here on, the next pass finds the runs by their tags
     experiment, changed = f"jigclu-{table.scale}-tables", 0
+    tracking.experiment(experiment)  # restored if it was deleted; its view is brought up to date
     entries = dict(written) if written else _find(tracking, experiment, table, contents)
     for key, content in contents.items():
         run_id, content_digest = entries.get(key, ["", ""])
         if content_digest == digests[key]:
             continue
         if not run_id:
-            tags = {**table.to_tags(), **tracking.tags, **({CELL: key} if key else {})}
+            tags = {**table.to_tags(), STORE: tracking.store_id, **({CELL: key} if key else {})}
             run = tracking.client.create_run(tracking.experiment(experiment), tags=tags, run_name=content.name)
             run_id = run.info.run_id
         _write(tracking, run_id, content, entries[PARENT][0] if key else "")
@@ -235,24 +249,30 @@ def _find(
 ) -> dict[str, list[str]]:
     """The table's runs by cell, the parent's under PARENT, with unknown content. Empty if there are none.
 
-    Of runs without a store's id, only those of a table that links one of these jobs' runs are taken.
+    If other stores may use the same MLflow, only this store's. Runs of an older mirror name no store: they are this
+    store's if a cell has the jobs and values that it has here, else they are left alone.
     """
-    jobs = {run for content in contents.values() for run in _runs_behind(content.tags)}
-    runs = [
-        run for run in tracking.find(experiment, {TABLE: table.table, PROTOCOL: table.protocol})
-        if run.data.tags.get(VARIANT, "") == table.variant
-    ]  # fmt: skip
-    linked = {run.data.tags.get(PARENT_RUN) for run in runs if jobs & _runs_behind(run.data.tags)}
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        if belongs(run.data.tags, tracking.shared_id) or linked & {run.info.run_id, run.data.tags.get(PARENT_RUN, "-")}:
-            found.setdefault(run.data.tags.get(CELL, PARENT), [run.info.run_id, ""])
-    return found
+    named: dict[str, Run] = {}
+    unnamed: dict[str, Run] = {}
+    for run in tracking.find(experiment, {TABLE: table.table, PROTOCOL: table.protocol}):
+        tags = run.data.tags
+        if tags.get(VARIANT, "") != table.variant:
+            continue
+        own = tracking.own or tags.get(STORE) == tracking.store_id
+        if own or not tags.get(STORE):
+            (named if own else unnamed).setdefault(tags.get(CELL, PARENT), run)
+    found = named or (unnamed if _have_same_jobs(unnamed, contents) else {})
+    return {key: [run.info.run_id, ""] for key, run in found.items()}
 
 
-def _runs_behind(tags: Mapping[str, str]) -> set[str]:
-    """Ids of the job runs that a cell's run links."""
-    return set(CellRecord.from_tags(tags).job_runs) if CELL in tags else set()
+def _have_same_jobs(runs: dict[str, Run], contents: dict[str, TableRunSpec]) -> bool:
+    """Whether one of the runs (cell -> run) has the jobs and values of its cell here."""
+    keys = (CellRecord.key("jobs"), CellRecord.key("values"))
+    return any(
+        run.data.tags.get(keys[0]) and all(run.data.tags.get(key) == contents[cell].tags[key] for key in keys)
+        for cell, run in runs.items()
+        if cell != PARENT and cell in contents
+    )
 
 
 def _write(tracking: Tracking, run_id: str, content: TableRunSpec, parent: str) -> None:
@@ -260,7 +280,7 @@ def _write(tracking: Tracking, run_id: str, content: TableRunSpec, parent: str) 
     run, now = tracking.run(run_id), int(time.time() * 1000)
     metrics = {**dict.fromkeys(run.data.metrics, math.nan), **content.metrics}
     points = [(name, value, now, 0) for name, value in metrics.items() if not _same(value, run.data.metrics.get(name))]
-    tags = {**content.tags, **({PARENT_RUN: parent} if parent else {})}
+    tags = {**content.tags, STORE: tracking.store_id, **({PARENT_RUN: parent} if parent else {})}
     tracking.log(run_id, points, tags={key: value for key, value in tags.items() if run.data.tags.get(key) != value})
     if run.info.status != content.status:
         tracking.client.update_run(run_id, content.status)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
 JOB, TABLE, CELL, PROTOCOL, VARIANT = "jigclu.job", "jigclu.table", "jigclu.cell", "jigclu.protocol", "jigclu.variant"
-STORE = "jigclu.store"  # every run: the id of the store that it mirrors (identity.py)
+STORE = "jigclu.store"  # id of the store whose run it is (identity.py)
+FORM = "jigclu.form"  # job: the version of the mirror that made the run
+ORDER = "jigclu.order"  # tables and cells: sorted by it, a table stands before its cells, in the paper's order
 STALE = "jigclu.stale"  # job: not empty if the code has changed since it ran
 VERDICT = "jigclu.verdict"  # cell: `reproduced` or `off by ...`
 CLAIMS = "jigclu.claims"  # table: how many claims hold, fail and are open
@@ -82,8 +84,9 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord(Record):
-    """A job's run. `ranks`: devices; `folder`: relative to the store. `estimated_hours`: device-hours at submission;
-    `spent_hours`: over all attempts, start-up included; None while it runs.
+    """A job's run. `ranks`: devices; `folder`, `encoder` (its weights): relative to the store; `result`: its main number
+    in words. `estimated_hours`: device-hours at submission; `spent_hours`: over all attempts, start-up included; None
+    while it runs.
     """
 
     job: str = _tag(JOB)
@@ -105,6 +108,8 @@ class JobRecord(Record):
     spent_hours: float | None = _tag("jigclu.spent_hours", None, NUMBER)
     spent_seconds: float | None = _tag("jigclu.spent_seconds", None, NUMBER)
     folder: str = _tag("jigclu.folder")
+    encoder: str = _tag("jigclu.encoder")
+    result: str = _tag("jigclu.result")
     data_fingerprint: str = _tag("jigclu.data_fingerprint")
     source_digest: str = _tag("jigclu.source_digest")
     commit: str = _tag(GIT_COMMIT)
@@ -125,6 +130,7 @@ class TableKey(Record):
 class TableRecord(TableKey):
     """A table's run, the parent of its cells' runs."""
 
+    order: str = _tag(ORDER)
     note: str = _tag(NOTE)
 
 
@@ -133,6 +139,7 @@ class CellRecord(TableKey):
     """A cell's run. `values`, `seeds`: of the finished jobs, in the same order; `job_runs`: the jobs' MLflow runs."""
 
     cell: str = _tag(CELL)
+    order: str = _tag(ORDER)
     row: str = _tag("jigclu.row")
     column: str = _tag("jigclu.column")
     jobs: tuple[str, ...] = _tag("jigclu.jobs", (), WORDS)

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING
 
 from orchestrate.mirror.address import server
-from orchestrate.mirror.tags import CLAIMS, STALE, VERDICT, CellRecord, JobRecord
+from orchestrate.mirror.tags import CLAIMS, ORDER, STALE, VERDICT, CellRecord, JobRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,11 +30,13 @@ def _metrics(*names: str) -> tuple[str, ...]:
 
 
 _JOBS = (
+    "attributes.`Duration`",
     *_tags(JobRecord.key("label"), JobRecord.key("stage")),
-    *_metrics("result.top1"),
-    *_tags(JobRecord.key("state"), STALE, JobRecord.key("attempt"), JobRecord.key("seed")),
-    *_metrics("loss", "images_per_second"),
-    *_tags(JobRecord.key("experiments"), JobRecord.key("device"), JobRecord.key("slurm_job_id")),
+    *_tags(JobRecord.key("result"), JobRecord.key("state"), STALE, JobRecord.key("attempt"), JobRecord.key("seed")),
+    *_metrics("pretrain/loss", "pretrain/images_per_second"),
+    *_tags(
+        JobRecord.key("experiments"), JobRecord.key("device"), JobRecord.key("slurm_job_id"), JobRecord.key("encoder")
+    ),
 )
 _CELLS = (
     *_tags(CellRecord.key("row"), CellRecord.key("column")),
@@ -49,8 +51,10 @@ def views(experiment: str) -> dict[str, str]:
     """The experiment's tags that hold its view and its kind."""
     tables = experiment.endswith("-tables")
     columns = _CELLS if tables else _JOBS
-    # Ascending start time puts cells in the order of the experiment file.
-    state = {"orderByKey": "attributes.start_time", "orderByAsc": tables, "startTime": "ALL"}
+    # MLflow folds child runs only if it sorts by time, and a shared view cannot unfold them. Sorted by a tag, a table and
+    # its cells are rows of one list.
+    order = f"tags.`{ORDER}`" if tables else "attributes.start_time"
+    state = {"orderByKey": order, "orderByAsc": tables, "startTime": "ALL"}
     state |= {"selectedColumns": columns, "columnOrder": columns}
     return {f"mlflow.sharedViewState.{VIEW}": json.dumps(state), "mlflow.experimentKind": "custom_model_development"}
 
@@ -63,5 +67,10 @@ def apply_view(client: MlflowClient, experiment: Experiment) -> None:
 
 
 def view_url(uri: str, experiment_id: str) -> str:
-    """The view's URL: on the tracking server, or where `make mlflow` serves the store."""
-    return f"{server(uri)}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+    """The view's URL: on the tracking server, or where `jigclu mlflow` serves the store."""
+    return view_link(server(uri), experiment_id)
+
+
+def view_link(page: str, experiment_id: str) -> str:
+    """The view's URL on the server at `page`. `workflowType` chooses MLflow's side bar for training, not the one for prompts."""
+    return f"{page}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"

@@ -76,7 +76,7 @@ def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
     montages: dict[str, str] = {}
     groups = _by_config([job for job in table.jobs if job.stage == "pretrain"])
     for name, jobs in groups.items():
-        lines = [points for job in jobs if (points := history(client, job.run_id, "loss"))]
+        lines = [points for job in jobs if (points := history(client, job.run_id, f"{job.stage}/loss"))]
         if lines:
             panels.append((name, lines))
         if picture := data_uri(client, jobs[0], "montage"):

@@ -54,6 +54,7 @@ def run_of(store: Path, folder: JobFolder) -> Any:
 
 
 def points(store: Path, folder: JobFolder, name: str = "loss") -> list[tuple[int, float, int]]:
+    name = f"{folder.path.parent.name}/{name}"
     history = client(store).get_metric_history(run_of(store, folder).info.run_id, name)
     return sorted((point.step, point.value, point.timestamp) for point in history)
 

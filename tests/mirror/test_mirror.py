@@ -27,7 +27,7 @@ def test_a_job_becomes_a_run_with_its_params_curve_result_and_files(store: Path)
     )
     assert run.data.params["data.name"] == "imagenette" and run.data.params["milestones"] == "[0.6, 0.8]"
     assert run.data.params["upstream"] == "bbbbbbbbbbbb"
-    assert run.data.metrics["result.top1"] == 61.0 and run.data.metrics["top1/lr_0.1"] == 60.0
+    assert run.data.metrics["linear/result.top1"] == 61.0 and run.data.metrics["linear/top1/lr_0.1"] == 60.0
     lines = list(folder.metrics())
     assert points(store, folder) == [(line["step"], line["loss"], int(line["time"] * 1000)) for line in lines]
     assert run.data.tags["jigclu.experiments"] == "table8" and run.data.tags["mlflow.source.git.commit"] == "c0ffee"

@@ -90,12 +90,12 @@ def test_damaged_tags_are_read_as_missing_numbers_and_words() -> None:
 def test_the_keys_on_mlflow_do_not_change() -> None:
     """Stores that exist would lose their runs: the mirror finds them by these keys."""
     job = "job stage label experiments seed protocol scale state message command device versions slurm_job_id attempt"
-    job += " ranks estimated_hours spent_hours spent_seconds folder data_fingerprint source_digest"
-    cell = "table scale protocol variant cell row column jobs job_runs commit state values seeds measured"
+    job += " ranks estimated_hours folder encoder result data_fingerprint source_digest"
+    cell = "table scale protocol variant cell order row column jobs job_runs commit state values seeds measured"
     notes = ["mlflow.note.content"]
     commit = ["mlflow.source.git.commit"]
     assert list(JOB.to_tags()) == [f"jigclu.{name}" for name in job.split()] + commit + notes
-    assert list(TABLE.to_tags()) == [f"jigclu.{name}" for name in cell.split()[:4]] + notes
+    assert list(TABLE.to_tags()) == [f"jigclu.{name}" for name in [*cell.split()[:4], "order"]] + notes
     assert list(CELL.to_tags()) == [f"jigclu.{name}" for name in cell.split()] + notes
     published = (tags.STALE, tags.VERDICT, tags.CLAIMS, tags.REPORT_DIGEST)
     assert published == ("jigclu.stale", "jigclu.verdict", "jigclu.claims", "jigclu.report_digest")

@@ -244,7 +244,7 @@ def test_page_needs_no_network(out: Path) -> None:
     links = _Links()
     links.feed(text)
     assert {"svg", "img", "details", "style"} <= links.tags and not links.tags & {"script", "link", "iframe", "object"}
-    assert all(link.startswith(("#", "data:", "http://127.0.0.1:5000/#/experiments/")) for link in links.targets)
+    assert all(link.startswith(("#", "data:", "http://127.0.0.1:5151/#/experiments/")) for link in links.targets)
     assert "@import" not in text and not [part for part in text.split("url(")[1:] if not part.startswith("#")]
 
 
