@@ -24,8 +24,9 @@ from helpers.cluster import (
     store_with_only,
     submitted,
     until,
+    until_state,
 )
-from helpers.orchestrator import PRETRAIN, PROBE, named, prepared_store, refused, run, start
+from helpers.orchestrator import PRETRAIN, PROBE, RANDOM, named, prepared_store, refused, run, start
 
 from orchestrate.jobs import submissions
 from orchestrate.jobs.states import state_of
@@ -198,3 +199,13 @@ def test_a_thousand_jobs_are_planned_submitted_and_listed_in_seconds(tmp_path: P
     assert set(sent(store).values()) == {1} and len(sent(store)) == 1001
     cancel_all(store)
     assert seconds["plan"] < 20 and seconds["submit"] < 120 and seconds["status"] < 60, seconds
+
+
+@live
+def test_a_path_that_sbatch_would_expand_is_a_path(tmp_path: Path, template: Path) -> None:
+    """In the path of a log sbatch and srun replace %u by the user's name, unless it is written %%u."""
+    (tmp_path / "t%u x").mkdir()
+    store = store_with_only(tmp_path, template, RANDOM, at=tmp_path / "t%u x" / "runs")
+    (job,) = submitted(store, cluster_file(tmp_path), RANDOM)
+    assert until_state(job, "done", "failed", "lost").name == "done", job.status
+    assert list((job.path / "logs").glob("*_0_log.out")) and submissions.batch_logs(job)
