@@ -177,8 +177,8 @@ def render(
     client: MlflowClient | None,
     drawn: list[Drawn],
     absent: dict[str, list[Experiment]],
-    uri: str,
-    summary: dict[str, Any],
+    uri: str = "",
+    summary: dict[str, Any] | None = None,
 ) -> str:
     """The page's HTML. `absent`: experiments without any run, by scale; `summary`: `overview`, and a `warning`."""
     shown = [entry.table for entry in drawn]
@@ -208,7 +208,7 @@ def render(
         register=register.points(shown),
         style=Markup((HERE / "style.css").read_text()),
         drawn=drawn,
-        run=summary,
+        run=summary or overview(shown) | {"warning": ""},
         absent=absent,
         galleries=galleries,
         tables=tables,
