@@ -165,9 +165,10 @@ class _Jobs:
 
     def _stale(self, row: dict[str, Any]) -> str:
         """Why a finished job is stale, as `jigclu why` says; without its folder only other code is noticed. Else ""."""
-        folder = self.store / str(row["folder"]) if self.store and row["folder"] else None
-        if folder and (folder / "job.json").exists():
-            return self.staleness.reason(JobFolder(folder))
+        if self.store and row["folder"] and row["state"] == "done":
+            folder = self.store / str(row["folder"])
+            here = (folder / "job.json").exists()
+            return self.staleness.reason(JobFolder(folder)) if here else "its job folder is not in the store"
         stage, made_by = str(row["stage"]), str(row["source"])
         if row["state"] != "done" or not made_by or stage not in STAGE_MODULES:
             return ""

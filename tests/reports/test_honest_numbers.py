@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def test_an_upstream_that_was_run_again_makes_the_cell_stale(store: Path, tmp_pa
     found, shown = cell(store, tmp_path / "out")
     assert found["stale"] and found["why_stale"] == f"upstream {ENCODER} was run again later"
     assert shown.count(f"Stale, upstream {ENCODER} was run again later: m=2.") == 2
+
+
+def test_a_number_whose_job_folder_is_gone_says_so(store: Path, tmp_path: Path) -> None:
+    job = add_job(store, FIRST, use("m=2"), metrics={"top1": 60.0})
+    mirror.sync(store)
+    shutil.rmtree(job.path)
+    found, shown = cell(store, tmp_path / "out")
+    assert found["value"] == 60.0 and "Stale, its job folder is not in the store: m=2." in shown
 
 
 def test_data_that_changed_makes_the_cell_stale(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
