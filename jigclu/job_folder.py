@@ -55,7 +55,7 @@ STORE_MARKS = {
 def is_foreign(entries: list[str]) -> bool:
     """Whether a folder with these entries is no store: it has files, none hidden, and none that a store has."""
     shown = {name for name in entries if not name.startswith(".")}
-    return bool(shown) and not shown & STORE_MARKS and ".mirror" not in entries
+    return bool(shown) and not shown & STORE_MARKS and not {".mirror", ".store.json"} & set(entries)
 
 
 def slurm_job_id() -> str | None:

@@ -16,9 +16,9 @@ from jigclu.config import ConfigError, nearest
 from jigclu_cli.arguments import Parser
 from jigclu_cli.output import steady
 from orchestrate.cli.select import check_store
-from orchestrate.mirror.address import is_server, tracking_uri
+from orchestrate.mirror.address import check_uri, is_server, tracking_uri
 from orchestrate.planning import experiments, overlays
-from reports.build import make_folder, report
+from reports.build import check_folder, report
 
 START = "jigclu run table8 --scale smoke"
 
@@ -65,10 +65,11 @@ def main(arguments: list[str] | None = None, prog: str = "python -m reports") ->
     try:
         experiments.find(args.targets or ["all"])
         check(args.scale or [], [args.protocol] if args.protocol else [])
+        check_uri(tracking_uri(args.store))
         on_server = is_server(tracking_uri(args.store)) and args.store == parser(prog).get_default("store")
         if args.store.exists() or not on_server:  # a report of a server's runs needs no store
             check_store(args.store)
-        make_folder(args.out)
+        check_folder(args.out)
         return _run(args)
     except ConfigError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -82,25 +83,29 @@ def _run(args: argparse.Namespace) -> int:
     from orchestrate import mirror
     from orchestrate.mirror.address import one_line
 
+    warning, folder = "", args.store if args.store.exists() else None
     try:
-        if args.store.exists():
-            mirror.sync(args.store)
+        if folder:
+            mirror.sync(folder)
     except mirror.MirrorError as error:
-        print(f"warning: {error}; the report shows what MLflow has", file=sys.stderr)
+        warning = str(error)
+        print(f"warning: {warning}; the report shows what MLflow has", file=sys.stderr)
+    from orchestrate.mirror.sqlite import UnusableDatabase
     from orchestrate.mirror.store import connect
     from reports import tables
 
     uri = mirror.tracking_uri(args.store)
     store = None if mirror.is_own(args.store) else mirror.store_id(args.store)
     client = connect(uri)
+    what = (args.out, args.scale, args.protocol, args.targets, uri, store, folder, warning)
     if client is None:
-        shown = report(None, args.out, args.scale, args.protocol, args.targets, uri, store)
+        shown = report(None, *what)
     else:
         from mlflow.exceptions import MlflowException
 
         try:
-            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, store)
-        except MlflowException as error:
+            shown = report(client, *what)
+        except (MlflowException, UnusableDatabase) as error:
             raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")
     print(args.out / "index.html")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from jigclu.config import ConfigError
+from jigclu.job_folder import JobFolder
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
+from orchestrate.jobs.staleness import OTHER_CODE, Staleness
+from orchestrate.mirror.job_content import UNREADABLE
 from orchestrate.planning.experiments import Cell, Experiment
 from reports.frames import TABLE_KEY, Frames, finite
+from reports.recipes import of_another_recipe
 from reports.records import Job, Result, Table
 from reports.verdicts import verdict
 
@@ -37,12 +42,14 @@ def assemble(
     scales: list[str],
     protocol: str | None = None,
     named: bool = False,
+    store: Path | None = None,
 ) -> list[Table]:
     """Tables of the ledger's experiments at the scales, in that order, for every protocol and variant that has runs.
 
     `named`: the user named these experiments, so those without any run are shown too, with every cell "not run".
+    `store`: the job folders, if they are here: then a result of data that has changed is known to be stale, too.
     """
-    jobs = _Jobs(frames)
+    jobs = _Jobs(frames, store)
     found = pd.concat([frames.tables[TABLE_KEY], frames.cells[TABLE_KEY]]).drop_duplicates()
     tables = []
     for scale in scales:
@@ -57,7 +64,7 @@ def assemble(
 
 
 def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, protocol: str, variant: str) -> Table:
-    experiment, key = experiment.under(protocol), (experiment.name, scale, protocol, variant)
+    ledger, experiment, key = experiment, experiment.under(protocol), (experiment.name, scale, protocol, variant)
     records = {row["cell"]: row for row in _rows(frames.cells, key)}
     parent = next(iter(_rows(frames.tables, key)), {})
     references = {cell.key for cell in experiment.references}
@@ -75,7 +82,11 @@ def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, prot
     )
     if len(table.grid) < len(results):
         raise ConfigError(f"{experiment.name}.yaml: two cells have the same row and column")
-    return replace(table, results=tuple(replace(result, verdict=verdict(result, table)) for result in results))
+    other = of_another_recipe(table, ledger)
+    checked = (
+        replace(result, verdict=verdict(result, table), other_recipe=result.cell.key in other) for result in results
+    )
+    return replace(table, results=tuple(checked))
 
 
 def _rows(frame: pd.DataFrame, key: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -94,6 +105,8 @@ def _result(cell: Cell, reference: bool, record: dict[str, Any] | None, jobs: _J
     failed = [job for chain in chains for job in chain if job.state == "failed"]
     if value is None and failed:  # a failed pretraining leaves its downstream jobs pending forever
         state, message = "failed", f"{failed[0].name}: {failed[0].message or 'no message'}"
+    if record["state"] == UNREADABLE:
+        state, message = UNREADABLE, "a file of its job cannot be read; `jigclu sync` names it"
     return Result(
         cell=cell,
         reference=reference,
@@ -125,7 +138,8 @@ def _half_width(value: float | None, images: float | None, unit: str) -> float |
 class _Jobs:
     """Jobs by id, made from their frame's rows on demand."""
 
-    def __init__(self, frames: Frames):
+    def __init__(self, frames: Frames, store: Path | None):
+        self.store, self.staleness = store, Staleness()
         self.rows = {str(row["job"]): row for row in frames.jobs.to_dict("records")}
         self.jobs: dict[str, Job] = {}
         self.digests: dict[str, str] = {}  # of the current code, by stage
@@ -150,10 +164,14 @@ class _Jobs:
         return Job(**fields, stale=self._stale(fields))
 
     def _stale(self, row: dict[str, Any]) -> str:
-        """`other code` if a finished job's stage has different code now, else ""."""
+        """Why a finished job is stale, as `jigclu why` says; without its folder only other code is noticed. Else ""."""
+        if self.store and row["folder"] and row["state"] == "done":
+            folder = self.store / str(row["folder"])
+            here = (folder / "job.json").exists()
+            return self.staleness.reason(JobFolder(folder)) if here else "its job folder is not in the store"
         stage, made_by = str(row["stage"]), str(row["source"])
         if row["state"] != "done" or not made_by or stage not in STAGE_MODULES:
             return ""
         if stage not in self.digests:
             self.digests[stage] = stage_digest(stage)
-        return "" if self.digests[stage] == made_by else "other code"
+        return "" if self.digests[stage] == made_by else OTHER_CODE

@@ -16,7 +16,7 @@ from orchestrate.planning.plan import command_line
 class Job:
     """One job in MLflow. `seconds`: in training; `spent_seconds`, `spent_hours`: see orchestrate/jobs/spent.py; `finished`:
     unix seconds; `ranks`: devices; `folder`: relative to the store; `fingerprint`: of its data; `source`: digest of its
-    code; `stale`: not empty if the code has changed since it finished; `published_stale`: what MLflow has for `stale`.
+    code; `stale`: what has changed since it finished, in words; `published_stale`: what MLflow has for `stale`.
     """
 
     job: str
@@ -72,7 +72,8 @@ class Result:
     """One cell: the printed and the measured number.
 
     `half_width`: of the binomial 95 % interval, one seed only. `measured`: how a time or memory was measured. `chains`: the
-    jobs of each seed, upstream first. `run_id`: of the cell in MLflow; `published_verdict`: what MLflow has for `verdict`.
+    jobs of each seed, upstream first. `other_recipe`: the experiment files would plan other jobs now. `run_id`: of the cell
+    in MLflow; `published_verdict`: what MLflow has for `verdict`.
     """
 
     cell: Cell
@@ -92,6 +93,7 @@ class Result:
     chains: tuple[tuple[Job, ...], ...] = ()
     run_id: str = ""
     published_verdict: str = ""
+    other_recipe: bool = False
 
     @property
     def computed(self) -> bool:
@@ -112,8 +114,24 @@ class Result:
 
     @property
     def stale(self) -> bool:
-        """Whether a job behind it was run by a different version of the code."""
+        """Whether the code or the data of a job behind it has changed since."""
         return any(job.stale for chain in self.chains for job in chain)
+
+    @property
+    def why_stale(self) -> str:
+        """What has changed, in words; that of an upstream job stands for its dependents'."""
+        reasons = [part for chain in self.chains for job in chain for part in job.stale.split(", ") if part]
+        own = [reason for reason in reasons if not reason.endswith(" is stale")]
+        return ", ".join(dict.fromkeys(own or reasons))
+
+    @property
+    def data(self) -> dict[str, set[str]]:
+        """What was read (a stage with its data set, as configured) -> fingerprints of it: several if the seeds read other data."""
+        found: dict[str, set[str]] = {}
+        for job in (job for chain in self.chains for job in chain if job.state == "done" and job.fingerprint):
+            config = [f"{key}={value}" for key, value in sorted(job.params.items()) if key.startswith("data.")]
+            found.setdefault(" ".join([job.stage, *config]), set()).add(job.fingerprint)
+        return found
 
     @property
     def difference(self) -> float | None:
@@ -156,17 +174,17 @@ class Table:
     @property
     def command(self) -> str:
         """The command that computes what is missing."""
-        return command_line([self.experiment.name], self.scale, self.protocol, settings=self._settings)
+        return command_line([self.experiment.name], self.scale, self.protocol, settings=self.settings)
 
     def command_of(self, result: Result) -> str:
         """The command that computes one cell with as many seeds as it has, in an empty store."""
         last = max((int(seed) for seed in result.seeds if str(seed).isdigit()), default=0)
         return command_line(
-            [self.experiment.name], self.scale, self.protocol, last + 1, self._settings, [result.cell.key]
+            [self.experiment.name], self.scale, self.protocol, last + 1, self.settings, [result.cell.key]
         )
 
     @property
-    def _settings(self) -> list[str]:
+    def settings(self) -> list[str]:
         """The --set values of the variant. A value is JSON and may contain spaces: each setting starts at its dotted key."""
         return re.split(r" (?=\w+\.[\w.]+=)", self.variant) if self.variant else []
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from orchestrate.mirror.job_content import UNREADABLE
 from reports import verdicts
 from reports.formatting import MINUS, PLUS_MINUS, number, places, printed, printed_places
 from reports.frames import finite
 from reports.records import Result, Table
 
 NOT_IN_PAPER = "not in the paper"
+BROKEN = {"failed": "failed", UNREADABLE: "is unreadable"}  # states that need an explanation, in words
 ENOUGH = 1000  # images; on fewer, most categories have so few boxes that their mean AP is noise
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -78,8 +80,8 @@ def notes(table: Table) -> list[str]:
         lines.append(f"{PLUS_MINUS}: sample standard deviation over n seeds.")
     lines += unfilled(table) + stale(table)
     for result in table.results:
-        if result.state == "failed":
-            lines.append(f"{result.cell.key} failed: {result.message or 'no message'}")
+        if result.state in BROKEN:
+            lines.append(f"{result.cell.key} {BROKEN[result.state]}: {result.message or 'no message'}")
     missing = [result.cell.key for result in table.results if result.missing]
     if missing:
         lines.append(f"Not run: {', '.join(missing)}. To run: {table.command}")
@@ -105,9 +107,31 @@ def unfilled(table: Table) -> list[str]:
 
 
 def stale(table: Table) -> list[str]:
-    """One sentence if the code has changed since numbers were computed, so that it may give others."""
-    keys = [result.cell.key for result in table.results if result.stale]
-    return [f"Stale, made by a different code version: {', '.join(keys)}."] if keys else []
+    """A sentence for each thing that has changed since numbers were computed, so that they might be others now; and one
+    if cells, or the seeds of one, read different data."""
+    reasons: dict[str, list[str]] = {}
+    for result in table.results:
+        if result.stale and result.state != UNREADABLE:
+            reasons.setdefault(result.why_stale, []).append(result.cell.key)
+    lines = [f"Stale, {reason}: {', '.join(keys)}." for reason, keys in reasons.items()]
+    if other := [result.cell.key for result in table.results if result.other_recipe]:
+        lines.append(f"Computed with another recipe than the experiment files have now: {', '.join(other)}.")
+    return lines + mixed_data(table)
+
+
+def mixed_data(table: Table) -> list[str]:
+    """One sentence if jobs that should read the same data read different data; their numbers cannot be compared."""
+    versions: dict[str, dict[str, list[str]]] = {}
+    for result in table.results:
+        for what, fingerprints in result.data.items():
+            for fingerprint in fingerprints:
+                versions.setdefault(what, {}).setdefault(fingerprint, []).append(result.cell.key)
+    lines = []
+    for found in versions.values():
+        if len(found) > 1:
+            each = "; ".join(f"{fingerprint[:8]}: {', '.join(keys)}" for fingerprint, keys in sorted(found.items()))
+            lines.append(f"Computed on different versions of the data, so not comparable (by fingerprint {each}).")
+    return list(dict.fromkeys(lines))
 
 
 def too_few(table: Table) -> list[str]:

@@ -15,6 +15,7 @@ from jigclu.files import UnreadableFile
 from jigclu.job_folder import JobFolder
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 
+OTHER_CODE = "made by a different code version"
 EARLIER = "earlier"  # in a job folder: the results that were set aside, each in a folder named after the time
 MOVED = ("encoder.pt", "metrics.jsonl", "figures", "checkpoint")
 
@@ -45,7 +46,7 @@ class Staleness:
         if stage not in self._digests:
             self._digests[stage] = stage_digest(stage)
         if job.get("source_digest") not in (None, self._digests[stage]):
-            parts.append("made by a different code version")
+            parts.append(OTHER_CODE)
         if (recorded := job.get("data_fingerprint")) and self._fingerprint(stage, job) not in ("", recorded):
             parts.append("the data has changed")
         for upstream in (JobFolder(folder.store / "pretrain" / job_id) for job_id in job.get("upstream", [])):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from jigclu.config import ConfigError
 from orchestrate.mirror.identity import store_id
 
 PORT = 5151  # that `jigclu mlflow` prefers; the page's links point there. 5000 is often taken (macOS uses it, too)
+DATABASES = ("postgresql", "mysql", "mssql")  # that MLflow can use beside sqlite
 
 
 def server(uri: str) -> str:
@@ -33,11 +35,29 @@ def one_line(error: BaseException) -> str:
 
 def tracking_uri(store: Path) -> str:
     """MLFLOW_TRACKING_URI, else a sqlite file in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.absolute()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{store.absolute()}/mlflow.db"
 
 
 def is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def check_uri(uri: str) -> None:
+    """Raises ConfigError, one line with the valid forms, unless it is an address of a kind that MLflow can use."""
+    wrong, shown = "", one_line(ValueError(uri))
+    if uri.startswith("sqlite:"):
+        path = uri.removeprefix("sqlite:///").split("?")[0]
+        if not uri.startswith("sqlite:///") or not path:
+            wrong = "names no file"
+        elif not path.startswith("/"):
+            wrong = f"depends on the current folder; from here it is sqlite:///{Path(path).absolute()}"
+    elif not (is_server(uri) or re.match(rf"({'|'.join(DATABASES)})(\+\w+)?://", uri) or uri.startswith("databricks")):
+        wrong = "is no address of a tracking server or database"
+    if wrong:
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI={shown} {wrong}: set it to http://HOST:PORT or sqlite:////FOLDER/FILE.db, or unset it to "
+            "track in the store's own file"
+        )
 
 
 def is_own(store: Path) -> bool:

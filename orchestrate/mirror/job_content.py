@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jigclu.job_folder import JobFolder
+from jigclu.job_folder import STATES, JobFolder
 from orchestrate.jobs.spent import hours_spent, seconds_spent
 from orchestrate.jobs.submissions import submission
 from orchestrate.mirror.address import digest
@@ -17,6 +17,7 @@ from orchestrate.mirror.store import Point
 from orchestrate.mirror.tags import JobRecord
 
 DETAILS = ("seconds", "images", "val_images", "categories", "iterations")  # of result.json, beside its metrics
+UNREADABLE = "unreadable"  # a cell's state: a file of its job cannot be read
 RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it resumes, then RUNNING again
     "pending": "SCHEDULED",
     "running": "RUNNING",
@@ -25,6 +26,7 @@ RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it r
     "failed": "FAILED",
     "cancelled": "KILLED",
     "lost": "FAILED",
+    UNREADABLE: "FAILED",
 }
 HEADLINES = {"top1": 1, "AP": 1, "loss": 3}  # a stage's main metric -> decimals
 WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl")
@@ -43,6 +45,8 @@ class JobRunSpec:
     params: dict[str, str]
     points: list[Point]
     status: tuple[str, int | None]
+    uses: list[dict[str, str]]
+    seed: int
 
     @property
     def digests(self) -> dict[str, str]:
@@ -64,8 +68,10 @@ def stamps(folder: Path) -> dict[str, str]:
 
 def run_state(status: dict[str, Any], result: dict[str, Any]) -> str:
     """A whole result means done, whatever status.json says; without one the job is not done."""
-    state = "done" if result else str(status.get("state", "pending"))
-    return state if result or state != "done" else "failed"
+    if result:
+        return "done"
+    state = str(status.get("state"))
+    return "failed" if state == "done" else state if state in STATES else "pending"
 
 
 def number(value: Any) -> float | None:
@@ -117,6 +123,8 @@ def job_run_spec(folder: Path) -> JobRunSpec:
         params={**_flat(job.get("config", {})), **({"upstream": upstream} if upstream else {})},
         points=points,
         status=(RUN_STATUS.get(state, "RUNNING"), end),
+        uses=list(job.get("uses", [])),
+        seed=int(job.get("seed", 0)),
     )
 
 
@@ -139,6 +147,7 @@ def _start(folder: Path, result: dict[str, Any]) -> int:
 def _record(folder: Path, job: dict[str, Any], status: dict[str, Any], result: dict[str, Any], state: str) -> JobRecord:
     versions = sorted(result.get("versions", {}).items())
     files, ended = JobFolder(folder), state not in ("running", "pending")
+    problems = [] if state == "done" else files.problems
     return JobRecord(
         job=folder.name,
         stage=str(job.get("stage", "")),
@@ -148,7 +157,7 @@ def _record(folder: Path, job: dict[str, Any], status: dict[str, Any], result: d
         protocol=str(job.get("protocol", "")),
         scale=str(job.get("scale", "")),
         state=state,
-        message=str(status.get("message") or ""),
+        message="; ".join(filter(None, (str(status.get("message") or ""), *problems))),
         command=str(job.get("command", "")),
         device=str(result.get("device", "")),
         versions=" ".join(f"{name}={version}" for name, version in versions),

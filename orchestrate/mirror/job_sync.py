@@ -51,6 +51,10 @@ class Cursor:
     written: dict[str, str] = field(default_factory=dict)
     form: int = 1  # cursors written before versioning have none
     start: int = 0  # of the run, unix ms
+    uses: list[dict[str, str]] | None = (
+        None  # the cells that it fills, for when job.json is unreadable; None: not recorded
+    )
+    seed: int = 0
 
 
 def cursor_path(tracking: Tracking, folder: Path) -> Path:
@@ -69,12 +73,13 @@ def load_cursor(tracking: Tracking, folder: Path, live: frozenset[str] | None) -
 def sync_job(tracking: Tracking, folder: Path, cursor: Cursor | None) -> tuple[Cursor, bool]:
     """Update the job's run. Returns the new cursor and whether anything was written to MLflow."""
     seen = stamps(folder)
-    if cursor and cursor.stamps == seen and cursor.form == FORM:
+    if cursor and cursor.stamps == seen and cursor.form == FORM and cursor.uses is not None:
         return cursor, False
     try:
         wanted, path = job_run_spec(folder), cursor_path(tracking, folder)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise BadFolder(f"{folder.parent.name}/{folder.name} cannot be read: {one_line(error)}") from error
+        problem = one_line(error).replace(f"{folder}/", "")
+        raise BadFolder(f"{folder.parent.name}/{folder.name}, which cannot be read: {problem}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     if cursor:
         after, points = _read_new_lines(folder, cursor, wanted, seen)
@@ -124,25 +129,31 @@ def _write(
 
 
 def _find_or_create(tracking: Tracking, folder: Path, wanted: JobRunSpec) -> Cursor:
-    """The job's run, found by its tags, with the steps that it has; else a new run."""
+    """The job's run, found by its tags, with the steps that it has; else a new run.
+
+    Further runs of the job are deleted: when someone restores a deleted experiment, its deleted runs come back, too.
+    """
+    found: Run | None = None
     for run in tracking.find(wanted.experiment, {JOB: folder.name}):
         if not _is_this_jobs(tracking, folder, run):
             continue
         current = run.data.tags.get(FORM_TAG) == str(FORM)
-        if not current or (wanted.started and run.info.start_time != wanted.start):
+        if found or not current or (wanted.started and run.info.start_time != wanted.start):
             tracking.client.delete_run(run.info.run_id)
-            continue
-        names = [name for name in run.data.metrics if not name.startswith(f"{folder.parent.name}/result.")]
-        histories = {name: tracking.client.get_metric_history(run.info.run_id, name) for name in names}
+        else:
+            found = run
+    if found:
+        names = [name for name in found.data.metrics if not name.startswith(f"{folder.parent.name}/result.")]
+        histories = {name: tracking.client.get_metric_history(found.info.run_id, name) for name in names}
         steps = {name: max(point.step for point in history) for name, history in histories.items()}
-        return Cursor(run=run.info.run_id, steps=steps, form=FORM, start=run.info.start_time)
-    run = tracking.client.create_run(
+        return Cursor(run=found.info.run_id, steps=steps, form=FORM, start=found.info.start_time)
+    created = tracking.client.create_run(
         tracking.experiment(wanted.experiment),
         start_time=wanted.start,
         tags={JOB: folder.name, STORE: tracking.store_id, FORM_TAG: str(FORM)},
         run_name=wanted.name,
     )
-    return Cursor(run=run.info.run_id, form=FORM, start=wanted.start)
+    return Cursor(run=created.info.run_id, form=FORM, start=wanted.start)
 
 
 def _is_this_jobs(tracking: Tracking, folder: Path, run: Run) -> bool:
@@ -211,6 +222,8 @@ def _read_new_lines(
         written=wanted.digests,
         form=FORM,
         start=cursor.start,
+        uses=wanted.uses,
+        seed=wanted.seed,
     )
     return after, points
 

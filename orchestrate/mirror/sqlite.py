@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlparse
 
 TESTED_REVISIONS = ("dc11669786a5",)  # alembic_version of MLflow 3.17
 COLUMNS = {
-    "experiments": {"experiment_id", "name", "lifecycle_stage"},
+    "experiments": {"experiment_id", "name", "lifecycle_stage", "artifact_location"},
     "runs": {
         *("run_uuid", "experiment_id", "name", "status", "start_time", "end_time"),
         *("artifact_uri", "lifecycle_stage"),
@@ -59,15 +59,34 @@ class Run:
     data: Data
 
 
+class UnusableDatabase(RuntimeError):
+    """The file cannot be read as a database; one line that names it."""
+
+
+def explain(database: Path, problem: str) -> str:
+    """SQLite's words for what is wrong, as a sentence that names the file and says what to do."""
+    if "locked" in problem:
+        return f"{database} is locked by another program; the next sync completes the work"
+    if "malformed" in problem or "not a database" in problem:
+        return (
+            f"{database} is damaged or no database ({problem}): move it away, and `jigclu sync` builds a new one from "
+            "the job folders"
+        )
+    return f"{database}: {problem}"
+
+
 @contextmanager
 def _opened(database: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection that sees one state of the store, even if another process writes to it."""
-    link = sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=20)
     try:
-        link.execute("begin")
-        yield link
-    finally:
-        link.close()
+        link = sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=20)
+        try:
+            link.execute("begin")
+            yield link
+        finally:
+            link.close()
+    except sqlite3.Error as error:
+        raise UnusableDatabase(explain(database, str(error))) from error
 
 
 def _columns(link: sqlite3.Connection, table: str) -> set[str]:
@@ -83,6 +102,14 @@ def _schema_is_known(link: sqlite3.Connection) -> bool:
     return all(columns <= _columns(link, table) for table, columns in COLUMNS.items())
 
 
+def revision(database: Path) -> str:
+    """The schema's revision; "" if there is none."""
+    with _opened(database) as link:
+        if not _columns(link, "alembic_version"):
+            return ""
+        return " ".join(str(row[0]) for row in link.execute("select version_num from alembic_version"))
+
+
 def experiments(database: Path) -> dict[str, str]:
     """Id of every active experiment by name; empty if the schema is unknown."""
     with _opened(database) as link:
@@ -93,13 +120,17 @@ def experiments(database: Path) -> dict[str, str]:
 
 
 def live_runs(database: Path) -> frozenset[str] | None:
-    """Ids of the runs that are not deleted; empty for a database without tables, None if its schema is unknown."""
+    """Ids of the runs of the suite's experiments, deleted and renamed ones left out; empty for a database without tables,
+    None if its schema is unknown."""
     with _opened(database) as link:
         if not link.execute("select 1 from sqlite_master").fetchone():
             return frozenset()
         if not _schema_is_known(link):
             return None
-        rows = link.execute("select run_uuid from runs where lifecycle_stage = 'active'")
+        rows = link.execute(
+            "select run_uuid from runs join experiments using (experiment_id) where experiments.name like 'jigclu-%' "
+            "and experiments.lifecycle_stage = 'active' and runs.lifecycle_stage = 'active'"
+        )
         return frozenset(str(row[0]) for row in rows)
 
 
@@ -123,3 +154,45 @@ def runs(database: Path, experiment: str) -> list[Run] | None:
             f"join experiments using (experiment_id) {which} order by start_time desc, run_uuid"
         )
         return [Run(Info(*row), data[row[0]]) for row in link.execute(query, [experiment])]
+
+
+def relocate(database: Path, artifacts: Path) -> None:
+    """Make the suite's experiments and runs keep their files under `artifacts`, the folder beside the database.
+
+    A database that was moved or copied with its store names the old folder: pictures would be missing, or be written
+    into the store that it was copied from.
+    """
+    with _opened(database) as link:
+        if not link.execute("select 1 from sqlite_master").fetchone() or not _schema_is_known(link):
+            return
+        query = "select experiment_id, name, artifact_location from experiments where name like 'jigclu-%'"
+        wrong = [
+            (number, old.rstrip("/"), (artifacts / name).as_uri())
+            for number, name, old in link.execute(query)
+            if old.rstrip("/").endswith(f"/{artifacts.name}/{quote(name)}") and not _is_same(old, artifacts / name)
+        ]
+    if not wrong:
+        return
+    writer = sqlite3.connect(database, timeout=20)
+    try:
+        with writer:
+            for number, old, new in wrong:
+                writer.execute("update experiments set artifact_location = ? where experiment_id = ?", [new, number])
+                writer.execute(
+                    "update runs set artifact_uri = ? || substr(artifact_uri, ?) "
+                    "where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
+                    [new, len(old) + 1, number, len(old) + 1, f"{old}/"],
+                )
+    except sqlite3.Error as error:
+        raise UnusableDatabase(explain(database, str(error))) from error
+    finally:
+        writer.close()
+
+
+def _is_same(location: str, folder: Path) -> bool:
+    """Whether a file URI names the folder, by this path or through a link."""
+    try:
+        named = Path(unquote(urlparse(location).path))
+        return named == folder or named.parent.samefile(folder.parent)
+    except OSError:
+        return False

@@ -23,6 +23,7 @@ from jigclu.config import ConfigError
 from jigclu.files import locked, write_atomic
 from orchestrate.mirror import sqlite
 from orchestrate.mirror.address import (
+    check_uri,
     cursor_folder,
     has_tables,
     is_own,
@@ -43,6 +44,7 @@ Point = tuple[str, float, int, int]
 
 ANSWER_SECONDS = 5
 PAGE = 1000  # runs
+ARTIFACTS = "mlartifacts"  # in the store: the files of its runs, if it tracks in a file
 # MLflow's limits (mlflow.utils.validation).
 METRICS_A_BATCH, FIELDS_A_BATCH, PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH = 1000, 100, 6000, 8000, 250
 # Retries and timeouts are short, so that an unreachable server costs seconds instead of minutes.
@@ -69,22 +71,40 @@ def prepare(store: Path) -> None:
     Raises ConfigError, one line, if tracking cannot be reached.
     """
     uri = tracking_uri(store)
+    check_uri(uri)
     if is_server(uri):
         return _ask_server(uri)
     database, marker = sqlite_file(uri), cursor_folder(store) / "prepared"
     try:
         version = importlib.metadata.version("mlflow")
         with locked(database.with_name(f"{database.name}.lock") if database else marker.with_suffix(".lock")):
-            if marker.exists() and marker.read_text() == version and (not database or has_tables(database)):
+            known = marker.read_text() if marker.exists() else ""
+            if known == _prepared(version, database) and (not database or has_tables(database)):
                 return
             if database:
                 _migrate(database)
             else:
                 open_client(uri).search_experiments(max_results=1)
             marker.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(marker, version.encode())
+            write_atomic(marker, _prepared(version, database).encode())
     except Exception as error:
-        raise ConfigError(f"MLflow tracking at {one_line(Exception(uri))} is not usable: {one_line(error)}") from error
+        raise ConfigError(_not_usable(uri, database, error)) from error
+
+
+def _prepared(version: str, database: Path | None) -> str:
+    """What the marker holds: another file may have been put in the database's place since."""
+    return f"{version} {sqlite.revision(database)}" if database and has_tables(database) else version
+
+
+def _not_usable(uri: str, database: Path | None, error: Exception) -> str:
+    text = one_line(error)
+    if database and "Can't locate revision" in text:
+        text = "it was written by a newer MLflow than the installed one; use that environment, or move the file away"
+    elif database and "database" in text and ("malformed" in text or "not a database" in text):
+        text = sqlite.explain(database, text.rpartition(") ")[2])
+    elif isinstance(error, ModuleNotFoundError):
+        text = f"its driver {error.name} is not installed"
+    return f"MLflow tracking at {one_line(Exception(uri))} is not usable: {text}"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -150,7 +170,9 @@ def open_client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(
+            logging.CRITICAL
+        )  # errors are raised, too: their tracebacks would be shown twice
     return MlflowClient(uri)
 
 
@@ -222,7 +244,7 @@ class Tracking:
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 # A server decides itself where artifacts go.
-                folder = None if is_server(self.uri) else (self.store.absolute() / "mlartifacts" / name).as_uri()
+                folder = None if is_server(self.uri) else (self.store.absolute() / ARTIFACTS / name).as_uri()
                 self._experiments[name] = self.client.create_experiment(
                     name, artifact_location=folder, tags=views(name)
                 )

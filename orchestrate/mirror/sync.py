@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jigclu.files import locked
-from orchestrate.mirror.address import one_line
+from orchestrate.mirror import sqlite
+from orchestrate.mirror.address import has_tables, one_line, sqlite_file
 from orchestrate.mirror.job_content import stamps
 from orchestrate.mirror.job_sync import BadFolder, Cursor, load_cursor, sync_job
-from orchestrate.mirror.store import RunGone, Tracking
-from orchestrate.mirror.table_sync import sync_tables
+from orchestrate.mirror.store import ARTIFACTS, RunGone, Tracking
+from orchestrate.mirror.table_sync import Mirrored, sync_tables
 
 
 class MirrorError(RuntimeError):
@@ -44,11 +46,21 @@ def sync(
     except MirrorError:
         raise
     except Exception as error:
-        raise MirrorError(f"MLflow was not updated, the job folders are unaffected: {one_line(error)}") from error
+        problem = problem_of(error, tracking.uri)
+        raise MirrorError(f"MLflow was not updated, the job folders are unaffected: {problem}") from error
     return SyncReport(changed, runs, time.monotonic() - began)
 
 
+def problem_of(error: Exception, uri: str) -> str:
+    """The error in one line, which names the file if SQLite is the cause."""
+    database, cause = sqlite_file(uri), re.search(r"\(sqlite3\.\w+\) ([^\n]+)", str(error))
+    return sqlite.explain(database, cause[1]) if database and cause else one_line(error)
+
+
 def _sync(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[int, int]:
+    database = sqlite_file(tracking.uri)
+    if database and tracking.own and has_tables(database):
+        sqlite.relocate(database, tracking.store.absolute() / ARTIFACTS)
     try:
         return _pass(tracking, wanted, tables)
     except RunGone:  # a server that was emptied, or a run that someone deleted there
@@ -58,21 +70,21 @@ def _sync(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[in
 
 def _pass(tracking: Tracking, wanted: set[str] | None, tables: bool) -> tuple[int, int]:
     live, changed, runs = tracking.live(), 0, 0
-    cursors: dict[Path, Cursor | None] = {}
+    jobs: dict[Path, Mirrored] = {}
     bad: list[str] = []
     for path in sorted(tracking.store.glob("*/*/job.json")):
         folder = path.parent
-        cursor = load_cursor(tracking, folder, live)
+        cursor, readable = load_cursor(tracking, folder, live), True
         if wanted is None or folder.name in wanted:
             try:
                 cursor, wrote = sync_job(tracking, folder, cursor)
+                changed, runs = changed + wrote, runs + 1
             except BadFolder as error:
                 bad.append(str(error))
-                continue
-            changed, runs = changed + wrote, runs + 1
-        cursors[folder] = cursor
+                readable = False
+        cursor = cursor or Cursor(run="")
+        jobs[folder] = Mirrored(cursor.run, stamps(folder), readable, cursor.uses or [], cursor.seed)
     if tables:
-        jobs = {folder: (cursor.run if cursor else "", stamps(folder)) for folder, cursor in cursors.items()}
         tables_changed, table_runs = sync_tables(tracking, jobs, live)
         changed, runs = changed + tables_changed, runs + table_runs
     if bad:

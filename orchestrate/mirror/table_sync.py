@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jigclu.files import read_cache, write_json
 from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
-from orchestrate.mirror.job_content import RUN_STATUS, number, readable, run_state
+from orchestrate.mirror.job_content import RUN_STATUS, UNREADABLE, number, readable, run_state
 from orchestrate.mirror.store import Tracking
 from orchestrate.mirror.tags import CELL, PARENT_RUN, PROTOCOL, STORE, TABLE, VARIANT, CellRecord, TableKey, TableRecord
 from orchestrate.planning import experiments, overlays
@@ -27,9 +27,22 @@ from orchestrate.planning.experiments import Cell, Experiment
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-WORST_FIRST = ("failed", "lost", "cancelled", "running", "interrupted", "pending", "not run", "done")
+WORST_FIRST = (UNREADABLE, "failed", "lost", "cancelled", "running", "interrupted", "pending", "not run", "done")
 FORM = 3  # version of the runs' content: raised when it changes, so that existing runs are updated
 PARENT = ""  # the parent's key among its cells
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A job folder in MLflow. `run`: its run's id, "" without one; `uses`, `seed`: as last read, for when it is not
+    `readable` now.
+    """
+
+    run: str
+    stamps: dict[str, str]
+    readable: bool
+    uses: list[dict[str, str]]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -57,10 +70,8 @@ class TableRunSpec:
     metrics: dict[str, float]
 
 
-def sync_tables(
-    tracking: Tracking, jobs: Mapping[Path, tuple[str, dict[str, str]]], live: frozenset[str] | None
-) -> tuple[int, int]:
-    """Update every table that a job's `uses` names. `jobs`: folder -> (MLflow run id, stamps of its files).
+def sync_tables(tracking: Tracking, jobs: Mapping[Path, Mirrored], live: frozenset[str] | None) -> tuple[int, int]:
+    """Update every table that a job's `uses` names.
 
     Returns how many runs were written to and how many the tables have. Raises RunGone if the cursor is out of date.
     """
@@ -73,7 +84,7 @@ def sync_tables(
     signature = digest(
         [
             FORM,
-            [[folder.name, run, seen] for folder, (run, seen) in jobs.items()],
+            [[folder.name, job.run, job.stamps, job.readable] for folder, job in jobs.items()],
             [[file.name, file.stat().st_mtime_ns] for file in ledger_files],
         ]
     )
@@ -93,13 +104,16 @@ def sync_tables(
 
 
 # -- the content of the runs, by the job folders ----------------------------------------------------------------------
-def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[TableKey, dict[str, list[Filler]]]:
+def _tables(jobs: Mapping[Path, Mirrored]) -> dict[TableKey, dict[str, list[Filler]]]:
     """Table -> cell key -> jobs by seed. Of two jobs for one seed (the recipe changed) the one planned later counts."""
     tables: dict[TableKey, dict[str, dict[int, Filler]]] = defaultdict(lambda: defaultdict(dict))
-    for folder, (run, _) in jobs.items():
-        files = JobFolder(folder)
-        job, result = read_cache(folder / "job.json"), files.result
-        state, planned = run_state(files.status, result), (folder / "job.json").stat().st_mtime
+    for folder, mirrored in jobs.items():
+        files, planned = JobFolder(folder), (folder / "job.json").stat().st_mtime
+        if mirrored.readable:
+            job, result = read_cache(folder / "job.json"), files.result
+            state = run_state(files.status, result)
+        else:
+            job, result, state = {"uses": mirrored.uses, "seed": mirrored.seed}, {}, UNREADABLE
         for use in job.get("uses", []):
             table = TableKey(
                 table=use["experiment"],
@@ -114,7 +128,7 @@ def _tables(jobs: Mapping[Path, tuple[str, dict[str, str]]]) -> dict[TableKey, d
                 value=number(result.get("metrics", {}).get(use["metric"])),
                 measured=measured_how(use["metric"], result),
                 commit=str(job.get("commit", "")),
-                run=run,
+                run=mirrored.run,
                 planned=planned,
             )
             cell = tables[table][use["cell"]]
@@ -259,7 +273,9 @@ def _find(
         if tags.get(VARIANT, "") != table.variant:
             continue
         own = tracking.own or tags.get(STORE) == tracking.store_id
-        if own or not tags.get(STORE):
+        if own and tags.get(CELL, PARENT) in named:  # it was deleted, and came back with its restored experiment
+            tracking.client.delete_run(run.info.run_id)
+        elif own or not tags.get(STORE):
             (named if own else unnamed).setdefault(tags.get(CELL, PARENT), run)
     found = named or (unnamed if _have_same_jobs(unnamed, contents) else {})
     return {key: [run.info.run_id, ""] for key, run in found.items()}

@@ -173,8 +173,14 @@ def highlights(job: Job) -> str:
     return ", ".join(words) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
 
 
-def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, list[Experiment]], uri: str = "") -> str:
-    """The page's HTML. `absent`: experiments without any run, by scale."""
+def render(
+    client: MlflowClient | None,
+    drawn: list[Drawn],
+    absent: dict[str, list[Experiment]],
+    uri: str = "",
+    summary: dict[str, Any] | None = None,
+) -> str:
+    """The page's HTML. `absent`: experiments without any run, by scale; `summary`: `overview`, and a `warning`."""
     shown = [entry.table for entry in drawn]
     galleries = {
         scale: gallery(client, unique_jobs(table for table in shown if table.scale == scale))
@@ -202,7 +208,7 @@ def render(client: MlflowClient | None, drawn: list[Drawn], absent: dict[str, li
         register=register.points(shown),
         style=Markup((HERE / "style.css").read_text()),
         drawn=drawn,
-        run=overview(shown),
+        run=summary or overview(shown) | {"warning": ""},
         absent=absent,
         galleries=galleries,
         tables=tables,

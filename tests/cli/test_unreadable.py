@@ -121,7 +121,7 @@ def test_one_unreadable_job_is_named_and_the_others_are_shown(finished: Path, co
         assert code == 0 and named_file in said and message in said and "Traceback" not in said, said
         assert f"{job.path.relative_to(finished)}  " not in said or words != ["clean"], said
     code, said = orchestrate(finished, "sync")
-    assert code == 0 and f"not mirrored: {job.path / 'job.json'}" in said, said
+    assert code == 1 and f"MLflow has every job but linear/{job.id}, which cannot be read: job.json " in said, said
     done = run(finished, [*table8(), "--dry-run"])
     assert done.returncode == 0 and job.id in done.stdout and "stale" in done.stdout, done.stdout + done.stderr
 

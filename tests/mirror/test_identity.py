@@ -105,7 +105,7 @@ def test_a_run_starts_with_the_first_attempt_and_keeps_it(store: Path) -> None:
 
 def test_one_unreadable_folder_does_not_stop_the_others(store: Path) -> None:
     make_job(store, JOB_ID)
-    make_job(store, "bbbbbbbbbbbb").metrics_path.parent.joinpath("status.json").write_text("{torn")
+    make_job(store, "bbbbbbbbbbbb").metrics_path.parent.joinpath("job.json").write_text("{torn")
     with pytest.raises(mirror.MirrorError, match="every job but linear/bbbbbbbbbbbb"):
         mirror.sync(store)
     assert [run.data.tags["jigclu.job"] for run in runs(store)] == [JOB_ID]

@@ -90,7 +90,7 @@ def test_damaged_tags_are_read_as_missing_numbers_and_words() -> None:
 def test_the_keys_on_mlflow_do_not_change() -> None:
     """Stores that exist would lose their runs: the mirror finds them by these keys."""
     job = "job stage label experiments seed protocol scale state message command device versions slurm_job_id attempt"
-    job += " ranks estimated_hours folder encoder result data_fingerprint source_digest"
+    job += " ranks estimated_hours spent_hours spent_seconds folder encoder result data_fingerprint source_digest"
     cell = "table scale protocol variant cell order row column jobs job_runs commit state values seeds measured"
     notes = ["mlflow.note.content"]
     commit = ["mlflow.source.git.commit"]

@@ -47,7 +47,7 @@ LAYERS = {
     ),
     "reports": (
         ("records",),
-        ("formatting",),
+        ("formatting", "recipes"),
         ("verdicts", "frames"),
         ("assemble", "tables"),
         ("figures", "export"),
