@@ -42,8 +42,8 @@ def test_a_stopped_job_requeues_itself_and_ends_bit_equal(tmp_path: Path, templa
     code, said = answer(store, cluster, "--wait")
     assert code == 0 and "2 in the queue already" in said, said
     assert slurm_ids(store, PRETRAIN, PROBE) == ids
-    assert (job.status["state"], job.status["attempt"], job.status["slurm_job_id"]) == ("done", 2, ids[0])
-    assert (probe.status["state"], probe.status["attempt"]) == ("done", 1)
+    assert (job.status["state"], len(job.status["attempts"]), job.status["slurm_job_id"]) == ("done", 2, ids[0])
+    assert (probe.status["state"], len(probe.status["attempts"])) == ("done", 1)
     assert_bit_equal(job, tmp_path)
     assert probe.result["metrics"] == recomputed(probe, tmp_path / "whole").result["metrics"]
     code, said = answer(store, cluster)
