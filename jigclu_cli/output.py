@@ -9,6 +9,7 @@ import inspect
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TextIO, cast
 
@@ -55,6 +56,7 @@ def steady(main: Callable[P, int]) -> Callable[P, int]:
         given = inspect.signature(main).bind(*args, **options)
         given.apply_defaults()
         _open_closed_files()
+        _let_libraries_warn()
         before = sys.stdout, sys.stderr
         streams = [SteadyStream(stream or open(os.devnull, "w")) for stream in before]  # noqa: SIM115  until the end
         sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
@@ -83,6 +85,13 @@ def _open_closed_files() -> None:
             os.fstat(number)
         except OSError:
             _to_nowhere(number)
+
+
+def _let_libraries_warn() -> None:
+    """PYTHONWARNINGS=error would end a command, or its jobs, at a deprecation inside some library."""
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):
+        del os.environ["PYTHONWARNINGS"]
+        warnings.simplefilter("ignore")
 
 
 def _to_nowhere(number: int) -> None:

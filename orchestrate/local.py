@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.files import locked
-from jigclu.job_folder import JobFolder
+from jigclu.job_folder import JobFolder, duration
 from orchestrate import submitit_bridge
 from orchestrate.clusters import Request, machine_gpus, visible_gpus
 from orchestrate.console import is_terminal, print_line, quiet_interrupt, redraw
@@ -31,6 +32,7 @@ from orchestrate.planning.plan import Job, Plan
 from orchestrate.worker import run_job
 
 POLL_SECONDS, PLAIN_SECONDS = 0.5, 30.0  # PLAIN_SECONDS: between progress lines if the output is no terminal
+STOP_SECONDS = 90.0  # how long jobs may take to save if nobody is there to press Ctrl-C again
 NO_LIMIT = 60 * 24 * 365  # minutes; submitit's local executor needs a number
 
 
@@ -57,6 +59,7 @@ class LocalScheduler:
         self.elsewhere: set[str] = set()  # ids of jobs that another orchestrator started
         self.estimates, self.pace = self._wall_estimates(), Pace()
         self._printed, self._said_busy = 0.0, False
+        self._patience: float | None = None  # seconds that a stop waits for the jobs; None: until they have saved
 
     def run(self) -> int:
         """0: every job is done; 1: some failed or were cancelled.
@@ -64,9 +67,9 @@ class LocalScheduler:
         On KeyboardInterrupt (also from SIGTERM, and from SIGHUP of a closed terminal) the jobs save and stop, then it
         is raised.
         """
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, self._stop_in_time)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-            signal.signal(signal.SIGHUP, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, self._stop_in_time)
         for remark in self.slots.remarks():
             print_line(remark)
         with mirroring(self.store), self.registration, quiet_interrupt():
@@ -84,6 +87,11 @@ class LocalScheduler:
         if cancelled := sum(state == "cancelled" for state in self.outcomes.values()):
             print_line(f"{_now()} cancelled: {cancelled} of {len(self.plan.jobs)} jobs (`jigclu retry` resumes them)")
         return 1 if any(state != "done" for state in self.outcomes.values()) else 0
+
+    def _stop_in_time(self, *_: object) -> None:
+        """A stop by a program, or by a terminal that is gone."""
+        self._patience = STOP_SECONDS
+        raise KeyboardInterrupt
 
     def _collect(self) -> None:
         for job_id, running in list(self.running.items()):
@@ -106,8 +114,10 @@ class LocalScheduler:
 
     def _record_outcome(self, job: Job, ran: bool) -> None:
         folder = job.folder(self.store)
+        if self._is_deleted(job):
+            return
         status, result = folder.status, folder.result
-        if folder.done:
+        if result:
             self.outcomes[job.id] = "done"
             if ran:
                 self.pace.add(job.stage, seconds_spent(folder), 3600 * self.estimates[job.id])
@@ -123,6 +133,17 @@ class LocalScheduler:
         state, message = status.get("state", "failed"), status.get("message", "")
         print_line(f"{_now()} {state:8s} {job.id}  {job.name}: {message}  (log: {folder.path / 'logs'})")
 
+    def _is_deleted(self, job: Job) -> bool:
+        """Whether somebody has removed the job's folder since the plan was written; if so, the job has failed."""
+        folder = job.folder(self.store).path
+        if (folder / "job.json").exists():
+            return False
+        self.outcomes[job.id] = "failed"
+        print_line(
+            f"{_now()} failed   {job.id}  {job.name}: its folder {folder} was deleted; the same command starts anew"
+        )
+        return True
+
     def _start_ready(self) -> None:
         for job in self.plan.jobs.values():
             if job.id in self.outcomes or job.id in self.running:
@@ -137,6 +158,8 @@ class LocalScheduler:
     def _start(self, job: Job) -> None:
         """Start the job here, unless it is done, cancelled, run by another orchestrator, or no slot is free."""
         folder = job.folder(self.store)
+        if self._is_deleted(job):
+            return
         with locked(self.store / ".submit.lock"):
             state = state_of(folder)
             if state == "done":
@@ -205,24 +228,32 @@ class LocalScheduler:
                 signal.signal(number, handler)
 
     def _stop(self) -> None:
-        """Ask the jobs to save and stop; a second Ctrl-C kills them.
+        """Ask the jobs to save and stop; a second Ctrl-C, or the end of the patience, kills them.
 
         Either way the next run resumes from the last checkpoint.
         """
-        controllers = [submitit_bridge.controller(running.handle) for running in self.running.values()]
+        controllers = {job_id: submitit_bridge.controller(running.handle) for job_id, running in self.running.items()}
+        deadline = math.inf if self._patience is None else time.monotonic() + self._patience
         try:
             count = len(controllers)
             jobs = "1 running job saves" if count == 1 else f"{count} running jobs save"
-            print_line(f"{_now()} stopping: {jobs} at the next step (Ctrl-C again: kill)")
-            for process in controllers:
+            otherwise = "Ctrl-C again: kill" if self._patience is None else f"at most {duration(self._patience)}"
+            print_line(f"{_now()} stopping: {jobs} at the next step ({otherwise})")
+            for process in controllers.values():
                 process.send_signal(signal.SIGTERM)
-            for process in controllers:
-                process.wait()
+            while any(process.poll() is None for process in controllers.values()) and time.monotonic() < deadline:
+                time.sleep(0.05)
         except KeyboardInterrupt:
-            for process in controllers:
-                for pid in (*_children(process.pid), process.pid):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            pass
+        for job_id, process in controllers.items():
+            if process.poll() is not None:
+                continue
+            if time.monotonic() >= deadline:
+                name = self.plan.jobs[job_id].name
+                print_line(f"{_now()} killed   {job_id}  {name}: it did not stop in {duration(STOP_SECONDS)}")
+            for pid in (*_children(process.pid), process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _show(self) -> None:
         """On a terminal one line that is redrawn; otherwise a plain line every PLAIN_SECONDS."""

@@ -31,7 +31,7 @@ from orchestrate.console import print_line
 from orchestrate.cost.plan_cost import Cost
 from orchestrate.jobs.planned import write_jobs
 from orchestrate.jobs.staleness import Staleness, set_aside
-from orchestrate.jobs.states import look
+from orchestrate.jobs.states import SUBMITTABLE, look
 from orchestrate.planning import experiments, overlays
 from orchestrate.planning.plan import Plan, make_plan
 from orchestrate.planning.resolve import parse_sets
@@ -139,7 +139,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         return _list()
     run = prepare(args)
     if args.dry_run:
-        return dry_run(run.plan, run.states, run.cost, args)
+        return dry_run(run.plan, run.states, set(run.stale), run.cost, args)
     if not run.left:
         return _all_cached(run)
     announce("checking the data and the store ...")
@@ -148,7 +148,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         return _all_cached(run)
     if args.rerun_stale:
         with locked(run.store / ".submit.lock"):
-            set_aside(run.placements[job_id].folder for job_id in run.stale if job_id in run.plan.jobs)
+            set_aside(run.placements[job_id].folder for job_id in again(run))
     elif stale := len(run.stale):
         print_line(f"{stale} finished job{'s are' if stale > 1 else ' is'} stale: {RERUN}")
     write_jobs(run.plan, run.store)
@@ -202,6 +202,19 @@ def check_everything(run: Run, budget: float | None) -> None:
     without_detectron2(run.plan, run.states)
     run.cost.check_budget(budget)
     preflight(run.left, run.store, run.cluster)
+
+
+def again(run: Run) -> list[str]:
+    """Ids of the stale jobs, and of jobs that are half done with the encoder of one: from another they cannot resume."""
+    stale = [job_id for job_id in run.stale if job_id in run.plan.jobs]
+    half_done = [
+        job.id
+        for job in run.plan.jobs.values()
+        if run.states[job.id] in SUBMITTABLE
+        and not set(stale).isdisjoint(job.upstream)
+        and any((run.placements[job.id].folder.path / "checkpoint").glob("*"))
+    ]
+    return stale + half_done
 
 
 def dispatch(run: Run, args: argparse.Namespace, words: list[str]) -> int:

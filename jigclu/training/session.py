@@ -55,8 +55,7 @@ class Session:
         self.state: Callable[[], dict[str, Any]] = dict
         if self.rank_info.is_main:
             self.folder.cut_metrics(self.step)
-            attempt = int(self.folder.status.get("attempt", 0)) + 1
-            self.folder.set_status("running", attempt=attempt, step=self.step, message="")
+            self.folder.set_status("running", step=self.step, message="")
             if self.step:
                 log.info("resuming from step %d", self.step)
 

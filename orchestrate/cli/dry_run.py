@@ -13,20 +13,18 @@ from jigclu.job_folder import duration
 from orchestrate.clusters import Request
 from orchestrate.console import print_line, wrapped
 from orchestrate.cost.plan_cost import Cost
-from orchestrate.jobs.staleness import Staleness
 from orchestrate.planning.plan import Job, Plan
 
 COLUMNS = 80
 MANY_JOBS = 300  # from here on it is not worked out how many GPUs are busy at once
 
 
-def dry_run(plan: Plan, states: dict[str, str], cost: Cost, args: argparse.Namespace) -> int:
-    """Print the plan's jobs as a tree, then totals, wall time and what would stop the run."""
-    staleness = Staleness()
+def dry_run(plan: Plan, states: dict[str, str], stale: set[str], cost: Cost, args: argparse.Namespace) -> int:
+    """Print the plan's jobs as a tree, then totals, wall time and what would stop the run. `stale`: ids of jobs."""
     downstream = plan.downstream()
 
     def print_tree(job: Job, depth: int) -> None:
-        state = "stale" if staleness.reason(cost.placements[job.id].folder) else states[job.id]
+        state = "stale" if job.id in stale else states[job.id]
         cells = " ".join(shlex.quote(key) for key in sorted({use.cell for use in job.uses}))
         estimate = duration(3600 * cost.wall_of(job.id))
         print_line(f"{'  ' * depth}{job.id}  {state:11s} {estimate:>11s}  {job.name}{f'  [{cells}]' * bool(cells)}")

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jigclu.config import ConfigError, parse
-from jigclu.data.catalog import catalogue
 from jigclu.data.sources.base import SPLITS
 from jigclu.job_folder import JobFolder, duration
 from orchestrate.cli.logs import log_paths
@@ -16,6 +14,7 @@ from orchestrate.cli.select import look_and_record, select_one
 from orchestrate.console import print_line
 from orchestrate.jobs.snapshot import differing, stage_digest
 from orchestrate.jobs.spent import SPENT, device_hours, device_kind, hours_spent, took
+from orchestrate.jobs.staleness import Staleness
 from orchestrate.jobs.states import State, running_now
 from orchestrate.jobs.submissions import current_id, read_group, submission
 
@@ -116,27 +115,21 @@ def _made_by(folder: JobFolder) -> list[str]:
         files = differing(stage, folder.path / "source")
         names = ", ".join(files) or "files unknown (the frozen copy is gone)"
         lines.append(f"the tree is at {stage_digest(stage)}: {names} differ")
-    if job.get("data_fingerprint") and stage != "detect":
+    if job.get("data_fingerprint"):
         lines.append(_data_line(stage, job))
     return lines
 
 
 def _data_line(stage: str, job: dict[str, Any]) -> str:
     """Compares the recorded fingerprints (one per split, joined by +) with those of the data root."""
-    recorded = job["data_fingerprint"].split("+")
-    splits = SPLITS[: len(recorded)]
-    try:
-        data: Any = parse(stage, job["config"]).data
-        changed = [
-            split
-            for split, fingerprint in zip(splits, recorded, strict=True)
-            if catalogue(data, split).fingerprint != fingerprint
-        ]
-    except ConfigError:
-        return f"data {job['data_fingerprint']}; the data root does not have it"
-    if changed:
-        return f"data {job['data_fingerprint']}; the data root has a different version of {' and '.join(changed)}"
-    return f"data {job['data_fingerprint']}, the same as the data root has now"
+    recorded, now = job["data_fingerprint"], Staleness().fingerprint(stage, job)
+    if not now:
+        return f"data {recorded}; the data root does not have it"
+    if now == recorded:
+        return f"data {recorded}, the same as the data root has now"
+    pairs = zip(SPLITS, recorded.split("+"), now.split("+"), strict=False)
+    changed = [split for split, before, after in pairs if before != after]
+    return f"data {recorded}; the data root has a different version of {' and '.join(changed)}"
 
 
 def _local_time(stamp: float) -> str:

@@ -33,13 +33,14 @@ def _module_file(module: str, root: Path) -> Path | None:
     return None
 
 
-def _imports(file: Path) -> set[str]:
+@cache
+def _imports(source: bytes) -> set[str]:
     """Absolute dotted names that a file imports; `from a import b` gives a and a.b, since either may be a module.
 
     A text such as "jigclu.methods.moco:MoCo" is an import when it is needed.
     """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -62,7 +63,7 @@ def closure(module: str, root: Path = PROJECT) -> list[Path]:
         if "." in name:
             waiting.append(name.rpartition(".")[0])
         if file:
-            waiting.extend(_imports(file))
+            waiting.extend(_imports(file.read_bytes()))
     return sorted({file for file in seen.values() if file})
 
 

@@ -49,7 +49,7 @@ def note_end(folder: JobFolder) -> None:
     status = folder.status
     attempts = status.get("attempts", [])
     if attempts and status.get("state"):
-        attempts[-1]["ended"] = time.time()
+        attempts[-1]["ended"] = max(attempts[-1]["began"], time.time())  # the clock may have been set back
         folder.set_status(status["state"], attempts=attempts)
 
 

@@ -17,7 +17,7 @@ from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 
 OTHER_CODE = "made by a different code version"
 EARLIER = "earlier"  # in a job folder: the results that were set aside, each in a folder named after the time
-MOVED = ("encoder.pt", "metrics.jsonl", "figures", "checkpoint")
+MOVED = ("result.json", "encoder.pt", "metrics.jsonl", "figures", "checkpoint")
 
 
 class Staleness:
@@ -47,7 +47,7 @@ class Staleness:
             self._digests[stage] = stage_digest(stage)
         if job.get("source_digest") not in (None, self._digests[stage]):
             parts.append(OTHER_CODE)
-        if (recorded := job.get("data_fingerprint")) and self._fingerprint(stage, job) not in ("", recorded):
+        if (recorded := job.get("data_fingerprint")) and self.fingerprint(stage, job) not in ("", recorded):
             parts.append("the data has changed")
         for upstream in (JobFolder(folder.store / "pretrain" / job_id) for job_id in job.get("upstream", [])):
             if self.reason(upstream):
@@ -56,7 +56,7 @@ class Staleness:
                 parts.append(f"upstream {upstream.id} was run again later")
         return ", ".join(parts)
 
-    def _fingerprint(self, stage: str, job: dict[str, Any]) -> str:
+    def fingerprint(self, stage: str, job: dict[str, Any]) -> str:
         """Of the data that the job would read now; "" if it is not here."""
         key = json.dumps([stage, job.get("config", {}).get("data")], sort_keys=True)
         if key not in self._fingerprints:
@@ -68,7 +68,7 @@ class Staleness:
 
 
 def set_aside(folders: Iterable[JobFolder]) -> None:
-    """Move the results of these finished jobs to <job folder>/earlier/<time>/, so that they run again from the start.
+    """Move the results and checkpoints of these jobs to <job folder>/earlier/<time>/: they run again from the start.
 
     result.json is moved first: from then on the job is not done, whatever a kill leaves behind. Nothing is deleted.
     Call with the submission lock held.
@@ -76,13 +76,12 @@ def set_aside(folders: Iterable[JobFolder]) -> None:
     for folder in folders:
         target = folder.path / EARLIER / time.strftime("%Y%m%d-%H%M%S")
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.replace(folder.path / "result.json", target / "result.json")
-        for name in ("job.json", "status.json"):
-            if (folder.path / name).exists():
-                shutil.copyfile(folder.path / name, target / name)
         for name in MOVED:
             if (folder.path / name).exists():
                 os.replace(folder.path / name, target / name)
+        for name in ("job.json", "status.json"):
+            if (folder.path / name).exists():
+                shutil.copyfile(folder.path / name, target / name)
         folder.create()
         (folder.path / "status.json").unlink(missing_ok=True)
         folder.set_status("pending", message="not started yet: its earlier result was set aside")

@@ -247,8 +247,8 @@ def decide_state(folder: JobFolder, job_id: str, row: Row | None, no_answer: str
         name, note = _ended_state(folder, row, recorded, message)
         if name == "lost" and not recorded and time.time() - submitted < CLOCK_SKEW:
             name, note = "pending", "SLURM does not list it yet"
-        if name == "lost" and row is None and recorded == "running" and (age := _heartbeat_age(status)) < SILENT:
-            name, note = "running", f"SLURM does not list it, but its heartbeat is {round(age)} s old"
+        if name == "lost" and row is None and recorded == "running" and abs(age := _heartbeat_age(status)) < SILENT:
+            name, note = "running", f"SLURM does not list it, but its heartbeat is {duration(age)} old"
     if folder.done:
         return State("done")
     return State(name, note, job_id, row, no_answer)

@@ -162,7 +162,7 @@ def _record(folder: Path, job: dict[str, Any], status: dict[str, Any], result: d
         device=str(result.get("device", "")),
         versions=" ".join(f"{name}={version}" for name, version in versions),
         slurm_job_id=str(status.get("slurm_job_id") or ""),
-        attempt=status.get("attempt") or None,
+        attempt=len(status.get("attempts", [])) or None,
         ranks=result.get("world"),
         estimated_hours=number(submission(files).get("estimate_hours")),
         spent_hours=hours_spent(files) if ended else None,
@@ -187,7 +187,7 @@ def _headline(result: dict[str, Any]) -> str:
 def _note(folder: Path, job: dict[str, Any], status: dict[str, Any], state: str) -> str:
     """The description on the run's page, Markdown."""
     uses = [f"{use['experiment']} {use['cell']} ({use['metric']})" for use in job.get("uses", [])]
-    attempt = int(status.get("attempt") or 1)
+    attempt = len(status.get("attempts", []))
     lines = [f"**{job.get('name', folder.name)}**: {state}{f', attempt {attempt}' if attempt > 1 else ''}"]
     if status.get("message") and state in ("failed", "interrupted", "cancelled", "lost"):
         lines.append(str(status["message"])[:2000])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any
 
 import pytest
 from helpers.cluster import until
-from helpers.orchestrator import PRETRAIN, environment, named, prepared_store, run, start, table8
+from helpers.orchestrator import RANDOM, environment, named, prepared_store, run, start, table8
 
 from jigclu.config import ConfigError
 from jigclu.config.machine import Shares, runtime_folder, threads_from_environment, usable_cores
 from orchestrate.jobs.slots import Slots
 
-ONE = ["--cells", "m=2"]
+ONE = ["--cells", "random"]  # one job
 UNSET = {"pretrain__runtime__threads": None, "linear__runtime__threads": None}
 
 
@@ -30,9 +31,11 @@ def threads_of(job: Any) -> int:
 
 def test_two_runs_on_two_stores_do_not_use_the_same_cores(tmp_path: Path, template: Path) -> None:
     stores = [prepared_store(tmp_path / name, template) for name in ("first", "second")]
-    first = start(stores[0], [*table8(pretrain__epochs=60, **UNSET), *ONE])
-    until(lambda: (stores[0] / "pretrain").exists())
-    until(lambda: named(stores[0], PRETRAIN).status.get("state") == "running")
+    first = start(stores[0], [*table8(**UNSET), *ONE])
+    until(lambda: list(stores[0].glob("linear/*/job.json")))
+    job = named(stores[0], RANDOM)
+    until(lambda: job.status.get("state") == "running")
+    os.kill(job.status["pid"], signal.SIGSTOP)  # so that it is still running when the second looks
     held = {name: json.loads((tmp_path / ".runtime" / "jigclu" / name).read_text()) for name in cores()}
     assert {holder["store"] for holder in held.values()} == {str(stores[0])}
     second = start(stores[1], [*table8(**UNSET), *ONE])
@@ -42,13 +45,14 @@ def test_two_runs_on_two_stores_do_not_use_the_same_cores(tmp_path: Path, templa
         line = second.stdout.readline()
         assert line, "it ended without a word"
     assert f"the cores are in use by process {first.pid} (store {stores[0]})" in line
-    assert not named(stores[1], PRETRAIN).status.get("attempts")
+    assert not named(stores[1], RANDOM).status.get("attempts")
+    os.kill(job.status["pid"], signal.SIGCONT)
     outputs = [first.communicate()[0], second.communicate()[0]]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     spans = sorted(
         (attempt["began"], attempt["ended"])
         for store in stores
-        for job in (named(store, PRETRAIN),)
+        for job in (named(store, RANDOM),)
         for attempt in job.status["attempts"]
     )
     assert spans[0][1] <= spans[1][0], "they ran at the same time, each with all cores"
@@ -61,12 +65,12 @@ def cores() -> list[str]:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_jobs_at_once_share_the_cores_and_too_many_are_refused_in_words(tmp_path: Path, template: Path) -> None:
     store, count = prepared_store(tmp_path / "runs", template), len(usable_cores())
-    words = [*table8(**UNSET), "--jobs", "99", "--cells", "m=2", "random"]
+    words = [*table8(**UNSET), "--jobs", "99", *ONE]
     done = run(store, words, JIGCLU_THREADS="64", OMP_NUM_THREADS="64")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"--jobs 99: {count} at a time, because this process may use {count} cores" in done.stdout
     assert f"JIGCLU_THREADS=64: each job uses 1 thread, because this process may use {count} cores" in done.stdout
-    assert threads_of(named(store, PRETRAIN)) == 1
+    assert threads_of(named(store, RANDOM)) == 1
 
 
 THREADS = "import torch; from jigclu.training.distributed import join_ranks; join_ranks('cpu', {}); print(torch.get_num_threads())"

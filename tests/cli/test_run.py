@@ -61,7 +61,7 @@ def test_a_whole_table_runs_to_the_end(whole: tuple[Path, Done]) -> None:
 
 def test_every_job_folder_is_complete(whole: tuple[Path, Done]) -> None:
     for job in jobs(whole[0]):
-        assert (job.status["state"], job.status["attempt"]) == ("done", 1)
+        assert (job.status["state"], len(job.status["attempts"])) == ("done", 1)
         assert (
             job.result["metrics"] and job.result["seconds"] > 0 and job.result["versions"]["torch"] == torch.__version__
         )
@@ -156,7 +156,7 @@ def test_two_orchestrators_at_once_run_every_job_once(whole: tuple[Path, Done], 
     both = [start(store, table8()) for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
-    assert [(job.status["state"], job.status["attempt"]) for job in jobs(store)] == [("done", 1)] * 7
+    assert [(job.status["state"], len(job.status["attempts"])) for job in jobs(store)] == [("done", 1)] * 7
     for job in (named(store, PRETRAIN), named(store, PROBE)):
         assert sum(text.count(f" start    {job.id}") for text in outputs) == 1, "\n".join(outputs)
         assert len(list((job.path / "logs").glob("*_submitted.pkl"))) == 1
@@ -179,7 +179,7 @@ def test_a_failed_job_is_named_stops_no_other_and_is_tried_again(
     assert random.done and f" done     {random.id}" in done.stdout
     again = run(store, table8())
     assert again.returncode == 0, again.stdout + again.stderr
-    assert pretrain.done and probe.done and random.status["attempt"] == 1
+    assert pretrain.done and probe.done and len(random.status["attempts"]) == 1
     assert (pretrain.status["state"], pretrain.status["message"]) == ("done", "")
 
 

@@ -8,6 +8,7 @@ import pytest
 from helpers.orchestrator import PRETRAIN, PROBE, RANDOM, borrow, named, prepared_store, run, table8, whole_table
 
 from jigclu.job_folder import JobFolder
+from orchestrate import run as orchestrator
 from orchestrate.jobs.staleness import EARLIER, Staleness, set_aside
 
 
@@ -71,3 +72,20 @@ def test_rerun_stale_runs_exactly_the_stale_jobs_again(finished: Path) -> None:
     assert JobFolder(next((job.path / EARLIER).iterdir())).result == old and reasons(finished)[RANDOM] == ""
     assert {path: path.stat().st_mtime_ns for path in others} == others
     assert len(job.status["attempts"]) == 1
+
+
+def test_rerun_stale_also_begins_half_done_jobs_again_that_used_a_stale_encoder(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, probe = named(finished, PRETRAIN), named(finished, PROBE)
+    encoder.update_job(source_digest="0" * 12)
+    (probe.path / "result.json").unlink()
+    probe.set_status("interrupted")
+    (probe.path / "checkpoint" / "step-2.pt").write_text("x")
+    monkeypatch.setenv("JIGCLU_STORE", str(finished))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    planned = orchestrator.prepare(orchestrator.parser().parse_args([*table8(), "--rerun-stale"]))
+    assert {encoder.id, probe.id} <= set(orchestrator.again(planned))
+    set_aside([probe])
+    assert [path.name for path in (probe.path / EARLIER).glob("*/checkpoint/*")] == ["step-2.pt"]
+    assert not list((probe.path / "checkpoint").iterdir()) and probe.status["state"] == "pending"

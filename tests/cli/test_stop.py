@@ -95,12 +95,12 @@ def test_stopped_orchestrators_stop_their_jobs_and_the_next_run_ends_bit_equal(
             orchestrator.send_signal(signal.SIGTERM)
         job = named(store, PRETRAIN)
         assert_stopped(orchestrator, job)
-        assert (job.status["state"], job.status["attempt"]) == ("interrupted", attempt)
+        assert (job.status["state"], len(job.status["attempts"])) == ("interrupted", attempt)
         assert re.fullmatch(r"stopped at step \d+ of 20", job.status["message"])
     done = run(store, TABLE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f" resume   {job.id}" in done.stdout and f" start    {job.id}" not in done.stdout
-    assert (job.status["state"], job.status["attempt"]) == ("done", 3)
+    assert (job.status["state"], len(job.status["attempts"])) == ("done", 3)
     assert_as_if_uninterrupted(store, uninterrupted)
 
 
@@ -140,7 +140,7 @@ def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(st
     rest = following.communicate()[0]
     assert following.returncode == 0 and " start " not in rest, rest
     assert f" start    {job.id}" in Path(found[2]).read_text()
-    assert (job.status["state"], job.status["attempt"]) == ("done", 1)
+    assert (job.status["state"], len(job.status["attempts"])) == ("done", 1)
     assert_as_if_uninterrupted(store, uninterrupted)
 
 

@@ -42,8 +42,8 @@ def test_a_stopped_job_requeues_itself_and_ends_bit_equal(tmp_path: Path, templa
     code, said = answer(store, cluster, "--wait")
     assert code == 0 and "2 in the queue already" in said, said
     assert slurm_ids(store, PRETRAIN, PROBE) == ids
-    assert (job.status["state"], job.status["attempt"], job.status["slurm_job_id"]) == ("done", 2, ids[0])
-    assert (probe.status["state"], probe.status["attempt"]) == ("done", 1)
+    assert (job.status["state"], len(job.status["attempts"]), job.status["slurm_job_id"]) == ("done", 2, ids[0])
+    assert (probe.status["state"], len(probe.status["attempts"])) == ("done", 1)
     assert_bit_equal(job, tmp_path)
     assert probe.result["metrics"] == recomputed(probe, tmp_path / "whole").result["metrics"]
     code, said = answer(store, cluster)
@@ -139,7 +139,7 @@ def test_a_cancelled_job_stays_cancelled_and_resumes_on_retry(tmp_path: Path, te
     (job,) = submitted(store, cluster, PRETRAIN)
     until_step(job, 2)
     code, said = orchestrate(store, "cancel", job.id)
-    assert code == 0 and "cancelled: running jobs save at their next step" in said, said
+    assert code == 0 and "cancelled: 1 running job (saved at the next step)" in said, said
     assert "stopped at step" in until_state(job, "cancelled").note
     code, said = orchestrate(store, "retry")
     assert code == 0 and "jobs: 1 submitted" in said, said
