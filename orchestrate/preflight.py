@@ -30,7 +30,7 @@ from orchestrate.planning.plan import Job, Plan
 # submitit and sbatch replace %j and \\ in a log's path, MLflow's database URI ends at ? and # and decodes %20, and a list
 # of job folders has one path per line.
 REWRITTEN = re.compile(r"%[jtaA]|%[0-9a-fA-F]{2}|[?#\\\n\r]")
-STORE_FILES = {*STAGES, "source", "mlflow.db", "rates.jsonl", "orchestrator.log"}
+STORE_FILES = {*STAGES, ".mirror", ".store.json", "source", "mlflow.db", "rates.jsonl", "orchestrator.log"}
 FEWEST_ITERATIONS = 5  # of a detector: with fewer, 2/3 and 8/9 of them are not two different steps inside the training
 DETECTRON2 = (
     "detectron2 is not installed: `make detectron2`, or for GPUs "
@@ -107,7 +107,7 @@ def foreign_file(store: Path) -> str:
     """The first file of a folder that is no store: it has files, none hidden, and none that a store has. "" if it is one."""
     names = {path.name for path in store.iterdir()}
     shown = {name for name in names if not name.startswith(".")}
-    return "" if shown & STORE_FILES or ".mirror" in names else min(shown, default="")
+    return "" if names & STORE_FILES else min(shown, default="")
 
 
 def _check_path(store: Path) -> None:

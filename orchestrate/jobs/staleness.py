@@ -16,7 +16,7 @@ from jigclu.job_folder import JobFolder
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 
 EARLIER = "earlier"  # in a job folder: the results that were set aside, each in a folder named after the time
-MOVED = ("encoder.pt", "encoder.pt.sha256", "metrics.jsonl", "figures", "checkpoint")
+MOVED = ("encoder.pt", "metrics.jsonl", "figures", "checkpoint")
 
 
 class Staleness:
