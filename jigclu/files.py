@@ -1,4 +1,4 @@
-"""Atomic writes and file locks."""
+"""Atomic writes, file locks, and locks by which one user's runs share a machine's cores and GPUs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import fcntl
 import json
 import os
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class UnreadableFile(ValueError):
@@ -91,3 +92,88 @@ def locked(path: Path, wait: bool = True, patience: float = 0.0, inherited: bool
                     return
                 time.sleep(0.05)
         yield True
+
+
+def runtime_folder() -> Path | None:
+    """This user's own folder for lock files on this machine, mode 0700; None if there is no place for one."""
+    user, given = os.getuid(), os.environ.get("XDG_RUNTIME_DIR")
+    places = [Path(given) / "jigclu"] if given else []
+    places += [Path(f"/run/user/{user}/jigclu"), Path(tempfile.gettempdir()) / f"jigclu-{user}"]
+    for place in places:
+        with contextlib.suppress(OSError):
+            place.mkdir(mode=0o700, exist_ok=True, parents=bool(given) and place.parent == Path(str(given)))
+            found = place.lstat()
+            # Not another user's folder, and no link to one: /tmp belongs to everyone.
+            if found.st_uid == user and place.is_dir() and not place.is_symlink() and os.access(place, os.W_OK):
+                if found.st_mode & 0o077:
+                    place.chmod(0o700)
+                return place
+    return None
+
+
+class Shares:
+    """Cores and GPUs that this process holds, each by a lock on a file that names the holder.
+
+    A file whose lock is free still counts as held while the job that it names runs: the job of a killed orchestrator.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._held = folder, dict[str, IO[bytes]]()
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+
+    def take(self, names: Iterable[str], most: int = 1, least: int = 1) -> list[str]:
+        """Lock up to `most` of the names that are free; none at all if fewer than `least` are."""
+        taken: list[str] = []
+        for name in names:
+            if len(taken) < most and name not in self._held and self._lock(name):
+                taken.append(name)
+        if len(taken) < least:
+            self.give_back(taken)
+            return []
+        return taken
+
+    def _lock(self, name: str) -> bool:
+        file = open(self._folder / name, "ab", buffering=0)  # noqa: SIM115  held until given back
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        if _job_runs(_holder(self._folder / name)):
+            file.close()
+            return False
+        self._held[name] = file
+        return True
+
+    def note(self, names: Iterable[str], **holder: Any) -> None:
+        """Write who holds these names. `job`: process id of the job that uses them."""
+        for name in names:
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without the note
+                os.ftruncate(number := self._held[name].fileno(), 0)
+                os.write(number, json.dumps(holder).encode())
+
+    def give_back(self, names: Iterable[str]) -> None:
+        names = list(names)
+        self.note(names)
+        for name in names:
+            self._held.pop(name).close()
+
+    def holder(self, names: Iterable[str]) -> dict[str, Any]:
+        """What `note` wrote for the first of these names that somebody else holds; {} if that is not known."""
+        others = (_holder(self._folder / name) for name in names if name not in self._held)
+        return next(filter(None, others), {})
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        return read_cache(path)
+    except OSError:
+        return {}
+
+
+def _job_runs(holder: Mapping[str, Any]) -> bool:
+    """Whether the process that the file names as its job is one of submitit's and still runs."""
+    try:
+        return b"submitit" in Path(f"/proc/{int(holder['job'])}/cmdline").read_bytes()
+    except (OSError, KeyError, TypeError, ValueError):
+        return False

@@ -39,25 +39,6 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h" if hours < 2400 else f"{round(hours / 24):,} d"
 
 
-STORE_MARKS = {
-    "pretrain",
-    "linear",
-    "finetune",
-    "knn",
-    "detect",
-    "source",
-    "mlflow.db",
-    "rates.jsonl",
-    "orchestrator.log",
-}
-
-
-def is_foreign(entries: list[str]) -> bool:
-    """Whether a folder with these entries is no store: it has files, none hidden, and none that a store has."""
-    shown = {name for name in entries if not name.startswith(".")}
-    return bool(shown) and not shown & STORE_MARKS and not {".mirror", ".store.json"} & set(entries)
-
-
 def slurm_job_id() -> str | None:
     """`123`, `123_4` in an array, None outside SLURM.
 

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jigclu.config import ConfigError, error_line, nearest
-from jigclu.config.base import Integer, Size
+from jigclu.config import ConfigError, StageName, error_line, nearest
+from jigclu.config.base import Integer, Real, Size
 from jigclu.job_folder import JobFolder
 from orchestrate.planning.overlays import overlay, read_yaml
 from orchestrate.planning.plan import Job
@@ -31,7 +31,6 @@ RESERVED = (
 )  # fmt: skip
 Tasks = Annotated[Integer, Field(gt=0, le=4096)]
 Minutes = Annotated[Integer, Field(gt=0, le=525_600)]  # a year
-StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
 
 
 class Request(BaseModel):
@@ -49,7 +48,7 @@ class Request(BaseModel):
     gpu_type: str | None = None  # as the site calls it: a100
     gpu_option: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     cpus_per_task: Tasks = 8
-    mem_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None  # per node
+    mem_gb: Annotated[Real, Field(gt=0, le=100_000)] | None = None  # per node
     minutes: Minutes = 24 * 60
 
     @property

@@ -10,12 +10,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from jigclu.config import ClassifierConfig, ConfigError, DataConfig, DetectConfig, FinetuneConfig, PretrainConfig
+from jigclu.config import (
+    STAGES,
+    ClassifierConfig,
+    ConfigError,
+    DataConfig,
+    DetectConfig,
+    FinetuneConfig,
+    PretrainConfig,
+)
 from jigclu.config.detection import DetectionDataConfig
 from jigclu.data.catalog import check, check_whole, data_root, expected_images
 from jigclu.data.sources import coco
 from jigclu.files import locked
-from jigclu.job_folder import is_foreign
 from orchestrate import mirror
 from orchestrate.clusters import RANKED, Cluster, Placement
 from orchestrate.planning.plan import Job, Plan
@@ -23,6 +30,7 @@ from orchestrate.planning.plan import Job, Plan
 # submitit and sbatch replace %j and \\ in a log's path, MLflow's database URI ends at ? and # and decodes %20, and a list
 # of job folders has one path per line.
 REWRITTEN = re.compile(r"%[jtaA]|%[0-9a-fA-F]{2}|[?#\\\n\r]")
+STORE_FILES = {*STAGES, ".mirror", ".store.json", "source", "mlflow.db", "rates.jsonl", "orchestrator.log"}
 FEWEST_ITERATIONS = 5  # of a detector: with fewer, 2/3 and 8/9 of them are not two different steps inside the training
 DETECTRON2 = (
     "detectron2 is not installed: `make detectron2`, or for GPUs "
@@ -95,12 +103,21 @@ def _check_data(data: DataConfig | DetectionDataConfig) -> None:
         check_whole(data)
 
 
+def foreign_file(store: Path) -> str:
+    """The first file of a folder that is no store: it has files, none hidden, and none that a store has. "" if it is one."""
+    names = {path.name for path in store.iterdir()}
+    shown = {name for name in names if not name.startswith(".")}
+    return "" if names & STORE_FILES else min(shown, default="")
+
+
 def _check_path(store: Path) -> None:
     """Raises ConfigError if the store cannot be written to or is somebody else's folder. Creates nothing."""
     nearest = next(path for path in (store, *store.parents) if path.exists() or path.is_symlink())
     try:
-        if nearest == store and is_foreign([path.name for path in store.iterdir()]):
-            raise ConfigError(f"the store {store} has other files and no jobs; set JIGCLU_STORE to a folder of its own")
+        if nearest == store and (foreign := foreign_file(store)):
+            raise ConfigError(
+                f"{store} is no store: it has other files, such as {foreign}; set JIGCLU_STORE to a new folder"
+            )
         writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) and not os.statvfs(nearest).f_flag & 1
         reason = "" if writable else "Permission denied" if nearest.is_dir() else "Not a directory"
     except OSError as error:

@@ -19,6 +19,7 @@ from jigclu.config.stages import (
     Precision,
     PretrainConfig,
     RuntimeConfig,
+    StageName,
     identity,
     parse,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Precision",
     "PretrainConfig",
     "RuntimeConfig",
+    "StageName",
     "Strict",
     "Subset",
     "dataset_spec",

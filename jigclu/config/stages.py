@@ -175,7 +175,8 @@ class DetectConfig(Strict):
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-STAGES: dict[str, type[Strict]] = {
+StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
+STAGES: dict[str, type[Strict]] = {  # in the order of StageName
     "pretrain": PretrainConfig,
     "linear": LinearConfig,
     "finetune": FinetuneConfig,

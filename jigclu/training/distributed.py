@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from jigclu.config.machine import Shares, core_names, runtime_folder, threads_from_environment, usable_cores
+from jigclu.config.machine import core_names, threads_from_environment, usable_cores
+from jigclu.files import Shares, runtime_folder
 from jigclu.training.batch_norm import synchronise_batch_norm
 
 log = logging.getLogger("jigclu")
@@ -61,9 +62,8 @@ def choose_threads(configured: int | None = None) -> int:
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     from_slurm = int(slurm) if slurm.isdecimal() and int(slurm) > 0 else None
     wanted = configured or from_user or from_slurm or cores
-    most = (
-        cores if wanted == cores and from_slurm else max(1, cores // _ranks_here())
-    )  # there: bound to cores of its own
+    bound = wanted == cores and from_slurm  # SLURM gave this rank cores of its own
+    most = cores if bound else max(1, cores // _ranks_here())
     if from_slurm and not from_user:
         most = _free_cores(min(wanted, most))
     if wanted > most and (configured or from_user or from_slurm):

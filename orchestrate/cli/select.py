@@ -9,11 +9,12 @@ from pathlib import Path
 
 from jigclu.config import ConfigError, nearest
 from jigclu.files import UnreadableFile, read_json
-from jigclu.job_folder import JobFolder, is_foreign
+from jigclu.job_folder import JobFolder
 from orchestrate.jobs.staleness import Staleness
 from orchestrate.jobs.states import State, look, record_ends
 from orchestrate.jobs.submissions import current_id
 from orchestrate.planning import experiments
+from orchestrate.preflight import foreign_file
 
 SHORTEST = 4  # characters of a job id that may stand for it
 LISTING = "`jigclu status --all` lists the jobs"
@@ -23,13 +24,13 @@ def check_store(store: Path) -> None:
     """Raises ConfigError unless the folder is there and is a store, or empty: a mistyped path is no store without jobs."""
     how = "run an experiment first (`jigclu run table8 --scale smoke`), or set JIGCLU_STORE"
     try:
-        entries = [path.name for path in store.iterdir()]
+        foreign = foreign_file(store)
     except FileNotFoundError:
         raise ConfigError(f"there is no store at {store.absolute()}; {how}") from None
     except OSError as error:
         raise ConfigError(f"the store {store.absolute()} cannot be read ({error.strerror}); {how}") from None
-    if is_foreign(entries):
-        raise ConfigError(f"{store.absolute()} is no store: it has other files, such as {min(entries)}; {how}")
+    if foreign:
+        raise ConfigError(f"{store.absolute()} is no store: it has other files, such as {foreign}; {how}")
 
 
 def all_folders(store: Path) -> list[JobFolder]:

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jigclu.config.machine import Shares, core_names, runtime_folder, threads_from_environment, usable_cores
+from jigclu.config.machine import core_names, threads_from_environment, usable_cores
+from jigclu.files import Shares, runtime_folder
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jigclu.config import STAGES
 from jigclu.files import read_cache, write_json
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMMIT = "COMMIT.json"  # in a frozen tree: the commit that it was copied from
 PACKAGES = ("jigclu", "orchestrate", "detection", "experiments")  # the part of the project that a job may need
-STAGE_MODULES = {name: f"jigclu.stages.{name}" for name in ("pretrain", "linear", "finetune", "knn")}
-STAGE_MODULES["detect"] = "detection.stage"
+STAGE_MODULES = {name: "detection.stage" if name == "detect" else f"jigclu.stages.{name}" for name in STAGES}
 LAZY_IMPORT = re.compile(r"(jigclu|detection)(\.\w+)+:\w+")
 
 

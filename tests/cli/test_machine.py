@@ -16,7 +16,8 @@ from helpers.cluster import until
 from helpers.orchestrator import RANDOM, environment, named, prepared_store, run, start, table8
 
 from jigclu.config import ConfigError
-from jigclu.config.machine import Shares, runtime_folder, threads_from_environment, usable_cores
+from jigclu.config.machine import threads_from_environment, usable_cores
+from jigclu.files import Shares, runtime_folder
 from orchestrate.jobs.slots import Slots
 
 ONE = ["--cells", "random"]  # one job

@@ -194,7 +194,7 @@ def test_a_wrong_cluster_file_is_one_line_with_its_place(
         (("--scale", "smoke", "--set", "pretrain.image_size=1"), "runs", "would stop: pretrain resnet18 scenes m=2"),
         (("--scale", "smoke", "--set", "pretrain.batch_size=99999"), "runs", "do not fill one batch of 99999"),
         (("--scale", "smoke"), "/sys/runs", "would stop: the store /sys/runs is not writable"),
-        (("--scale", "smoke"), "/etc", "would stop: the store /etc has other files and no jobs"),
+        (("--scale", "smoke"), "/etc", "would stop: /etc is no store: it has other files"),
     ],
 )
 def test_the_dry_run_says_what_would_stop_the_run_and_makes_nothing(

@@ -15,7 +15,7 @@ from jigclu.config import ConfigError
 from jigclu.config.detection import DetectionDataConfig, detection_spec
 from jigclu.data.sources.base import SPLITS, Split
 from jigclu.data.sources.coco_annotations import categories_of, compare, parse
-from jigclu.data.sources.folder_index import SUMS, cached_digest, scan
+from jigclu.data.sources.folder_index import SUMS, cached_digest, read_sums, scan
 from jigclu.data.sources.scenes import KINDS, VERSION, scene
 from jigclu.data.sources.subsets import IncompleteDatasetError
 
@@ -178,18 +178,13 @@ def _files(data: DetectionDataConfig, split: Split, root: Path, fresh: bool) -> 
         raise IncompleteDatasetError(folder, f"{len(sizes)} photographs, not {spec.images[split]}")
     if not annotations.is_file():
         raise IncompleteDatasetError(annotations, "there is no such file")
-    if spec.sealed and _listed_digest(root / "coco" / SUMS, annotations) != cached_digest(annotations):
-        raise IncompleteDatasetError(annotations, f"it is not the file that {SUMS} lists")
+    if spec.sealed:
+        sums = root / "coco" / SUMS
+        if (listed := read_sums(sums)) is None:
+            raise IncompleteDatasetError(sums, "there is no such file")
+        if listed.get(f"{annotations.parent.name}/{annotations.name}") != cached_digest(annotations):
+            raise IncompleteDatasetError(annotations, f"it is not the file that {SUMS} lists")
     return sizes
-
-
-def _listed_digest(sums: Path, path: Path) -> str:
-    try:
-        lines = sums.read_text().splitlines()
-    except OSError:
-        raise IncompleteDatasetError(sums, "there is no such file") from None
-    name = f"{path.parent.name}/{path.name}"
-    return next((line.split()[0] for line in lines if line.endswith(f"  {name}")), "")
 
 
 def draw_scenes(folder: Path, split: Split, count: int, size: int) -> DetectionSplit:

@@ -96,7 +96,7 @@ def parse(text: bytes, path: Path) -> dict[str, Any]:
         ) from None
 
 
-def categories_of(path: Path, text: bytes | None = None) -> Categories:
+def categories_of(path: Path) -> Categories:
     """Names by id, after all checks, which are repeated only if the file has changed. Raises IncompleteDatasetError."""
     state = [VERSION, *file_state(path)]
     try:
@@ -105,7 +105,7 @@ def categories_of(path: Path, text: bytes | None = None) -> Categories:
             return {int(number): str(name) for number, name in found}
     except (OSError, RuntimeError, ValueError, TypeError):
         pass  # no cache yet, or not one of this program
-    values = parse(path.read_bytes() if text is None else text, path)
+    values = parse(path.read_bytes(), path)
     names = {category["id"]: str(category["name"]) for category in values["categories"]}
     if settled(state[1:]):
         keep("coco", path, [state, list(names.items())])
