@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jigclu.files import locked
 from orchestrate.mirror import sqlite
-from orchestrate.mirror.address import has_tables, one_line, sqlite_file
+from orchestrate.mirror.address import has_tables, one_line, sqlite_file, tracking_uri
 from orchestrate.mirror.job_content import stamps
 from orchestrate.mirror.job_sync import BadFolder, Cursor, load_cursor, sync_job
 from orchestrate.mirror.store import ARTIFACTS, RunGone, Tracking
@@ -38,15 +38,16 @@ def sync(
     One writer at a time: holds <store>/.mirror/lock. Without `wait_for_lock`, does nothing if another process holds it.
     Raises MirrorError for any failure.
     """
-    began, tracking = time.monotonic(), Tracking(store)
+    began = time.monotonic()
     wanted = None if jobs is None else {Path(path).name for path in jobs}
     try:
+        tracking = Tracking(store)
         with locked(store / ".mirror" / "lock", wait_for_lock) as acquired:
             changed, runs = _sync(tracking, wanted, tables) if acquired else (0, 0)
     except MirrorError:
         raise
     except Exception as error:
-        problem = problem_of(error, tracking.uri)
+        problem = problem_of(error, tracking_uri(store))
         raise MirrorError(f"MLflow was not updated, the job folders are unaffected: {problem}") from error
     return SyncReport(changed, runs, time.monotonic() - began)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from helpers.mlflow import cells, client, in_new_process, log_steps, make_job, r
 
 from jigclu.config import ConfigError
 from orchestrate import mirror
-from orchestrate.mirror import sqlite
+from orchestrate.mirror import background, identity, sqlite
 
 JOB_ID, OTHER = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 
@@ -133,6 +135,22 @@ def test_an_unusable_address_is_refused_with_the_valid_forms(
     assert "\n" not in said and "secret" not in said and ("sqlite:////FOLDER" in said or "driver" in said)
     make_job(store, JOB_ID)
     assert problem in message(store)
+
+
+def test_a_full_disk_stops_neither_the_mirrors_thread_nor_the_run(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_job(store, JOB_ID)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(identity, "write_json", full)
+    monkeypatch.setattr(background, "MIRROR_SECONDS", 0.05)
+    with background.mirroring(store):
+        time.sleep(0.3)
+    shown = "".join(capfd.readouterr())
+    assert shown.count("No space left on device") == 1 and "Traceback" not in shown
 
 
 @pytest.mark.parametrize("value", ["", "  "])

@@ -166,7 +166,7 @@ def test_the_command_of_a_cell_plans_only_that_cell(filled: Path, tmp_path: Path
     cells = run(filled, tmp_path / "out")["cells"]
     command = next(cell["command"] for cell in cells if (cell["cell"], cell["protocol"]) == ("m=2", "paper"))
     assert command == "jigclu run table8 --scale mini --protocol paper --cells m=2"
-    words = [sys.executable, *command.split()[1:], "--dry-run"]
+    words = [sys.executable, "-m", "jigclu_cli", *command.split()[1:], "--dry-run"]
     done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path / "empty"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2 jobs, 0 done" in done.stdout and "[m=2]" in done.stdout
