@@ -30,7 +30,9 @@ from orchestrate.planning.plan import Job, Plan
 # submitit and sbatch replace %j and \\ in a log's path, MLflow's database URI ends at ? and # and decodes %20, and a list
 # of job folders has one path per line.
 REWRITTEN = re.compile(r"%[jtaA]|%[0-9a-fA-F]{2}|[?#\\\n\r]")
-STORE_FILES = {*STAGES, ".mirror", ".store.json", "source", "mlflow.db", "rates.jsonl", "orchestrator.log"}
+STORE_FILES = {
+    *STAGES, ".mirror", ".store.json", "source", "mlflow.db", "mlflow.db.lock", "rates.jsonl", "orchestrator.log",
+}  # fmt: skip
 FEWEST_ITERATIONS = 5  # of a detector: with fewer, 2/3 and 8/9 of them are not two different steps inside the training
 DETECTRON2 = (
     "detectron2 is not installed: `make detectron2`, or for GPUs "

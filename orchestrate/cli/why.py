@@ -110,7 +110,8 @@ def _made_by(folder: JobFolder) -> list[str]:
     if not job.get("source_digest"):
         return []
     dirty = " with uncommitted changes" if job.get("dirty") else ""
-    lines = [f"commit {str(job.get('commit', ''))[:12]}{dirty}, source {job['source_digest']}"]
+    commit = f"commit {job['commit'][:12]}{dirty}" if job.get("commit") else "no commit (no git repository)"
+    lines = [f"{commit}, source {job['source_digest']}"]
     if job["source_digest"] != stage_digest(stage):
         files = differing(stage, folder.path / "source")
         names = ", ".join(files) or "files unknown (the frozen copy is gone)"

@@ -257,4 +257,4 @@ def test_a_budget_counts_what_the_jobs_would_take_here(tmp_path: Path, template:
     words = ["table8", "--cluster", "local", "--budget", "30"]
     done = run(store, [*words, "--dry-run"])
     assert "CPU-hours are left to run (this machine has no GPU), the budget is 30" in done.stdout, done.stdout
-    assert "would stop" not in run(store, [*words[:2], "slurm", *words[3:], "--dry-run"]).stdout
+    assert "the budget is" not in run(store, [*words[:2], "slurm", *words[3:], "--dry-run"]).stdout
