@@ -15,7 +15,6 @@ from jigclu_cli.guard import guard_imports
 if __name__ == "__main__":
     guard_imports("benchmarks")
 
-import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks import ablations, augmentation, exchange, formats, loading, orchestration, probe, profile, results, step
@@ -23,7 +22,7 @@ from benchmarks.timing import Group, about
 from benchmarks.workload import Workload, default_workload
 from jigclu.config.base import nearest
 from jigclu.training.session import device_name
-from jigclu_cli.arguments import Parser, whole
+from jigclu_cli.arguments import Parser, mistake, whole
 
 Measure = Callable[[Workload, int], Group]
 GROUPS: dict[str, Measure] = {
@@ -52,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command.parse_args(arguments)
     for name in given.groups:
         if name not in (*GROUPS, "profile"):
-            print(f"benchmarks: unknown group {name!r}; {nearest(name, [*GROUPS, 'profile'])}", file=sys.stderr)
-            return 2
+            return mistake("benchmarks", f"unknown group {name!r}; {nearest(name, [*GROUPS, 'profile'])}")
     workload = default_workload()
     device = device_name(workload.device)
     facts = about(device)

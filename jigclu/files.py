@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +45,57 @@ def write_json(path: Path, values: Any) -> None:
     write_atomic(path, (json.dumps(values, indent=1, sort_keys=True, allow_nan=True) + "\n").encode())
 
 
+class Shape:
+    """What a field of a JSON file holds: `words` for messages, and a test of its value."""
+
+    def __init__(self, words: str, fits: Callable[[Any], bool]):
+        self.words, self.fits = words, fits
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a number, and neither NaN nor infinite; true and false are no numbers."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+TEXT = Shape("a text", lambda value: isinstance(value, str))
+TEXT_OR_NULL = Shape("a text", lambda value: value is None or isinstance(value, str))
+FINITE = Shape("a finite number", is_finite)
+FINITE_OR_NULL = Shape("a finite number", lambda value: value is None or is_finite(value))
+NUMBER = Shape("a number", lambda value: isinstance(value, int | float))  # NaN is one: a diverging loss
+POSITIVE = Shape("a positive number", lambda value: is_finite(value) and value > 0)
+COUNT = Shape("a whole number from 0", lambda value: is_finite(value) and isinstance(value, int) and value >= 0)
+OBJECT = Shape("an object", lambda value: isinstance(value, dict))
+TEXTS = Shape("a list of texts", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def objects(**shapes: Shape) -> Shape:
+    """A list of objects that have all these fields."""
+    return Shape(
+        f"a list of objects with {', '.join(shapes)}",
+        lambda value: (
+            isinstance(value, list)
+            and all(
+                isinstance(item, dict) and all(key in item and shape.fits(item[key]) for key, shape in shapes.items())
+                for item in value
+            )
+        ),
+    )
+
+
+def read_fields(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """read_json, with UnreadableFile also for a field that holds something else. A field may be absent."""
+    values = read_json(path)
+    for key, shape in shapes.items():
+        if key in values and not shape.fits(values[key]):
+            given = json.dumps(values[key])
+            shown = given if len(given) <= 60 else f"{given[:57]}..."
+            raise UnreadableFile(f"{path}: {key} is {shown}, and must be {shape.words}")
+    return values
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in the file; {} if there is no file. Raises UnreadableFile for anything else."""
     try:
@@ -65,8 +117,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_cache(path: Path) -> dict[str, Any]:
     """read_json for a file that can be written again from other files: {} also if it is unreadable."""
+    return read_cached_fields(path, {})
+
+
+def read_cached_fields(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """read_fields for such a file."""
     try:
-        return read_json(path)
+        return read_fields(path, shapes)
     except UnreadableFile:
         return {}
 

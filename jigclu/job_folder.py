@@ -18,11 +18,58 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jigclu.files import UnreadableFile, locked, read_cache, read_json, write_atomic, write_json
+from jigclu.files import (
+    COUNT,
+    FINITE,
+    FINITE_OR_NULL,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    TEXT_OR_NULL,
+    TEXTS,
+    Shape,
+    UnreadableFile,
+    is_finite,
+    locked,
+    objects,
+    read_cached_fields,
+    read_fields,
+    write_atomic,
+    write_json,
+)
 
 # pending: waits for upstream jobs or a slot; running; interrupted: stopped at a step boundary, resumes there; done;
 # failed. The orchestrator writes what a job cannot: cancelled, lost (SLURM has no such job, and there is no result).
 STATES = ("pending", "running", "interrupted", "done", "failed", "cancelled", "lost")
+
+# What the fields hold that other programs read; a file with anything else there was edited or damaged.
+JOB_FIELDS = {
+    **dict.fromkeys(("stage", "name", "label", "scale", "protocol", "command", "commit"), TEXT),
+    **dict.fromkeys(("source_digest", "data_fingerprint"), TEXT_OR_NULL),
+    "config": OBJECT,
+    "upstream": TEXTS,
+    "experiments": TEXTS,
+    "uses": objects(experiment=TEXT, cell=TEXT, metric=TEXT),
+    "seed": COUNT,
+}
+STATUS_FIELDS = {
+    "state": Shape(f"one of {', '.join(STATES)}", lambda value: value in STATES),
+    **dict.fromkeys(("message", "slurm_job_id", "host"), TEXT_OR_NULL),
+    **dict.fromkeys(("seconds_left", "images_per_second", "epoch", "epochs"), FINITE),
+    **dict.fromkeys(("heartbeat", "pid"), FINITE_OR_NULL),
+    "loss": NUMBER,
+    "step": COUNT,
+    "steps": COUNT,
+    "attempts": objects(began=FINITE, step=COUNT, host=TEXT, slurm_job_id=TEXT_OR_NULL),
+}
+RESULT_FIELDS = {
+    **dict.fromkeys(("finished", "seconds"), FINITE),
+    "world": POSITIVE,
+    "device": TEXT,
+    "versions": OBJECT,
+    "by_lr": OBJECT,
+}
 
 
 def duration(seconds: float) -> str:
@@ -74,8 +121,11 @@ class JobFolder:
 
     @property
     def job(self) -> dict[str, Any]:
-        """The content of job.json. Raises UnreadableFile if that is empty, torn or no JSON."""
-        return read_json(self.path / "job.json")
+        """The content of job.json. Raises UnreadableFile if that is empty, torn, no JSON, or damaged in a field."""
+        values = read_fields(self.path / "job.json", JOB_FIELDS)
+        if self.id in values.get("upstream", []):
+            raise UnreadableFile(f"{self.path / 'job.json'}: upstream names the job itself")
+        return values
 
     @property
     def seed(self) -> int:
@@ -114,7 +164,8 @@ class JobFolder:
     @property
     def status(self) -> dict[str, Any]:
         """The content of status.json. {} if that is unreadable: the job writes it again."""
-        return read_cache(self.path / "status.json")
+        values = read_cached_fields(self.path / "status.json", STATUS_FIELDS)
+        return {key: value for key, value in values.items() if value is not None or key not in ("heartbeat", "pid")}
 
     def set_status(self, state: str, *, force: bool = True, **fields: Any) -> None:
         """Merge into status.json. With `force` off, at most one write every 2 s (the heartbeat of a running job)."""
@@ -185,9 +236,9 @@ class JobFolder:
     def problems(self) -> list[str]:
         """What is wrong with the folder's JSON files, in words: `result.json is empty`."""
         found = [self._read_result()[1]]
-        for name in ("job.json", "status.json"):
+        for read in (lambda: self.job, lambda: read_fields(self.path / "status.json", STATUS_FIELDS)):
             try:
-                read_json(self.path / name)
+                read()
             except UnreadableFile as error:
                 found.append(self._relative(error))
         return [problem for problem in found if problem]
@@ -198,7 +249,7 @@ class JobFolder:
     def _read_result(self) -> tuple[dict[str, Any], str]:
         """(its content, "") if result.json is whole, else ({}, what is wrong with it); both empty if there is none."""
         try:
-            values = read_json(self.path / "result.json")
+            values = read_fields(self.path / "result.json", RESULT_FIELDS)
         except UnreadableFile as error:
             return {}, self._relative(error)
         if not values and not (self.path / "result.json").exists():
@@ -206,7 +257,7 @@ class JobFolder:
         metrics = values.get("metrics")
         if not isinstance(metrics, dict):
             return {}, "result.json has no metrics"
-        wrong = [name for name, value in metrics.items() if not _is_finite(value)]
+        wrong = [name for name, value in metrics.items() if not is_finite(value)]
         return ({}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}") if wrong else (values, "")
 
     def write_result(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
@@ -214,13 +265,9 @@ class JobFolder:
 
         Raises ValueError for a metric that is not finite: such a file would be no result.
         """
-        if wrong := [name for name, value in metrics.items() if not _is_finite(value)]:
+        if wrong := [name for name, value in metrics.items() if not is_finite(value)]:
             raise ValueError(f"the result is not finite: {', '.join(f'{name} is {metrics[name]}' for name in wrong)}")
         result = {"metrics": metrics, "finished": time.time(), **details}
         write_json(self.path / "result.json", result)
         self.set_status("done", message="")
         return result
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

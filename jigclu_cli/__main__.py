@@ -10,7 +10,7 @@ from jigclu_cli.guard import guard_imports
 if __name__ == "__main__":
     guard_imports("jigclu")
 
-from jigclu_cli.arguments import announce, did_you_mean, version
+from jigclu_cli.arguments import announce, did_you_mean, mistake, version
 from jigclu_cli.output import steady
 
 # command -> (module with main(words, prog), whether the command is a verb of that module's own parser)
@@ -64,8 +64,7 @@ def main(words: list[str] | None = None) -> int:
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
         hint = did_you_mean(name, [*COMMANDS, "--help", "--version"])
-        print(f"jigclu: unknown command {name}{hint}; valid: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        return mistake("jigclu", f"unknown command {name or repr(name)}{hint}; valid: {', '.join(COMMANDS)}")
     guard_imports(f"jigclu {name}")
     module, is_verb = COMMANDS[name]
     if name in SLOW and not {"-h", "--help", "--version", "--list"}.intersection(rest):

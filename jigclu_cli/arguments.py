@@ -34,8 +34,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=version(), help="print the version and exit")
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog.removeprefix('python -m ')}: {self._explain(message)}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(mistake(self.prog.removeprefix("python -m "), self._explain(message)))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """A verb's own parser refuses what it does not know: argparse leaves that to the parser above, whose options and
+        name are others."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def _explain(self, message: str) -> str:
         message = " ".join(message.split())
@@ -98,6 +105,24 @@ def _within(value: Any, low: float, high: float) -> Any:
     if value > high:
         raise argparse.ArgumentTypeError(f"must be at most {high}, not {value}")
     return value
+
+
+def mistake(prog: str, message: object) -> int:
+    """Print a user's mistake as one line on standard error; returns the exit code 2.
+
+    A character that would break the line or steer the terminal is written as its escape.
+    """
+    text = f"{prog}: {message}"
+    shown = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    print("".join(shown), file=sys.stderr)
+    return 2
+
+
+def file_problem(error: OSError) -> str:
+    """A file that cannot be read or written, with the reason. Raises the error again if it names no file."""
+    if error.filename is None:
+        raise error
+    return f"{error.filename}: {error.strerror}"
 
 
 def version() -> str:

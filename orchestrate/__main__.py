@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile
-from jigclu_cli.arguments import Parser, whole
+from jigclu_cli.arguments import Parser, file_problem, mistake, whole
 from jigclu_cli.output import steady
 
 EPILOG = """EXPERIMENT is a name or a topic (table8, m); JOB is a job's id, the beginning of one, or its SLURM id.
@@ -77,8 +77,9 @@ def main(words: list[str] | None = None, prog: str = "python -m orchestrate") ->
         check_store(store)
         return _run_verb(args, store, name)
     except (ConfigError, UnreadableFile) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
+        return mistake(name, error)
+    except OSError as error:
+        return mistake(name, file_problem(error))
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jigclu.config import ConfigError, StageName, error_line, nearest
 from jigclu.config.base import Integer, Real, Size
@@ -25,12 +26,31 @@ FIELDS = {  # sbatch options that have a field here: what is checked before subm
     "ntasks-per-node": "tasks_per_node", "ntasks": "tasks_per_node", "cpus-per-task": "cpus_per_task", "mem": "mem_gb",
     "time": "minutes", "gpus-per-task": "gpus_per_task", "requeue": "max_requeues", "no-requeue": "max_requeues",
 }  # fmt: skip
+OPTION = re.compile("[a-z][a-z0-9]+(-[a-z0-9]+)*")
 # sbatch options that the suite sets itself.
 RESERVED = (
     "array", "clusters", "dependency", "error", "job-name", "kill-on-invalid-dep", "output", "parsable", "test-only", "wrap",
 )  # fmt: skip
 Tasks = Annotated[Integer, Field(gt=0, le=4096)]
 Minutes = Annotated[Integer, Field(gt=0, le=525_600)]  # a year
+Word = Annotated[str, AfterValidator(lambda text: _one_line(text))]  # of sbatch's command line
+Option = Annotated[
+    str | int | bool, AfterValidator(lambda value: _one_line(value) if isinstance(value, str) else value)
+]
+Line = Annotated[str, AfterValidator(lambda text: _shell(text))]  # of the job's script
+
+
+def _one_line(text: str) -> str:
+    """A line break would start a line of its own in the script; an empty text is an option without a value."""
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"a text of one line is expected, or null for the site's default (got {text!r})")
+    return text
+
+
+def _shell(text: str) -> str:
+    if "\0" in text:
+        raise ValueError(f"a line of shell is expected (got {text!r})")
+    return text
 
 
 class Request(BaseModel):
@@ -38,14 +58,14 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
     nodes: Size | None = None
     tasks_per_node: Tasks | None = None
     gpus_per_task: Annotated[Integer, Field(ge=0, le=1)] = 1
-    gpu_type: str | None = None  # as the site calls it: a100
+    gpu_type: Word | None = None  # as the site calls it: a100
     gpu_option: Literal["gpus-per-node", "gres"] = "gpus-per-node"
     cpus_per_task: Tasks = 8
     mem_gb: Annotated[Real, Field(gt=0, le=100_000)] | None = None  # per node
@@ -68,19 +88,25 @@ class Cluster(Request):
     path: str
     kind: Literal["local", "slurm"]
     stages: dict[StageName, Request] = {}
-    setup: list[str] = []
+    setup: list[Line] = []
     max_jobs: Size | None = None
     max_requeues: Annotated[Integer, Field(ge=0, le=100_000)] = 100
-    options: dict[str, str | int | bool] = {}
+    options: dict[str, Option] = {}
 
     @model_validator(mode="after")
     def _options_are_no_fields(self) -> Cluster:
         for option in self.options:
             name = option.replace("_", "-")
+            if not OPTION.fullmatch(name):
+                raise ValueError(f"options: {option!r} is no long name of an sbatch option, as in exclusive: true")
             if name in FIELDS:
                 raise ValueError(f"options: {option} has a field of its own here: {FIELDS[name]}")
             if name in RESERVED:
                 raise ValueError(f"options: {option} is reserved: the suite finds its jobs by it")
+            if name != "gpus" and (
+                full := next((known for known in (*FIELDS, *RESERVED) if known.startswith(name)), "")
+            ):
+                raise ValueError(f"options: {option} would be read as {full}; write the option's whole name")
         return self
 
     def request(self, stage: str, scale: str) -> Request:

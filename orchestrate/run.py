@@ -22,7 +22,7 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile, locked
-from jigclu_cli.arguments import Parser, announce, number, whole
+from jigclu_cli.arguments import Parser, announce, file_problem, mistake, number, whole
 from jigclu_cli.output import steady
 from orchestrate import clusters
 from orchestrate.cli.dry_run import dry_run
@@ -108,8 +108,9 @@ def main(words: list[str] | None = None, prog: str = "run.py") -> int:
     try:
         return _main(args, words if words is not None else sys.argv[1:])
     except (ConfigError, UnreadableFile) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
+        return mistake(prog, error)
+    except OSError as error:
+        return mistake(prog, file_problem(error))
     except KeyboardInterrupt:
         print(f"{prog}: stopped; the same command resumes", file=sys.stderr)
         return 130

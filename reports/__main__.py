@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from jigclu.config import ConfigError, nearest
-from jigclu_cli.arguments import Parser
+from jigclu.files import UnreadableFile
+from jigclu_cli.arguments import Parser, file_problem, mistake
 from jigclu_cli.output import steady
 from orchestrate.cli.select import check_store
 from orchestrate.mirror.address import check_uri, is_server, tracking_uri
@@ -71,9 +72,10 @@ def main(arguments: list[str] | None = None, prog: str = "python -m reports") ->
             check_store(args.store)
         check_folder(args.out)
         return _run(args)
-    except ConfigError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
+    except (ConfigError, UnreadableFile) as error:
+        return mistake(name, error)
+    except OSError as error:
+        return mistake(name, file_problem(error))
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130

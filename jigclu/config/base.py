@@ -112,6 +112,8 @@ def error_line(
         valid = _keys(annotations[-2])
         if annotations[-2] is model:
             valid = [name for name in (*valid, *extra) if name not in hidden]
+        if wrong_key and not valid:
+            return f"{key}: {EXPECTED['invalid_key']}"
         return f"unknown key {key}" + (f"; {nearest(parts[-1], valid)}" if valid else "")
     if kind == "union_tag_invalid":
         name, tag = context["discriminator"].strip("'"), context["tag"]
@@ -146,6 +148,8 @@ def _written(given: Any) -> str:
         text = repr(given)
     except ValueError:  # a number of more digits than Python writes
         text = "a number of thousands of digits"
+    except RecursionError:
+        text = "a list nested too deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -29,7 +29,7 @@ from jigclu.data.sources import coco
 from jigclu.data.sources.folder_index import SUMS, scan
 from jigclu.data.sources.folders import FolderCollection
 from jigclu.data.sources.packed import folder_of, pack_command, pack_facts, packs_of
-from jigclu_cli.arguments import Parser, whole
+from jigclu_cli.arguments import Parser, mistake, whole
 from jigclu_cli.output import steady
 
 USAGE = """
@@ -146,6 +146,8 @@ def _detection(name: str) -> DetectionDataConfig:
 
 
 def _fail(message: str, status: int = 2) -> int:
+    if status == 2:
+        return mistake("jigclu data", message)
     print(message if status == 1 else f"jigclu data: {message}", file=sys.stderr)
     return status
 

@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 
 from jigclu.config import ConfigError
-from jigclu_cli.arguments import Parser
+from jigclu_cli.arguments import Parser, file_problem, mistake, whole
 from jigclu_cli.output import steady
 from orchestrate import mirror
 from orchestrate.cli.select import check_store
@@ -30,7 +30,9 @@ environment: JIGCLU_STORE (job folders, default runs/), MLFLOW_TRACKING_URI"""
 def parser(prog: str = "jigclu mlflow") -> Parser:
     command = Parser(prog=prog, description=__doc__, epilog=EPILOG)
     command.add_argument(
-        "--port", type=int, help=f"default: {address.PORT}, which the report's links use; if taken, a free one"
+        "--port",
+        type=whole(1, 65535),
+        help=f"default: {address.PORT}, which the report's links use; if taken, a free one",
     )
     command.add_version()
     return command
@@ -47,15 +49,12 @@ def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
         return 0
     try:
         check_store(store)
+        port = free_port(args.port)
         mirror.prepare(store)
     except ConfigError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    try:
-        port = free_port(args.port)
-    except ConfigError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
+        return mistake(prog, error)
+    except OSError as error:
+        return mistake(prog, file_problem(error))
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", uri, "--artifacts-destination", str(store / "mlartifacts")]
     return serve(command, f"http://{HOST}:{port}", uri, prog)

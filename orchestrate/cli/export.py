@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from jigclu.config import ConfigError
-from jigclu_cli.arguments import Parser
+from jigclu.files import UnreadableFile
+from jigclu_cli.arguments import Parser, file_problem, mistake
 from jigclu_cli.output import steady
 from orchestrate.cli.select import check_store, select_one
 
@@ -35,9 +36,10 @@ def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
     try:
         check_store(store)
         size = export(store, args.job, args.file)
-    except ConfigError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
+    except (ConfigError, UnreadableFile) as error:
+        return mistake(prog, error)
+    except OSError as error:
+        return mistake(prog, file_problem(error))
     print(f"{args.file}: {size / 1e6:.1f} MB")
     return 0
 
@@ -53,9 +55,22 @@ def export(store: Path, word: str, file: Path) -> int:
         raise ConfigError(f"{folder.id} is a {stage} job; only pretrain jobs have an encoder")
     if not folder.done or not source.is_file():
         raise ConfigError(f"{folder.id} is not done: it has no final encoder yet")
-    try:
-        with open(source, "rb") as weights, open(file, "xb") as copy:
-            shutil.copyfileobj(weights, copy)
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}") from None
+    if not source.stat().st_size:
+        raise ConfigError(f"{source} is empty: the file is damaged")
+    with open(source, "rb") as weights:
+        try:
+            with open(file, "xb") as copy:
+                _copy(weights, copy, file)
+        except OSError as error:
+            raise ConfigError(f"cannot write {file}: {error.strerror}") from None
     return file.stat().st_size
+
+
+def _copy(weights: BinaryIO, copy: BinaryIO, file: Path) -> None:
+    """The whole file, or none."""
+    try:
+        shutil.copyfileobj(weights, copy)
+        copy.flush()
+    except BaseException:
+        file.unlink()
+        raise

@@ -23,7 +23,7 @@ def logs(store: Path, word: str, follow: bool) -> int:
     paths = log_paths(folder)
     if not paths:
         state = look([folder])[folder.id]
-        raise ConfigError(f"{folder.id} has no log yet: it is {state.name}  {state.note}".rstrip())
+        raise ConfigError(f"{folder.id} has no log: it is {state.name}  {state.note}".rstrip())
     if follow:
         return _follow(folder, paths[-1])
     for path in paths:
@@ -52,4 +52,6 @@ def log_paths(folder: JobFolder) -> list[Path]:
     rank = "0" if folder.done else "*"
     paths = [*folder.path.glob(f"logs/*_{rank}_log.out"), *folder.path.glob(f"logs/*_{rank}_log.err")]
     paths += batch_logs(folder)
-    return sorted((path for path in paths if path.stat().st_size), key=lambda path: path.stat().st_mtime)
+    return sorted(
+        (path for path in paths if path.is_file() and path.stat().st_size), key=lambda path: path.stat().st_mtime
+    )

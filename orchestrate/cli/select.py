@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from jigclu.config import ConfigError, nearest
-from jigclu.files import UnreadableFile, read_json
+from jigclu.files import UnreadableFile
 from jigclu.job_folder import JobFolder
 from orchestrate.jobs.staleness import Staleness
 from orchestrate.jobs.states import State, look, record_ends
@@ -17,6 +18,7 @@ from orchestrate.planning import experiments
 from orchestrate.preflight import foreign_file
 
 SHORTEST = 4  # characters of a job id that may stand for it
+AGAIN = "its `jigclu run` command writes the file again"
 LISTING = "`jigclu status --all` lists the jobs"
 
 
@@ -36,23 +38,28 @@ def check_store(store: Path) -> None:
 def all_folders(store: Path) -> list[JobFolder]:
     """The store's jobs. Those whose job.json is unreadable are left out, with one line each on standard error."""
     readable, problems = sorted_folders(store)
-    for problem in problems:
-        print(
-            f"warning: {problem}: the job is left out; its `jigclu run` command writes the file again", file=sys.stderr
-        )
+    for problem in problems.values():
+        _warn(f"{problem}: the job is left out; {AGAIN}")
     return readable
 
 
-def sorted_folders(store: Path) -> tuple[list[JobFolder], list[str]]:
-    """(jobs whose job.json can be read, what is wrong with those of the others)."""
-    readable, problems = [], []
+@cache
+def _warn(text: str) -> None:
+    """Once, however often a command looks at the store."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def sorted_folders(store: Path) -> tuple[list[JobFolder], dict[str, str]]:
+    """(jobs whose job.json can be read, what is wrong with the others' by job id)."""
+    readable, problems = [], dict[str, str]()
     for path in sorted(store.glob("[a-z]*/[0-9a-f]*/job.json")):
         try:
-            if not read_json(path):
+            folder = JobFolder(path.parent)
+            if not folder.job:
                 raise UnreadableFile(f"{path} holds nothing")
-            readable.append(JobFolder(path.parent))
+            readable.append(folder)
         except UnreadableFile as error:
-            problems.append(str(error))
+            problems[path.parent.name] = str(error)
     return readable, problems
 
 
@@ -76,6 +83,9 @@ def select(store: Path, words: list[str]) -> list[JobFolder]:
 
 def _unknown(word: str, store: Path, one_job: bool = False) -> ConfigError:
     """The mistake in a word that means no job."""
+    damaged = [text for job_id, text in sorted_folders(store)[1].items() if job_id.startswith(word)]
+    if damaged and len(word) >= SHORTEST:
+        return ConfigError(f"{damaged[0]}; {AGAIN}")
     if re.fullmatch("[0-9a-f_]+", word):
         if len(word) < SHORTEST:
             return ConfigError(f"{word!r} is too short: give at least {SHORTEST} characters of a job's id")

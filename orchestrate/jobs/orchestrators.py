@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def _live(store: Path) -> Iterator[Orchestrator]:
             pass
         except OSError:
             continue
-        with contextlib.suppress(OSError, KeyError, TypeError, json.JSONDecodeError):
+        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
             values = read_json(path)
             jobs, slots = tuple(values["jobs"]), int(values["slots"])
             yield Orchestrator(path, str(values["host"]), int(values["pid"]), jobs, slots)

@@ -19,13 +19,14 @@ def plan_from_folders(folders: Iterable[JobFolder]) -> Plan:
     """The jobs of these folders as a plan, upstream first. ConfigError if a job's id no longer matches its config."""
     plan = Plan({}, [], "", "", "", 1)
     for folder in sorted(folders, key=lambda folder: len(folder.job.get("upstream", []))):
-        values = folder.job
-        job = Job(
-            values["stage"], parse(values["stage"], values["config"]), tuple(values["upstream"]), values["seed"],
-            values.get("label", ""), values["scale"], values["protocol"], set(values["experiments"]),
-            {Use(**use) for use in values["uses"]},
-        )  # fmt: skip
-        if job.id != folder.id:
+        values, job = folder.job, None
+        with contextlib.suppress(KeyError, TypeError):  # other fields
+            job = Job(
+                values["stage"], parse(values["stage"], values["config"]), tuple(values["upstream"]), values["seed"],
+                values.get("label", ""), values["scale"], values["protocol"], set(values["experiments"]),
+                {Use(**use) for use in values["uses"]},
+            )  # fmt: skip
+        if job is None or job.id != folder.id:
             raise ConfigError(
                 f"job {folder.id} was planned by a different code version; run its command: {values.get('command', '')}"
             )

@@ -31,6 +31,7 @@ class Staleness:
     def reason(self, folder: JobFolder) -> str:
         """What has changed since the job finished, in words; "" if nothing has, or if it is not done."""
         if folder.id not in self._reasons:
+            self._reasons[folder.id] = ""  # should damaged files make a job its own upstream
             self._reasons[folder.id] = self._reason(folder)
         return self._reasons[folder.id]
 

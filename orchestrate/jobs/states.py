@@ -331,7 +331,7 @@ def record_ends(folders: Iterable[JobFolder], states: dict[str, State]) -> None:
         recorded = status.get("state")
         ended = state.name in UNSUCCESSFUL or (state.name == "interrupted" and recorded == "running")
         if ended and recorded != "done" and (recorded, status.get("message")) != (state.name, state.note):
-            kept: dict[str, Any] = {key: status.get(key) for key in ("heartbeat", "host", "pid")}
+            kept: dict[str, Any] = {key: status[key] for key in ("heartbeat", "host", "pid") if key in status}
             job_id = state.slurm_id or status.get("slurm_job_id")
             folder.set_status(state.name, message=state.note, slurm_job_id=job_id, **kept)
 
@@ -344,7 +344,7 @@ def headline(result: dict[str, Any]) -> str:
 
 def progress(status: dict[str, Any]) -> str:
     """`epoch 3/30  4 min 12 s left  loss 24.130  512 images/s`."""
-    if not status.get("steps"):
+    if not status.get("steps") or not status.keys() >= {"epoch", "epochs", "seconds_left", "loss", "images_per_second"}:
         return str(status.get("message") or status.get("state", "new"))
     return (
         f"epoch {status['epoch']}/{status['epochs']}  {duration(status['seconds_left'])} left  "

@@ -6,12 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jigclu.files import UnreadableFile, read_cache, read_json, write_json
+from jigclu.files import COUNT, FINITE, POSITIVE, TEXT, TEXTS, UnreadableFile, read_cache, read_fields, write_json
 from jigclu.job_folder import JobFolder
 
 # One sbatch command, in <store>/.submissions/<group>/: its name, its jobs, and SLURM's id as soon as it is known.
 SCRIPT = "submission.sh"  # the sbatch script of a submission
 STORE_FAILED = 74  # exit status of a job that cannot write even its status (EX_IOERR)
+SUBMISSION_FIELDS = {
+    **dict.fromkeys(("cluster", "site", "group", "host", "estimate_by"), TEXT),
+    **dict.fromkeys(("index", "pid", "max_requeues"), COUNT),
+    **dict.fromkeys(("ranks", "share"), POSITIVE),
+    **dict.fromkeys(("submitted", "estimate_hours"), FINITE),
+}
+GROUP_FIELDS = {"jobs": TEXTS, "name": TEXT, "site": TEXT}
 GROUP, LIST = "group.json", "jobs.txt"  # LIST: a job folder per line, in the order of the array's tasks
 
 
@@ -22,7 +29,7 @@ def submissions_folder(store: Path) -> Path:
 def submission(folder: JobFolder) -> dict[str, Any]:
     """Where the job was last sent: `cluster`, `submitted` (unix seconds), on SLURM `group` and `index`."""
     try:
-        return read_json(folder.path / "submission.json")
+        return read_fields(folder.path / "submission.json", SUBMISSION_FIELDS)
     except UnreadableFile:
         return _from_groups(folder)
 
@@ -58,7 +65,7 @@ def read_group(store: Path, group: str) -> dict[str, Any]:
     """The group's group.json; if that is unreadable, its jobs, so that the queue can still be searched for its script."""
     path = submissions_folder(store) / group / GROUP
     try:
-        return read_json(path)
+        return read_fields(path, GROUP_FIELDS)
     except UnreadableFile:
         return {"jobs": _listed(path.with_name(LIST))}
 
