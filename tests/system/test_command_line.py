@@ -71,11 +71,11 @@ def test_ctrl_c_during_imports_is_one_line(door: str, tmp_path: Path) -> None:
     assert (code, out) == (130, "") and error.endswith(": interrupted\n") and error.count("\n") == 1, error
 
 
-def test_other_packages_import_only_the_shared_parser_of_the_command() -> None:
+def test_other_packages_import_only_the_shared_parts_of_the_command() -> None:
     found = set()
     for package in ("jigclu", "orchestrate", "reports", "detection"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jigclu_cli":
                     found.add(node.module)
-    assert found == {"jigclu_cli.arguments", "jigclu_cli.guard"}
+    assert found == {"jigclu_cli.arguments", "jigclu_cli.guard", "jigclu_cli.output"}
