@@ -9,6 +9,8 @@ import termios
 import textwrap
 from collections.abc import Iterator
 
+COLUMNS = 80  # of lines of text, also where the output is no terminal
+
 
 def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()

@@ -11,11 +11,10 @@ from jigclu.config import ConfigError
 from jigclu.config.machine import usable_cores
 from jigclu.job_folder import duration
 from orchestrate.clusters import Request
-from orchestrate.console import print_line, wrapped
+from orchestrate.console import COLUMNS, print_line, wrapped
 from orchestrate.cost.plan_cost import Cost
 from orchestrate.planning.plan import Job, Plan
 
-COLUMNS = 80
 MANY_JOBS = 300  # from here on it is not worked out how many GPUs are busy at once
 
 
@@ -40,6 +39,10 @@ def dry_run(plan: Plan, states: dict[str, str], stale: set[str], cost: Cost, arg
     print_paragraph(
         f"{_jobs(len(plan.jobs))}{apart}, {done} done, {len(cost.left)} to run on {_where(cost, args.jobs)}"
     )
+    if stale and not args.rerun_stale:
+        print_paragraph(
+            f"{_jobs(len(stale))} stale: --rerun-stale runs them again (`jigclu why JOB` says what changed)"
+        )
     for text in (*cost.totals(), *_wall_time(cost, args.gpus), *cost.basis()):
         print_paragraph(text)
     for line in (*_requests(plan, cost), *_damage(plan, cost, states), *_problems(plan, cost, args.budget)):

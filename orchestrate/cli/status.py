@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrate.cli.display import ORDER, describe, job_count, summary, time_left
 from orchestrate.cli.select import look_and_record, select
-from orchestrate.console import print_line
+from orchestrate.console import COLUMNS, print_line, wrapped
 from orchestrate.cost.measured import Measured
 from orchestrate.jobs.snapshot import PROJECT
 from orchestrate.jobs.spent import ESTIMATED, SPENT
@@ -36,7 +36,7 @@ def status(store: Path, words: list[str], everything: bool) -> int:
     if accuracy := Measured(store).graded():
         print_line(f"estimates: {accuracy}")
         if everything:
-            print_line(f"time spent: {SPENT}; estimated: {ESTIMATED}")
+            print_line(wrapped(f"time spent: {SPENT}; estimated: {ESTIMATED}", COLUMNS))
     _mirror_in_background(store)
     return 0
 

@@ -11,7 +11,7 @@ from jigclu.data.sources.base import SPLITS
 from jigclu.job_folder import JobFolder, duration
 from orchestrate.cli.logs import log_paths
 from orchestrate.cli.select import look_and_record, select_one
-from orchestrate.console import print_line
+from orchestrate.console import COLUMNS, print_line, wrapped
 from orchestrate.jobs.snapshot import differing, stage_digest
 from orchestrate.jobs.spent import SPENT, device_hours, device_kind, hours_spent, took
 from orchestrate.jobs.staleness import Staleness
@@ -64,7 +64,7 @@ def _cost(folder: JobFolder, marker: dict[str, Any]) -> Iterator[tuple[str, str]
         hours = f", {device_hours(spent, kind)}" if kind else ""
         on = f" on {result.get('world', 1)} x {result.get('device', '')}" if result else " so far"
         yield "spent", f"{text}{hours}{on}"
-        yield "", SPENT
+        yield from (("", line) for line in wrapped(SPENT, COLUMNS - 13).splitlines())
 
 
 def _evidence(folder: JobFolder, state: State) -> list[str]:

@@ -58,16 +58,21 @@ def test_why_status_the_page_mlflow_and_rates_show_the_same_time_and_ratio(
         assert f"{ratio:.2f} times" in took(job)
 
 
+WHERE = {"host": "node1", "slurm_job_id": None}
+
+
 def test_time_spent_counts_every_attempt_also_one_that_was_killed(tmp_path: Path) -> None:
     job = JobFolder(tmp_path / "pretrain" / "0123456789ab").create()
-    attempts = [{"began": 100.0, "ended": 160.0, "step": 0}, {"began": 1000.0, "step": 5}]
+    attempts = [{"began": 100.0, "ended": 160.0, "step": 0, **WHERE}, {"began": 1000.0, "step": 5, **WHERE}]
     job.set_status("running", attempts=attempts, heartbeat=1030.0)  # killed: its last sign of life was at 1030
     assert seconds_spent(job) == pytest.approx(90)
-    job.set_status("running", attempts=[*closed(job.status), {"began": 2000.0, "step": 9}], heartbeat=2001.0)
+    job.set_status("running", attempts=[*closed(job.status), {"began": 2000.0, "step": 9, **WHERE}], heartbeat=2001.0)
     assert [attempt.get("ended") for attempt in job.status["attempts"]] == [160.0, 1030.0, None]
     note_end(job)
     assert job.status["attempts"][2]["ended"] > 2000 and job.status["state"] == "running"
-    job.set_status("running", attempts=[{**job.status["attempts"][0]}, {"began": 1000.0, "ended": 1010.0, "step": 5}])
+    job.set_status(
+        "running", attempts=[{**job.status["attempts"][0]}, {"began": 1000.0, "ended": 1010.0, "step": 5, **WHERE}]
+    )
     note_submission(job, share=0.5, estimate_hours=0.01)
     job.write_result({"loss": 1.0}, seconds=7.0, world=2)
     assert seconds_spent(job) == pytest.approx(70) and hours_spent(job) == pytest.approx(70 * 2 * 0.5 / 3600)
@@ -76,7 +81,7 @@ def test_time_spent_counts_every_attempt_also_one_that_was_killed(tmp_path: Path
 
 def test_a_job_of_an_older_version_spent_its_time_in_training(tmp_path: Path) -> None:
     job = JobFolder(tmp_path / "pretrain" / "0123456789ab").create()
-    job.set_status("running", attempts=[{"began": 1.0, "step": 0}, {"began": 2.0, "step": 0}])
+    job.set_status("running", attempts=[{"began": 1.0, "step": 0, **WHERE}, {"began": 2.0, "step": 0, **WHERE}])
     job.write_result({"loss": 1.0}, seconds=7.0)
     assert seconds_spent(JobFolder(tmp_path / "pretrain" / "none")) is None
     status = {key: value for key, value in job.status.items() if key != "attempts"}
