@@ -88,7 +88,7 @@ def test_a_damaged_job_is_named_by_every_command(
     [
         {"state": "dancing"}, {"state": []}, {"heartbeat": "soon"}, {"heartbeat": float("nan")}, {"attempts": 3},
         {"attempts": [{}]}, {"attempts": [{"began": "x", "step": 0, "host": "n", "slurm_job_id": None}]},
-        {"steps": 5, "epoch": "one"}, {"pid": "x"},
+        {"attempts": [{"began": 1.0, "ended": "x"}]}, {"steps": 5, "epoch": "one"}, {"pid": "x"},
     ],
 )  # fmt: skip
 def test_a_damaged_status_counts_as_none(
