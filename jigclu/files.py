@@ -71,17 +71,20 @@ OBJECT = Shape("an object", lambda value: isinstance(value, dict))
 TEXTS = Shape("a list of texts", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-def objects(**shapes: Shape) -> Shape:
-    """A list of objects that have all these fields."""
+def objects(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:
+    """A list of objects with the required fields; optional ones, if they are there, fit too."""
+    shapes = {**required, **(optional or {})}
+
+    def fits(item: Any) -> bool:
+        return (
+            isinstance(item, dict)
+            and item.keys() >= required.keys()
+            and all(shape.fits(item[key]) for key, shape in shapes.items() if key in item)
+        )
+
     return Shape(
-        f"a list of objects with {', '.join(shapes)}",
-        lambda value: (
-            isinstance(value, list)
-            and all(
-                isinstance(item, dict) and all(key in item and shape.fits(item[key]) for key, shape in shapes.items())
-                for item in value
-            )
-        ),
+        f"a list of objects with {', '.join(required)}",
+        lambda value: isinstance(value, list) and all(map(fits, value)),
     )
 
 

@@ -50,7 +50,7 @@ JOB_FIELDS = {
     "config": OBJECT,
     "upstream": TEXTS,
     "experiments": TEXTS,
-    "uses": objects(experiment=TEXT, cell=TEXT, metric=TEXT),
+    "uses": objects(dict.fromkeys(("experiment", "cell", "metric"), TEXT)),
     "seed": COUNT,
 }
 STATUS_FIELDS = {
@@ -61,7 +61,9 @@ STATUS_FIELDS = {
     "loss": NUMBER,
     "step": COUNT,
     "steps": COUNT,
-    "attempts": objects(began=FINITE, step=COUNT, host=TEXT, slurm_job_id=TEXT_OR_NULL),
+    "attempts": objects(
+        {"began": FINITE}, {"ended": FINITE, "step": COUNT, "host": TEXT, "slurm_job_id": TEXT_OR_NULL}
+    ),
 }
 RESULT_FIELDS = {
     **dict.fromkeys(("finished", "seconds"), FINITE),

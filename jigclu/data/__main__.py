@@ -29,7 +29,7 @@ from jigclu.data.sources import coco
 from jigclu.data.sources.folder_index import SUMS, scan
 from jigclu.data.sources.folders import FolderCollection
 from jigclu.data.sources.packed import folder_of, pack_command, pack_facts, packs_of
-from jigclu_cli.arguments import Parser, mistake, whole
+from jigclu_cli.arguments import Parser, file_problem, mistake, whole
 from jigclu_cli.output import steady
 
 USAGE = """
@@ -53,6 +53,13 @@ environment: JIGCLU_DATA (data sets, default data/)"""
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m jigclu.data") -> int:
     """Exit status: 0 done, 1 missing or failed, 2 wrong arguments or a data set that cannot be downloaded."""
     given = _parser(prog).parse_args(arguments)
+    try:
+        return _run(given)
+    except OSError as error:  # a path too long, another user's folder
+        return _fail(file_problem(error))
+
+
+def _run(given: argparse.Namespace) -> int:
     names = [*DATASETS, *DETECTION_DATASETS, *(["all"] if given.verb == "check" else [])]
     if given.name not in names:
         return _fail(_unknown(given.verb, given.name, names))

@@ -98,8 +98,8 @@ def _evidence(folder: JobFolder, state: State) -> list[str]:
 
 def _attempts(folder: JobFolder) -> list[str]:
     return [
-        f"{number} from step {attempt['step']}, {_local_time(attempt['began'])} on {attempt['host']}"
-        + (f", SLURM {attempt['slurm_job_id']}" if attempt["slurm_job_id"] else "")
+        f"{number} from step {attempt.get('step', 0)}, {_local_time(attempt['began'])} on {attempt.get('host', 'unknown')}"
+        + (f", SLURM {attempt['slurm_job_id']}" if attempt.get("slurm_job_id") else "")
         for number, attempt in enumerate(folder.status.get("attempts", []), 1)
     ]
 

@@ -88,7 +88,7 @@ def test_a_damaged_job_is_named_by_every_command(
     [
         {"state": "dancing"}, {"state": []}, {"heartbeat": "soon"}, {"heartbeat": float("nan")}, {"attempts": 3},
         {"attempts": [{}]}, {"attempts": [{"began": "x", "step": 0, "host": "n", "slurm_job_id": None}]},
-        {"steps": 5, "epoch": "one"}, {"pid": "x"},
+        {"attempts": [{"began": 1.0, "ended": "x"}]}, {"steps": 5, "epoch": "one"}, {"pid": "x"},
     ],
 )  # fmt: skip
 def test_a_damaged_status_counts_as_none(
@@ -153,6 +153,7 @@ def test_a_file_that_is_a_link_to_itself_is_named(store: Path, capsys: pytest.Ca
         (("status\n",), r"unknown command status\n; did you mean status?"),
         (("",), "unknown command ''; valid: run, "),
         (("run", "table8", "--cluster", "x" * 5000, "--dry-run"), "File name too long"),
+        (("data", "check", "imagenette", "--root", "x" * 5000), "File name too long"),
         (("retry", "--scale", "mini"), "jigclu retry: unknown option --scale"),
         (("why", "ab12", "ff00"), "jigclu why: unknown argument ff00; see --help"),
         (("mlflow", "--port", "80.5"), "--port must be a whole number from 1 to 65535, not '80.5'"),
