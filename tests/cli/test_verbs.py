@@ -215,6 +215,7 @@ def test_clean_keeps_the_submission_and_the_tree_of_an_unfinished_job(
     """A job in the queue has no source link yet: its submission and the tree named in the script must stay."""
     program(finished.parent / "bin", "squeue", "exit 1")
     program(finished.parent / "bin", "sacct", "true")
+    program(finished.parent / "bin", "scontrol", "echo 'Invalid job id specified' >&2; exit 1")
     monkeypatch.setenv("PATH", f"{finished.parent / 'bin'}:/usr/bin:/bin")
     job = named(finished, PROBE)
     (job.path / "result.json").unlink()
