@@ -139,7 +139,7 @@ def test_quality_is_in_the_identity_only_if_it_is_set() -> None:
         ),
         ({"name": "scenes", "quality": 90}, "not scenes"),
         ({"quality": 101}, "less than or equal to 100"),
-        ({"quality": 0}, "greater than or equal to 1"),
+        ({"quality": 0}, "must be at least 1"),
     ],
 )
 def test_an_invalid_quality_is_an_error(values: dict[str, object], expected: str) -> None:

@@ -96,7 +96,7 @@ def test_an_interrupted_pack_leaves_none_and_the_next_one_cleans_up(number: sign
         assert visible(tiny) == [aside.name]
     else:
         assert visible(tiny) == [] and writer.returncode == 128 + number
-        assert error == ("interrupted; nothing was kept\n" if number == signal.SIGINT else "")
+        assert error == ("jigclu data: interrupted; nothing was kept\n" if number == signal.SIGINT else "")
     assert not isinstance(open_dataset(TINY, "train", tiny).source, reader.PackedSource)
     while True:  # the killed process's workers end a moment later and release the lock
         try:

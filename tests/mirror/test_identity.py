@@ -90,7 +90,8 @@ def test_a_run_starts_with_the_first_attempt_and_keeps_it(store: Path) -> None:
     folder = make_job(store, JOB_ID)
     folder.set_status("pending")
     mirror.sync(store)
-    attempts = [{"began": 1_700_000_000.0}, {"began": 1_700_009_000.0}]
+    own = {"step": 0, "host": "node1", "slurm_job_id": None}
+    attempts = [{"began": 1_700_000_000.0, **own}, {"began": 1_700_009_000.0, **own}]
     folder.set_status("running", attempts=attempts[:1])
     log_steps(folder, 0, 10)
     mirror.sync(store)

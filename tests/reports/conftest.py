@@ -15,9 +15,10 @@ from orchestrate.mirror.store import connect
 
 
 @pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow is the sqlite file of the test's own store."""
+def own_tracking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MLflow is the sqlite file of the test's own store; no data, beside which made-up results would be stale."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("JIGCLU_DATA", str(tmp_path / "no data"))
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,7 @@ def test_an_installed_copy_plans_and_reports(installed: Path, tmp_path: Path) ->
         installed, tmp_path, "-m", "jigclu_cli", "run", "table8", "--scale", "smoke", "--cluster", "local", "--dry-run"
     )
     assert "7 jobs, 0 done" in plan
+    (tmp_path / "runs").mkdir()
     assert "No runs yet" in run(installed, tmp_path, "-m", "jigclu_cli", "report")
     assert (tmp_path / "reports" / "out" / "index.html").is_file()
 

@@ -141,7 +141,7 @@ def test_workers_threads_and_logging_change_no_weight(uninterrupted: JobFolder, 
 def test_a_non_finite_loss_stops_the_job_with_step_and_values(tmp_path: Path) -> None:
     job = folder(tmp_path / "pretrain" / "f")
     with pytest.raises(TrainingError, match=r"non-finite loss at step \d+ \(epoch .*loss .*clustering_loss .*nan"):
-        pretrain.run(parse("pretrain", {**CONFIG, "optimizer": {"lr": 1e20}}), job.path)
+        pretrain.run(parse("pretrain", {**CONFIG, "optimizer": {"lr": 1e9, "weight_decay": 1e9}}), job.path)
     assert not job.done and not (job.path / "encoder.pt").exists()
 
 
