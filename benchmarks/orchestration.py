@@ -6,6 +6,7 @@ job folder's own methods; nothing is trained. All commands but the plan run as s
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import Group, Ratio, Row, timed
+from jigclu.data.catalog import current_fingerprint
 from jigclu.job_folder import JobFolder
 from orchestrate.cost import measured
 from orchestrate.jobs.planned import write_jobs
@@ -25,6 +27,7 @@ from orchestrate.jobs.snapshot import stage_digest
 from orchestrate.jobs.submissions import note_submission
 from orchestrate.planning import experiments
 from orchestrate.planning.plan import Job, Plan, make_plan
+from orchestrate.planning.resolve import StageConfig
 
 JOBS_A_SEED, PRETRAINS_A_SEED, METRICS_A_LINE = 7, 3, 5
 # (seeds, points of the whole store): the same number of points per job in these three, so that only the number of jobs differs.
@@ -122,10 +125,16 @@ def build(path: Path, seeds: int, points: int) -> Store:
     return Store(path, seeds, len(plan.jobs), lines * PRETRAINS_A_SEED * seeds * METRICS_A_LINE)
 
 
+@functools.cache
+def fingerprint(config: StageConfig) -> str:
+    """Of the job's data, so that its result does not count as stale."""
+    return current_fingerprint(config)
+
+
 def finish(job: Job, store: Path, digest: str, lines: int, began: float) -> None:
     """Write what the orchestrator, the worker and the stage leave in a job's folder and in the store's rates."""
     folder = job.folder(store)
-    folder.update_job(source_digest=digest, sources=[digest], data_fingerprint="procedural")
+    folder.update_job(source_digest=digest, sources=[digest], data_fingerprint=fingerprint(job.config))
     note_submission(folder, cluster="local", submitted=began, estimate_hours=0.008, estimate_by="the stated rate")
     details = {"seconds": 28.0 + job.seed % 5, "world": 1, "device": "CPU, 1 threads", "images": 1200}
     details["versions"] = {"python": sys.version.split()[0]}

@@ -139,8 +139,8 @@ def test_without_a_store_the_verbs_say_so(tmp_path: Path) -> None:
 
 
 def test_cancel_stops_a_local_job_and_retry_resumes_it(tmp_path: Path, template: Path) -> None:
-    store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=60)
-    orchestrator = start(store, table8(pretrain__epochs=60))
+    store = store_with_only(tmp_path, template, PRETRAIN, PROBE, pretrain__epochs=25)
+    orchestrator = start(store, table8(pretrain__epochs=25))
     job = named(store, PRETRAIN)
     until_step(job, 2)
     code, said = orchestrate(store, "cancel", job.id)
