@@ -63,6 +63,7 @@ def run(config: DetectConfig, folder: str | Path) -> dict[str, Any]:
         DataError: too many images are unreadable.
     """
     session = Session(folder, config.runtime)
+    session.read_config(config)
     with tempfile.TemporaryDirectory(prefix="jigclu-detect-") as scratch:
         return Detector(config, session, Path(scratch)).run()
 

@@ -154,7 +154,9 @@ class JobFolder:
         for job_id in self.job.get("upstream", []):
             path: Path = self.store / "pretrain" / job_id / "encoder.pt"
             if not path.exists():
-                raise FileNotFoundError(f"upstream encoder is missing: {path}")
+                raise FileNotFoundError(
+                    f"upstream encoder is missing: {path}; put it back, or run the command again with --rerun-stale"
+                )
             return path
         return None
 
@@ -218,10 +220,10 @@ class JobFolder:
                         yield values
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the lines after `step`: a resumed job logs them again."""
+        """Drop the lines after `step`, which a resumed job logs again, and all but the last of each step."""
         if self.metrics_path.exists():
-            kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-            write_atomic(self.metrics_path, "".join(kept).encode())
+            kept = {line["step"]: json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step}
+            write_atomic(self.metrics_path, "".join(kept[number] for number in sorted(kept)).encode())
 
     # -- result.json ----------------------------------------------------------------------------------------------
     @property
@@ -256,8 +258,10 @@ class JobFolder:
             return {}, self._relative(error)
         if not values and not (self.path / "result.json").exists():
             return {}, ""
+        if (owner := values.get("job", self.id)) != self.id:  # older results do not say whose they are
+            return {}, f"result.json is of job {owner}: the folder was copied or renamed"
         metrics = values.get("metrics")
-        if not isinstance(metrics, dict):
+        if not isinstance(metrics, dict) or not metrics:
             return {}, "result.json has no metrics"
         wrong = [name for name, value in metrics.items() if not is_finite(value)]
         return ({}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}") if wrong else (values, "")
@@ -269,7 +273,7 @@ class JobFolder:
         """
         if wrong := [name for name, value in metrics.items() if not is_finite(value)]:
             raise ValueError(f"the result is not finite: {', '.join(f'{name} is {metrics[name]}' for name in wrong)}")
-        result = {"metrics": metrics, "finished": time.time(), **details}
+        result = {"metrics": metrics, "finished": time.time(), "job": self.id, **details}
         write_json(self.path / "result.json", result)
         self.set_status("done", message="")
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -140,6 +141,14 @@ class JigCluNetwork(nn.Module):
             )
 
 
+def _form(value: object) -> str:
+    """`64 x 3 x 7 x 7 float32`. The type counts: copying would round float16 or integers without a word."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    kind = str(value.dtype).removeprefix("torch.")
+    return f"{' x '.join(map(str, value.shape))} {kind}{'' if value.layout is torch.strided else ' sparse'}".strip()
+
+
 def load_encoder(name: str, state_dict: Mapping[str, Tensor] | None) -> Backbone:
     """Build a backbone with the weights of an encoder.pt, or with torchvision's initialisation if `state_dict` is None.
 
@@ -148,13 +157,13 @@ def load_encoder(name: str, state_dict: Mapping[str, Tensor] | None) -> Backbone
     """
     backbone = Backbone(name)
     if state_dict is not None:
-        own = {key: tuple(value.shape) for key, value in backbone.resnet.state_dict().items()}
-        given = {key: tuple(getattr(value, "shape", ())) for key, value in state_dict.items()}
+        own = {key: _form(value) for key, value in backbone.resnet.state_dict().items()}
+        given = {key: _form(value) for key, value in state_dict.items()}
         if wrong := [key for key in {**own, **given} if own.get(key) != given.get(key)]:
             first = wrong[0]
             raise ConfigError(
-                f"the encoder does not fit {name}: {len(wrong)} of its tensors are missing, unknown or of another shape, the "
-                f"first is {first} ({given.get(first, 'missing')}, expected {own.get(first, 'none')})"
+                f"the encoder does not fit {name}: {len(wrong)} of its tensors are missing, unknown or of another shape or type, "
+                f"the first is {first} ({given.get(first, 'missing')}, expected {own.get(first, 'none')})"
             )
         backbone.resnet.load_state_dict(dict(state_dict))
     return backbone

@@ -98,6 +98,8 @@ def _run(job: JobFolder, rank: int) -> None:
         mirror.start()
     try:
         values = job.job
+        if (owner := values.get("id", job.id)) != job.id:
+            raise ConfigError(f"{job.path / 'job.json'} is of job {owner}: the folder was copied or renamed")
         try:
             stage = importlib.import_module(STAGE_MODULES[values["stage"]])
             stage.run(parse(values["stage"], values["config"]), job.path)
@@ -143,8 +145,11 @@ def _begin(job: JobFolder) -> None:
     sources = values.get("sources", [])  # the source digest of each attempt whose code differed from the one before
     sources = sources if version["source_digest"] in sources[-1:] else [*sources, version["source_digest"]]
     job.update_job(**version, sources=sources)
-    (job.path / "source").unlink(missing_ok=True)
-    (job.path / "source").symlink_to(os.path.relpath(root, job.path.resolve()))
+    link = job.path / "source"
+    if link.is_dir() and not link.is_symlink():  # a store that was copied with its links followed
+        link.rename(job.path / f"source-copied-{time.time_ns()}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(root, job.path.resolve()))
     status = job.status
     attempt = {
         "slurm_job_id": slurm_job_id(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -33,11 +35,22 @@ def starting_backbone(config: EvaluationConfig | DetectConfig, session: Session)
     path = session.folder.upstream_encoder()
     if not path:
         return load_encoder(config.backbone, None)
-    weights, digest = load_verified(path)
-    if name := first_not_finite(weights):
+    try:
+        weights, digest = load_verified(path)
+    except ValueError as error:
+        raise ConfigError(f"{error}; pretrain it again") from None
+    if name := first_not_finite(_dense(weights)):
         raise ConfigError(f"{path} has values that are not finite (the first are in {name}): pretrain it again")
     session.read_encoder(digest)
-    return load_encoder(config.backbone, weights)
+    try:
+        return load_encoder(config.backbone, weights)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _dense(weights: dict[str, Any]) -> dict[str, Any]:
+    """Without sparse tensors, which load_encoder refuses by name."""
+    return {key: value for key, value in weights.items() if getattr(value, "layout", torch.strided) is torch.strided}
 
 
 def fresh_classifier(dim: int, classes: int, seed: int) -> nn.Linear:

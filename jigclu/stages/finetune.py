@@ -42,6 +42,7 @@ def run(config: FinetuneConfig, folder: str | Path) -> dict[str, Any]:
         DataError: too many images are unreadable.
     """
     session = Session(folder, config.runtime)
+    session.read_config(config)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.read_data(train.fingerprint, val.fingerprint)
     tuner = Finetuner(config, session, train, val)

@@ -45,6 +45,7 @@ def run(config: LinearConfig, folder: str | Path) -> dict[str, Any]:
         DataError: too many images are unreadable.
     """
     session = Session(folder, config.runtime)
+    session.read_config(config)
     require_one_process(session)
     train, val = open_dataset(config.data, "train"), open_dataset(config.data, "val")
     session.read_data(train.fingerprint, val.fingerprint)

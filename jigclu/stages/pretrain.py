@@ -53,6 +53,7 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
         ConfigError: the method's settings do not fit the batch size or the number of ranks.
     """
     session = Session(folder, config.runtime)
+    session.read_config(config)
     crop_side = math.sqrt(
         config.augment.crop_scale[0] * min(config.augment.crop_ratio[0], 1 / config.augment.crop_ratio[1])
     )

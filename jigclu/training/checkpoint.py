@@ -34,16 +34,27 @@ def load_verified(path: Path) -> tuple[Any, str]:
     """torch.load (weights only, on the CPU) of a file that matches its digest, and the digest.
 
     Raises:
-        ValueError: the digest is missing or does not match.
+        ValueError: the digest is missing or does not match, or the file holds anything but a dict of tensors and values
+            (a pickle with code is refused, not run).
     """
     try:
-        wanted = path.with_name(path.name + ".sha256").read_text().split()[0]
-    except (FileNotFoundError, IndexError):
+        wanted = path.with_name(path.name + ".sha256").read_text(errors="replace").split()[0].lower()
+    except (FileNotFoundError, IsADirectoryError, IndexError):
         raise ValueError(f"{path} has no digest beside it: it is incomplete") from None
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != wanted:
         raise ValueError(f"{path} does not match its digest: it is damaged")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), wanted
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # torch's own message advises to load it without protection
+        raise ValueError(
+            f"{path} is no file of this program: it is damaged, or contains code, which is not run"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    return content, wanted
 
 
 def first_not_finite(state: Any, name: str = "") -> str:
@@ -53,6 +64,10 @@ def first_not_finite(state: Any, name: str = "") -> str:
     pairs = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else ()
     found = (first_not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in pairs)
     return next(filter(None, found), "")
+
+
+def _name(step: Any) -> str:
+    return f"step-{step:09d}.pt" if isinstance(step, int) and step >= 0 else ""
 
 
 class Checkpoints:
@@ -66,7 +81,7 @@ class Checkpoints:
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self.folder / f"step-{step:09d}.pt"
+        path = self.folder / _name(step)
         save_atomic(path, {"step": step, **state})
         for old in self.paths()[:-KEEP]:
             old.unlink(missing_ok=True)
@@ -91,9 +106,12 @@ class Checkpoints:
                 path.unlink()  # the job was killed while writing it
                 continue
             try:
-                found = dict(load_verified(path)[0])
+                found = load_verified(path)[0]
+                if path.name != _name(found.get("step", -1)):
+                    raise ValueError(f"{path} does not hold that step")
                 break
             except ValueError as error:
+                found = None
                 log.warning("%s; going back to the checkpoint before it", error)
                 damaged.append(path)
         if damaged and found is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import platform
@@ -16,7 +18,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from jigclu.config import ConfigError, RuntimeConfig
+from jigclu.config import ConfigError, RuntimeConfig, Strict, identity
 from jigclu.job_folder import JobFolder, duration
 from jigclu.training import interrupt
 from jigclu.training.checkpoint import Checkpoints, first_not_finite
@@ -79,6 +81,23 @@ class Session:
             ConfigError: the checkpoint was trained on another one.
         """
         self._read("encoder_digest", digest[:16], "another upstream encoder", "put the encoder back")
+
+    def read_config(self, config: Strict) -> None:
+        """Record what makes this job: its config without `runtime`, seed and upstream jobs, as a digest.
+
+        Raises:
+            ConfigError: the checkpoint is another job's, or job.json was edited since it was saved.
+        """
+        job = {"config": identity(config), "seed": self.folder.seed, "upstream": self.folder.job.get("upstream", [])}
+        digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
+        before = (self.restored or {}).get("job_digest", digest)  # older checkpoints lack it
+        if before != digest:
+            raise ConfigError(
+                f"{self.folder.path.parent.name} {self.folder.id}: the checkpoint of step {self.step} is of a job with "
+                f"another config, seed or upstream job; put job.json back, or remove {self.checkpoints.folder} to start "
+                "from the beginning"
+            )
+        self._inputs["job_digest"] = digest
 
     def _read(self, key: str, now: str, other: str, remedy: str) -> None:
         # Before job.json is written: a refused attempt must leave the record of what the checkpoint was trained on.

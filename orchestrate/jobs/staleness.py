@@ -50,10 +50,14 @@ class Staleness:
             parts.append(OTHER_CODE)
         if (recorded := job.get("data_fingerprint")) and self.fingerprint(stage, job) not in ("", recorded):
             parts.append("the data has changed")
+        if stage == "pretrain" and result.get("job") and not (folder.path / "encoder.pt").is_file():
+            parts.append("its encoder.pt is missing")
         for upstream in (JobFolder(folder.store / "pretrain" / job_id) for job_id in job.get("upstream", [])):
             if self.reason(upstream):
                 parts.append(f"upstream {upstream.id} is stale")
-            elif upstream.result.get("finished", 0) > result.get("finished", 0):
+            elif (used := job.get("encoder_digest")) and (now := _encoder_digest(upstream)) and used != now:
+                parts.append(f"the encoder of upstream {upstream.id} has changed")
+            elif not used and upstream.result.get("finished", 0) > result.get("finished", 0):
                 parts.append(f"upstream {upstream.id} was run again later")
         return ", ".join(parts)
 
@@ -68,6 +72,14 @@ class Staleness:
         return self._fingerprints[key]
 
 
+def _encoder_digest(upstream: JobFolder) -> str:
+    """As evaluation stages record it; "" if there is none. Clocks of two machines do not say which encoder was read."""
+    try:
+        return (upstream.path / "encoder.pt.sha256").read_text(errors="replace")[:16].lower()
+    except OSError:
+        return ""
+
+
 def set_aside(folders: Iterable[JobFolder]) -> None:
     """Move the results and checkpoints of these jobs to <job folder>/earlier/<time>/: they run again from the start.
 
@@ -75,8 +87,10 @@ def set_aside(folders: Iterable[JobFolder]) -> None:
     Call with the submission lock held.
     """
     for folder in folders:
-        target = folder.path / EARLIER / time.strftime("%Y%m%d-%H%M%S")
-        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))  # twice within a second: keep both
+        target = next(path for name in names if not (path := folder.path / EARLIER / name).exists())
+        target.mkdir(parents=True, mode=0o700)
         for name in MOVED:
             if (folder.path / name).exists():
                 os.replace(folder.path / name, target / name)

@@ -57,6 +57,10 @@ def check(data: DetectionDataConfig, root: Path, fresh: bool = False) -> None:
     """
     if not detection_spec(data.name).drawn:
         _sizes(data, root, fresh)
+        if (root / "coco" / "train2017").samefile(root / "coco" / "val2017"):
+            raise _incomplete(
+                data, IncompleteDatasetError(root / "coco", "train2017 and val2017 are one folder, by a link")
+            )
         _check_categories(data, root)
 
 

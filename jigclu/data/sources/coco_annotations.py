@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
 from jigclu.data.sources.folder_index import cache_path, file_state, keep, settled
 from jigclu.data.sources.subsets import IncompleteDatasetError
+from jigclu.files import is_finite
 
 log = logging.getLogger("jigclu")
-VERSION = 1  # of the checks below: raise it when they change, so that a file that passed older ones is read again
+VERSION = 2  # of the checks below: raise it when they change, so that a file that passed older ones is read again
+LARGEST = 1e10  # pycocotools takes no larger area, and ids are kept in 64 bits
 Categories = dict[int, str]
 
 
@@ -34,9 +35,13 @@ def checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
         _unique(path, what, [entry["id"] for entry in entries])
     _unique(path, "image", [image["file_name"] for image in images], "file name")
     _check(path, "image", images, _image_fault)
-    known, kinds = {image["id"] for image in images}, {category["id"] for category in categories}
+    _unique(path, "category", [category["name"] for category in categories], "name")
+    _check(path, "category", categories, lambda entry: "" if _is_name(entry["name"]) else "its name must be a text")
+    known, kinds = {image["id"]: image for image in images}, {category["id"] for category in categories}
     _check(path, "annotation", boxes, lambda box: _box_fault(box, known, kinds))
     kept = [box for box in boxes if box["bbox"][2] > 0 and box["bbox"][3] > 0]
+    if not any(box["iscrowd"] == 0 for box in kept):
+        raise IncompleteDatasetError(path, "it has no box of a single object, so there is nothing to learn or to score")
     if len(kept) < len(boxes):
         log.info("%s: %d boxes have no area and are left out", path, len(boxes) - len(kept))
     if min((box["id"] for box in kept), default=1) < 1:
@@ -58,11 +63,11 @@ def _unique(path: Path, what: str, names: list[Any], kind: str = "id") -> None:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_finite(value) and abs(value) < LARGEST
 
 
 def _image_fault(image: dict[str, Any]) -> str:
@@ -72,8 +77,13 @@ def _image_fault(image: dict[str, Any]) -> str:
     return ""
 
 
-def _box_fault(box: dict[str, Any], images: set[int], categories: set[int]) -> str:
-    for key, known in (("image_id", images), ("category_id", categories)):
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _box_fault(box: dict[str, Any], images: dict[int, dict[str, Any]], categories: set[int]) -> str:
+    both: tuple[tuple[str, Container[int]], ...] = (("image_id", images), ("category_id", categories))
+    for key, known in both:
         if not _whole(box.get(key)):
             return f"{key} must be an integer, as the ids are, not {box.get(key)!r}"
         if box[key] not in known:
@@ -81,6 +91,11 @@ def _box_fault(box: dict[str, Any], images: set[int], categories: set[int]) -> s
     bbox = box.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_number, bbox)) or min(bbox[2:]) < 0:
         return f"bbox must be [left, upper, width, height] in pixels, not {bbox!r}"
+    left, upper, width, height = bbox
+    image = images[box["image_id"]]
+    apart = left >= image["width"] or upper >= image["height"] or left + width <= 0 or upper + height <= 0
+    if apart and width and height:
+        return f"bbox {bbox} is outside its image of {image['width']} x {image['height']} pixels"
     if not _number(box.get("area")) or box["area"] < 0:
         return f"area must be a number of pixels, not {box.get('area')!r}"
     return "" if box.get("iscrowd") in (0, 1) else f"iscrowd must be 0 or 1, not {box.get('iscrowd')!r}"
@@ -90,7 +105,7 @@ def parse(text: bytes, path: Path) -> dict[str, Any]:
     """The checked annotations of a file's text. Raises IncompleteDatasetError if it is cut short or wrong."""
     try:
         return checked(json.loads(text), path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IncompleteDatasetError(
             path, f"not annotations in COCO's format ({type(error).__name__}: {error})"
         ) from None

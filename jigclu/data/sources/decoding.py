@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 
-def decode(path: Path, longest: int) -> np.ndarray:
+def decode(path: Path, longest: int, expected: int | None = None) -> np.ndarray:
     """(3, h, w) uint8 RGB, scaled down (never up) with PIL's antialiased bilinear so that max(h, w) <= longest.
 
     A much larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size (`draft`), never smaller than the result.
+    `expected`: its size in bytes when the data set was listed; ValueError if it has another now.
     EXIF orientation is ignored, as torchvision's ImageFolder and the released code do. 16-bit grey is scaled to 8 bits.
     """
-    with Image.open(path) as image:
-        return fit(image, longest)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # opening a pipe would wait for a writer
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("not a regular file")
+        if expected is not None and found.st_size != expected:
+            raise ValueError(f"replaced after the data set was listed: {found.st_size} bytes, not {expected}")
+        with Image.open(file) as image:
+            return fit(image, longest)
 
 
 def fit(image: Image.Image, longest: int) -> np.ndarray:

@@ -25,6 +25,18 @@ SYSTEM = {"lost+found", "@eaDir", "#recycle", "#snapshot", "__MACOSX", "System V
 SAMPLED = 8  # images of a class folder (or 1 %) whose size and ctime are compared with the cached listing
 
 
+def is_folder(folder: Path) -> bool:
+    """Path.is_dir. Raises IncompleteDatasetError if another user's permissions hide it."""
+    with _readable(folder):
+        return folder.is_dir()
+
+
+def require_folder(folder: Path) -> None:
+    """Raises IncompleteDatasetError."""
+    if not is_folder(folder):
+        raise IncompleteDatasetError(folder, "there is no such folder")
+
+
 def class_folders(folder: Path) -> list[str]:
     """Names of the class folders, sorted: all folders but hidden ones, and those of SYSTEM that contain no images.
 
@@ -80,7 +92,10 @@ def _unchanged(folder: Path, listing: _Listing | None) -> bool:
     count = len(listing.names)
     samples = min(count, max(SAMPLED, count // 100))
     for position in {count * part // samples for part in range(samples)}:
-        found = (folder / listing.names[position]).stat()
+        try:
+            found = (folder / listing.names[position]).stat()
+        except FileNotFoundError:
+            return False
         if found.st_size != listing.sizes[position] or found.st_ctime_ns > listing.newest:
             return False
     return True
@@ -106,6 +121,8 @@ def _require_utf8(folder: Path, name: str) -> None:
     """Such a name cannot be hashed, printed or sent to MLflow: better here than in the middle of a job."""
     try:
         name.encode()
+        if len(name.splitlines()) > 1:
+            raise IncompleteDatasetError(folder, f"the name {name!r} has a line break in it; rename it")
     except UnicodeEncodeError:
         shown = os.fsencode(name).decode(errors="backslashreplace")
         raise IncompleteDatasetError(folder, f"the file name {shown} is not valid UTF-8; rename it") from None
@@ -144,6 +161,8 @@ def read_sums(path: Path) -> dict[str, str] | None:
     """{file name: sha256} of a SHA256SUMS file; None if there is none."""
     if not path.exists():
         return None
+    if not path.is_file():
+        raise IncompleteDatasetError(path, "it is no file")
     lines = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines() if line.strip()]
     return {line[1].strip().removeprefix("*"): line[0].lower() for line in lines if len(line) == 2}
 
@@ -178,8 +197,9 @@ def _read_cache(folder: Path) -> dict[str, _Listing]:
     try:
         values = json.loads(cache_path("scan", folder).read_bytes())
         return {
-            str(wnid): _Listing([int(time) for time in stamp], int(newest), list(names), list(sizes))
+            str(wnid): _Listing([int(time) for time in stamp], int(newest), [str(name) for name, _ in files], sizes)
             for wnid, (stamp, newest, names, sizes) in values.items()
+            if (files := list(zip(names, sizes, strict=True))) and all(type(size) is int for size in sizes)
         }
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError):
+    except (OSError, RuntimeError, ArithmeticError, ValueError, TypeError, AttributeError):
         return {}  # no cache yet, or not one of this program: scan again

@@ -7,6 +7,7 @@ If <root>/packed/ has a pack for the config's canvas, images are read from there
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import numpy as np
 from jigclu.config import ConfigError, DataConfig, DatasetSpec
 from jigclu.data.sources.base import SPLITS, Source, Split
 from jigclu.data.sources.decoding import decode
-from jigclu.data.sources.folder_index import Files, class_folders, scan
+from jigclu.data.sources.folder_index import Files, class_folders, is_folder, require_folder, scan
 from jigclu.data.sources.packed import PackedSource, open_pack
 from jigclu.data.sources.subsets import IncompleteDatasetError, balanced, by_rule, listed, read_list
 
@@ -31,7 +32,7 @@ class FolderSource(Source):
     sizes: np.ndarray = field(repr=False)  # (n,) int64, bytes
 
     def pixels(self, index: int, longest: int) -> np.ndarray:
-        return decode(self.folder / str(self.paths[index]), longest)
+        return decode(self.folder / str(self.paths[index]), longest, int(self.sizes[index]) or None)
 
     def facts(self) -> Iterable[str]:
         return (f"{path} {size}" for path, size in zip(self.paths.tolist(), self.sizes.tolist(), strict=True))
@@ -40,6 +41,8 @@ class FolderSource(Source):
         return replace(super().take(chosen), sizes=self.sizes[chosen])
 
 
+MOST_COMMON = 0.05  # share of val that train may contain by name and size
+COMPARED = 3  # of those, how many are read: small drawn images may have the same size and differ
 S = TypeVar("S", bound=FolderSource | PackedSource)
 
 
@@ -69,8 +72,19 @@ class FolderCollection:
         return not any((root / self.spec.folder / split).exists() for split in SPLITS)
 
     def check(self, data: DataConfig, root: Path) -> None:
-        for split in SPLITS:
-            self.open(data, split, root)
+        train, val = (self.open(data, split, root) for split in SPLITS)
+        if isinstance(train, FolderSource) and isinstance(val, FolderSource):
+            self._compare_images(train, val, root)
+
+    def _compare_images(self, train: FolderSource, val: FolderSource, root: Path) -> None:
+        """Raises ConfigError if val is measured on what was learned: the same names, sizes and, of a few, bytes."""
+        common = sorted(set(val.facts()) & set(train.facts()))
+        paths = [fact.rpartition(" ")[0] for fact in common if not fact.endswith(" 0")]
+        if len(paths) > MOST_COMMON * len(val.paths) and all(
+            _same(train.folder / path, val.folder / path) for path in paths[:COMPARED]
+        ):
+            what = f"{len(paths)} of {len(val.paths)} val images are in train too, the first is {paths[0]}"
+            raise self._incomplete(IncompleteDatasetError(root / self.spec.folder, what))
 
     def verified(self, data: DataConfig, root: Path) -> str:
         lists = [self.spec.class_list, self.spec.subsets.get(data.subset or "")]
@@ -93,8 +107,7 @@ class FolderCollection:
 
     def _whole(self, split: Split, root: Path, fresh: bool) -> FolderSource:
         folder, list_ = root / self.spec.folder / split, self.spec.class_list
-        if not folder.is_dir():
-            raise IncompleteDatasetError(folder, "there is no such folder")
+        require_folder(folder)
         wnids = read_list(root / list_.path, list_.sha256) if list_ else None
         if wnids is None:
             self._compare_splits(root)
@@ -104,18 +117,19 @@ class FolderCollection:
                 folder, f"{len(missing)} of {len(wnids or ())} class folders are missing, the first is {missing[0]}"
             )
         self._count(folder, split, classes)
+        _require_different(folder, classes)
         return FolderSource(
             classes=list(classes),
             paths=np.array([f"{wnid}/{name}" for wnid, files in classes.items() for name, _ in files]),
             labels=np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()]),
-            folder=folder,
+            folder=folder.resolve(),  # a data root that is a link may point elsewhere before the job ends
             sizes=np.array([size for files in classes.values() for _, size in files], dtype=np.int64),
         )
 
     def _compare_splits(self, root: Path) -> None:
         """Labels are positions in the sorted class folders, so both splits must have the same ones."""
         folders = [root / self.spec.folder / split for split in SPLITS]
-        if not all(folder.is_dir() for folder in folders):
+        if not all(map(is_folder, folders)):
             return  # `check` needs both; a pretraining reads only train
         names = [set(class_folders(folder)) for folder in folders]
         only = [sorted(names[0] - names[1]), sorted(names[1] - names[0])]
@@ -145,6 +159,23 @@ class FolderCollection:
     def _incomplete(self, error: IncompleteDatasetError) -> ConfigError:
         where = f"looked in {error.path.absolute()}"
         return ConfigError(f"data set {self.spec.name}: {where}: {error}; {self.spec.how_to_get}")
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _require_different(folder: Path, classes: dict[str, Files]) -> None:
+    """Two classes with the same images would give each image two labels."""
+    seen: dict[tuple[tuple[str, int], ...], str] = {}
+    for wnid, files in classes.items():
+        other = seen.setdefault(tuple(files), wnid)
+        first = [(folder / other / name, folder / wnid / name) for name, _ in files[:COMPARED]]
+        if other != wnid and any(size for _, size in files) and all(_same(*pair) for pair in first):
+            raise IncompleteDatasetError(folder, f"class folders {other} and {wnid} have the same images")
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -204,8 +204,17 @@ def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
         raise CorruptPackError(f"{name} has {len(content)} bytes, not {expected.bytes}")
     if hashlib.sha256(content).hexdigest() != expected.sha256:
         raise CorruptPackError(f"{name} is altered (its sha256 is not the one in {FACTS})")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        index = dict(arrays)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            index = dict(arrays)
+    except Exception as error:  # whatever numpy and zipfile raise
+        raise CorruptPackError(f"{name} is no index of a pack ({type(error).__name__})") from None
+    needed, count = ("paths", "labels", "heights", "widths", "sizes"), facts.splits[split].images
+    if wrong := [key for key in needed if index.get(key, np.empty(0)).shape != (count,)]:
+        raise CorruptPackError(f"{name}: {wrong[0]} are not {count}, one per image as {FACTS} says")
+    for key, most in (("labels", len(facts.classes) - 1), ("heights", facts.canvas), ("widths", facts.canvas)):
+        if count and not 0 <= index[key].min() <= index[key].max() <= most:
+            raise CorruptPackError(f"{name}: {key} must be from 0 to {most}")
     for label, first in zip(*np.unique(index["labels"], return_index=True), strict=True):
         if (named := str(index["paths"][first]).partition("/")[0]) != facts.classes[label]:
             raise CorruptPackError(f"its {split} images of class {named} are labelled {facts.classes[label]}")

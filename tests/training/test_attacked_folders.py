@@ -1,0 +1,177 @@
+"""Job folders, checkpoints and encoders that were copied, renamed, edited or replaced: never another job's number."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jigclu.config import ConfigError, parse
+from jigclu.job_folder import JobFolder
+from jigclu.network import load_encoder
+from jigclu.stages import knn, pretrain
+from jigclu.training import interrupt
+from jigclu.training.checkpoint import Checkpoints, load_verified, save_atomic
+from orchestrate.jobs.staleness import EARLIER, Staleness, set_aside
+
+COMMON: dict[str, Any] = {
+    "data": {"name": "scenes", "canvas": 32, "train_images": 20, "val_images": 10},
+    "backbone": "resnet18",
+    "image_size": 32,
+    "batch_size": 10,
+    "runtime": {"device": "cpu", "threads": 1, "workers": 0, "log_every": 1},
+}
+CONFIGS: dict[str, dict[str, Any]] = {"pretrain": {**COMMON, "epochs": 1}, "knn": {**COMMON, "resize": 36}}
+STAGES: dict[str, Any] = {"pretrain": pretrain, "knn": knn}
+
+
+def job(store: Path, stage: str, name: str, **fields: Any) -> JobFolder:
+    folder = JobFolder(store / stage / name).create()
+    config = parse(stage, CONFIGS[stage]).model_dump(mode="json")
+    folder.update_job(id=name, stage=stage, config=config, **{"seed": 1, "upstream": [], **fields})
+    return folder
+
+
+def run(folder: JobFolder, **over: Any) -> dict[str, Any]:
+    stage = folder.path.parent.name
+    result: dict[str, Any] = STAGES[stage].run(parse(stage, {**CONFIGS[stage], **over}), folder.path)
+    return result
+
+
+def stopped(store: Path, stop_at: dict[int, str], name: str = "aaaa") -> JobFolder:
+    folder = job(store, "pretrain", name)
+    stop_at[1] = "stop"
+    with pytest.raises(interrupt.Interrupted):
+        run(folder)
+    interrupt.clear()
+    return folder
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+
+
+class Code:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("change", [{"seed": 2}, {"upstream": ["beef"]}])
+def test_a_checkpoint_of_another_job_is_refused(
+    change: dict[str, Any], tmp_path: Path, stop_at: dict[int, str]
+) -> None:
+    other = stopped(tmp_path, stop_at)
+    mine = job(tmp_path, "pretrain", "bbbb", **change)
+    shutil.copytree(other.path / "checkpoint", mine.path / "checkpoint", dirs_exist_ok=True)
+    with pytest.raises(ConfigError, match="pretrain bbbb: the checkpoint of step 1 is of a job with another"):
+        run(mine)
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 5}, {"epochs": 3}, {"precision": "bfloat16"}, {"method": {"name": "jigclu", "m": 3}}]
+)
+def test_a_resume_with_an_edited_config_is_refused(
+    change: dict[str, Any], tmp_path: Path, stop_at: dict[int, str]
+) -> None:
+    folder = stopped(tmp_path, stop_at)
+    with pytest.raises(ConfigError, match=f"another config, seed .* or remove {folder.path / 'checkpoint'}"):
+        run(folder, **change)
+    assert run(folder)["metrics"]
+
+
+@pytest.mark.parametrize("state", [[1], {"network": {}}, {"step": -1}, {"step": "1"}, {"step": 2}])
+def test_a_checkpoint_that_is_none_is_damaged(state: Any, tmp_path: Path) -> None:
+    save_atomic(tmp_path / "step-000000001.pt", state)
+    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+        Checkpoints(tmp_path).latest()
+
+
+def test_a_file_with_code_is_refused_not_run_and_no_advice_is_given(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"step": 1, "code": Code(tmp_path / "ran")}, buffer)
+    for content in (buffer.getvalue(), b"", b"\x93NUMPY", buffer.getvalue()[:500]):
+        write_sealed(tmp_path / "encoder.pt", content)
+        with pytest.raises(ValueError, match=r"encoder\.pt is no file of this program") as error:
+            load_verified(tmp_path / "encoder.pt")
+        assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_lines_that_are_there_twice_are_in_the_curve_once(tmp_path: Path, stop_at: dict[int, str]) -> None:
+    folder = stopped(tmp_path, stop_at)
+    folder.metrics_path.write_text(folder.metrics_path.read_text() * 2)
+    run(folder)
+    assert [line["step"] for line in folder.metrics()] == [1, 2]
+
+
+# -- encoders ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+def test_an_encoder_of_another_type_is_refused(kind: torch.dtype) -> None:
+    weights = {key: value.to(kind) for key, value in load_encoder("resnet18", None).weights().items()}
+    with pytest.raises(ConfigError, match=rf"conv1.weight \(64 x 3 x 7 x 7 {str(kind)[6:]}, expected .* float32\)"):
+        load_encoder("resnet18", weights)
+
+
+@pytest.mark.parametrize("wrong", [[1], {"state_dict": {}}, {"conv1.weight": "x"}, {1: torch.zeros(1)}])
+def test_an_encoder_that_is_none_is_named(wrong: Any, tmp_path: Path) -> None:
+    folder = job(tmp_path, "knn", "abcd", upstream=["beef"])
+    path = tmp_path / "pretrain" / "beef" / "encoder.pt"
+    path.parent.mkdir(parents=True)
+    save_atomic(path, wrong)
+    with pytest.raises(ConfigError) as error:
+        run(folder)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+def test_a_finished_folder_under_another_id_is_not_done(tmp_path: Path) -> None:
+    folder = job(tmp_path, "knn", "aaaa")
+    folder.write_result({"top1": 50.0})
+    shutil.copytree(folder.path, tmp_path / "knn" / "bbbb")
+    copied = JobFolder(tmp_path / "knn" / "bbbb")
+    assert folder.done and not copied.done
+    assert "result.json is of job aaaa: the folder was copied or renamed" in copied.problems
+
+
+def test_a_result_without_numbers_is_none(tmp_path: Path) -> None:
+    folder = job(tmp_path, "knn", "aaaa")
+    (folder.path / "result.json").write_text('{"metrics": {}}')
+    assert not folder.done and folder.problems == ["result.json has no metrics"]
+
+
+def test_a_result_from_another_encoder_is_stale_whatever_the_clocks_say(tmp_path: Path) -> None:
+    encoder, probe = job(tmp_path, "pretrain", "beef"), job(tmp_path, "knn", "abcd", upstream=["beef"])
+    run(encoder)
+    run(probe)
+    assert [Staleness().reason(folder) for folder in (encoder, probe)] == ["", ""]
+    encoder.write_result(encoder.result["metrics"])  # later, but the same encoder
+    assert Staleness().reason(probe) == ""
+    kept = (encoder.path / "encoder.pt").read_bytes()
+    save_atomic(encoder.path / "encoder.pt", load_encoder("resnet18", None).weights())
+    assert Staleness().reason(probe) == "the encoder of upstream beef has changed"
+    write_sealed(encoder.path / "encoder.pt", kept)
+    (encoder.path / "encoder.pt").unlink()
+    assert Staleness().reason(encoder) == "its encoder.pt is missing"
+    (probe.path / "result.json").unlink()
+    with pytest.raises(FileNotFoundError, match="put it back, or run the command again with --rerun-stale"):
+        run(probe)
+
+
+def test_results_set_aside_within_one_second_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrate.jobs.staleness.time.strftime", lambda form: "20261128-120000")
+    folder = job(tmp_path, "knn", "aaaa")
+    for _ in range(2):
+        run(folder)
+        set_aside([folder])
+    assert len(list((folder.path / EARLIER).glob("*/result.json"))) == 2
