@@ -10,6 +10,7 @@ import errno
 import importlib
 import logging
 import os
+import random
 import re
 import socket
 import subprocess
@@ -74,6 +75,10 @@ def set_rank() -> int:
         return 0
     from submitit.helpers import TorchDistributedEnvironment
 
+    # The same on every rank, and another one after a requeue. submitit's own choice may be the local port of somebody's
+    # outgoing connection, which Linux takes from 32768 upwards.
+    attempt = f"{os.environ.get('SLURM_JOB_ID')} {os.environ.get('SLURM_RESTART_COUNT')}"
+    os.environ["MASTER_PORT"] = str(random.Random(attempt).randrange(10_000, 32_768))
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     return int(os.environ["RANK"])
 

@@ -19,6 +19,7 @@ from helpers.orchestrator import (
     RANDOM,
     ROOT,
     environment,
+    freeze,
     jobs,
     named,
     prepared_store,
@@ -81,7 +82,7 @@ def test_a_stop_by_a_program_kills_a_job_that_does_not_stop(store: Path) -> None
     )
     job = only(store, PRETRAIN)
     pid = worker(job)
-    os.kill(pid, signal.SIGSTOP)  # it hangs at its start
+    freeze(pid)  # it hangs at its start
     orchestrator.send_signal(signal.SIGTERM)
     output = orchestrator.communicate()[0]
     assert orchestrator.returncode == 130, output

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from helpers.cluster import until
-from helpers.orchestrator import RANDOM, environment, named, prepared_store, run, start, table8
+from helpers.orchestrator import RANDOM, environment, freeze, named, prepared_store, run, start, table8
 
 from jigclu.config import ConfigError
 from jigclu.config.machine import threads_from_environment, usable_cores
@@ -36,7 +36,7 @@ def test_two_runs_on_two_stores_do_not_use_the_same_cores(tmp_path: Path, templa
     until(lambda: list(stores[0].glob("linear/*/job.json")))
     job = named(stores[0], RANDOM)
     until(lambda: job.status.get("state") == "running")
-    os.kill(job.status["pid"], signal.SIGSTOP)  # so that it is still running when the second looks
+    freeze(job.status["pid"])  # so that it is still running when the second looks
     held = {name: json.loads((tmp_path / ".runtime" / "jigclu" / name).read_text()) for name in cores()}
     assert {holder["store"] for holder in held.values()} == {str(stores[0])}
     second = start(stores[1], [*table8(**UNSET), *ONE])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.orchestrator import PRETRAIN, borrow, jobs, named, prepared_store, run, start, table8, whole_table
+from helpers.orchestrator import PRETRAIN, borrow, freeze, jobs, named, prepared_store, run, start, table8, whole_table
 
 from jigclu.files import locked
 from jigclu.job_folder import JobFolder
@@ -109,7 +109,7 @@ def test_a_second_ctrl_c_kills_a_job_that_hangs_and_the_next_run_ends_bit_equal(
 ) -> None:
     orchestrator = start_until_it_trains(store, table8(pretrain__runtime__checkpoint_minutes=1e-9))
     job = named(store, PRETRAIN)
-    os.kill(job.status["pid"], signal.SIGSTOP)  # it now hangs
+    freeze(job.status["pid"])  # it now hangs
     os.killpg(orchestrator.pid, signal.SIGINT)
     assert orchestrator.stdout
     wait_for(lambda: "Ctrl-C again" in orchestrator.stdout.readline(), lambda: orchestrator.poll() is None)
@@ -132,7 +132,7 @@ def test_a_job_outlives_its_killed_orchestrator_and_the_next_run_waits_for_it(st
     wait_for(lambda: not alive(orchestrator))
     job = named(store, PRETRAIN)
     assert running_now(job) and alive(job.status["pid"])
-    os.kill(job.status["pid"], signal.SIGSTOP)  # so that it is still running when the next run looks
+    freeze(job.status["pid"])  # so that it is still running when the next run looks
     following = start(store, TABLE)
     assert following.stdout
     wait_for(lambda: f" waits    {job.id}" in following.stdout.readline(), lambda: following.poll() is None)

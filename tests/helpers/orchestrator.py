@@ -10,10 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jigclu.files import locked
 from jigclu.job_folder import JobFolder
 from orchestrate.mirror.address import digest
 
@@ -100,9 +102,14 @@ def prepared_store(path: Path, template: Path) -> Path:
 
 @functools.cache
 def whole_table(template: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The store of a whole tiny Table 8 and how its run ended; made once per session, for tests that only read it."""
-    store = prepared_store(template.parent / "runs", template)
-    return store, run(store, table8())
+    """The store of a whole tiny Table 8 and how its run ended; made once for all workers, for tests that only read it."""
+    folder = template.parents[2 if "PYTEST_XDIST_WORKER" in os.environ else 1]
+    store, ended = folder / "whole-table", folder / "whole-table.json"
+    with locked(folder / "whole-table.lock"):
+        if not ended.exists():
+            done = run(prepared_store(store, template), table8())
+            ended.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
+    return store, subprocess.CompletedProcess(*json.loads(ended.read_text()))
 
 
 def borrow(whole: Path, store: Path, *, but: Iterable[str]) -> None:
@@ -123,6 +130,13 @@ def named(store: Path, name: str) -> JobFolder:
 
 def jobs(store: Path, stage: str = "*") -> list[JobFolder]:
     return [JobFolder(path.parent) for path in sorted(store.glob(f"{stage}/*/job.json"))]
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, and wait until the process has stopped: of two signals that wait, the one with the lower number wins."""
+    os.kill(pid, signal.SIGSTOP)
+    while "\nState:\tT" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.005)
 
 
 def program(folder: Path, name: str, script: str) -> None:

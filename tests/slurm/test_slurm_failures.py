@@ -29,7 +29,7 @@ from helpers.cluster import (
     until_state,
     until_step,
 )
-from helpers.orchestrator import PRETRAIN, PROBE, named, refused
+from helpers.orchestrator import PRETRAIN, PROBE, freeze, named, refused
 
 from jigclu.job_folder import JobFolder
 from orchestrate.jobs import submissions
@@ -242,7 +242,7 @@ def test_status_works_while_the_controller_does_not_answer(tmp_path: Path, templ
     job, probe = submitted(store, cluster_file(tmp_path), PRETRAIN, PROBE, pretrain__epochs=60)
     until_step(job, 1)
     controller = int((CLUSTER / "run" / "slurmctld.pid").read_text())
-    os.kill(controller, signal.SIGSTOP)
+    freeze(controller)
     try:
         code, said = orchestrate(store, "status", "table8")
         assert (

@@ -68,6 +68,19 @@ def test_the_worker_takes_its_rank_from_slurm_alone(
     assert worker.set_rank() == rank and not LEFT_OVER.keys() & os.environ.keys()
 
 
+def test_ranks_meet_at_a_port_that_no_outgoing_connection_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = []
+    for restart in range(100):
+        task = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_NTASKS_PER_NODE": "2"}
+        job = {"SLURM_JOB_ID": "31", "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_LOCALID": "1"}
+        more = {"SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": str(restart)}
+        for name, value in (LEFT_OVER | {"RANK": ""} | task | job | more).items():
+            monkeypatch.setenv(name, value)
+        assert worker.set_rank() == 1
+        ports.append(int(os.environ["MASTER_PORT"]))
+    assert min(ports) > 1024 and max(ports) < 32768 and len(set(ports)) > 90
+
+
 def test_a_preempted_job_is_requeued_whatever_rank_says(
     tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
