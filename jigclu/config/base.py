@@ -8,7 +8,15 @@ import types
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 
 class ConfigError(ValueError):
@@ -29,8 +37,20 @@ def nearest(word: str, choices: Collection[str], more: str = "") -> str:
     return f"{hint} {valid}" if len(choices) > LONG_LIST or more else f"{valid}; {hint}"
 
 
+class AddedLater:
+    """Marks a setting that older jobs do not have: at its default it is not written, so that their ids stay as they are."""
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if AddedLater in field.metadata and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 # Numbers are numbers: no text ("3"), no true or yes, no NaN, no infinity, and nothing that no machine could hold.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from jigclu.config.base import ConfigError, Integer, Pixels, Positive, Strict, nearest
+from jigclu.config.base import AddedLater, ConfigError, Integer, Pixels, Positive, Strict, nearest
 
 Subset = Literal["1percent", "10percent"]
 Layout = Literal["folders", "cifar", "scenes"]
@@ -222,7 +222,7 @@ class DataConfig(Strict):
     name: DatasetName = "imagenet100"
     version: str = ""
     canvas: Pixels = 512
-    quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
+    quality: Annotated[Annotated[Integer, Field(ge=1, le=100)] | None, AddedLater] = None
     subset: Subset | None = None
     train_images: Positive | None = None
     val_images: Positive | None = None
@@ -245,13 +245,6 @@ class DataConfig(Strict):
                 f"not {self.name}"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_no_quality(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)  # jobs that were planned before packs existed keep their ids
-        if self.quality is None:
-            values.pop("quality", None)
-        return values
 
 
 def declare_version(values: Any, specs: Any, default: str) -> Any:
