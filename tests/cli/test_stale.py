@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from helpers.orchestrator import PRETRAIN, PROBE, RANDOM, borrow, named, prepared_store, run, table8, whole_table
 
-from jigclu.job_folder import JobFolder
 from orchestrate import run as orchestrator
 from orchestrate.jobs.staleness import EARLIER, Staleness, set_aside
 
@@ -41,7 +41,12 @@ def test_a_result_of_other_code_or_data_is_stale_and_so_are_its_dependents(finis
 def test_a_result_from_an_encoder_that_was_made_again_is_stale(finished: Path) -> None:
     encoder = named(finished, PRETRAIN)
     encoder.write_result(encoder.result["metrics"])
-    assert reasons(finished) == {PRETRAIN: "", PROBE: f"upstream {encoder.id} was run again later", RANDOM: ""}
+    assert set(reasons(finished).values()) == {""}  # the same weights
+    (encoder.path / "encoder.pt.sha256").write_text("0" * 64)
+    stale = {PRETRAIN: "", PROBE: f"the encoder of upstream {encoder.id} has changed", RANDOM: ""}
+    assert reasons(finished) == stale
+    named(finished, PROBE).edit_job(lambda job: {**job, "encoder_digest": None})  # as older versions left it
+    assert reasons(finished) == stale | {PROBE: f"upstream {encoder.id} was run again later"}
 
 
 def test_a_result_is_set_aside_whole(finished: Path) -> None:
@@ -69,7 +74,8 @@ def test_rerun_stale_runs_exactly_the_stale_jobs_again(finished: Path) -> None:
     done = run(finished, [*table8(), "--rerun-stale"])
     assert done.returncode == 0 and f"done     {job.id}" in done.stdout, done.stdout + done.stderr
     assert job.result["metrics"] == old["metrics"] and job.result["finished"] > old["finished"]
-    assert JobFolder(next((job.path / EARLIER).iterdir())).result == old and reasons(finished)[RANDOM] == ""
+    (kept,) = (job.path / EARLIER).iterdir()
+    assert json.loads((kept / "result.json").read_text()) == old and reasons(finished)[RANDOM] == ""
     assert {path: path.stat().st_mtime_ns for path in others} == others
     assert len(job.status["attempts"]) == 1
 

@@ -28,6 +28,8 @@ def add_job(store: Path, job_id: str, use: dict[str, str] | None = None, state: 
     folder.update_job(**job | more)
     folder.set_status(state, message=message)
     if state == "done":
+        if stage == "pretrain":
+            (folder.path / "encoder.pt").write_bytes(b"weights")
         # As in the linear stage, the size of the validation set is a detail of the result, not one of its metrics.
         folder.write_result(metrics, seconds=90.0, device="a CPU, 2 threads", val_images=val_images)
     return folder

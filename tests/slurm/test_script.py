@@ -64,7 +64,7 @@ def test_the_pickle_runs_in_a_python_of_its_own(tmp_path: Path) -> None:
     """submitit's run module loads it, as in a SLURM task, and calls the worker on the job's folder."""
     job = tmp_path / "runs" / "pretrain" / "ab12cd34ef56"
     (job / "logs").mkdir(parents=True)
-    (job / "result.json").write_text('{"metrics": {}}')  # a finished job: the worker returns at once
+    (job / "result.json").write_text('{"metrics": {"loss": 1.0}}')  # a finished job: the worker returns at once
     write_pickle(job, 60)
     assert [path.name for path in (job / "logs").iterdir()] == ["job.pkl"]
     (job / "logs" / "7_submitted.pkl").symlink_to("job.pkl")
