@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from jigclu.config.base import (
+    AddedLater,
     ConfigError,
     Integer,
     Momentum,
@@ -93,11 +94,15 @@ class JigCluConfig(MethodSchema):
 
 
 class SimCLRConfig(MethodSchema):
-    """SimCLR (Chen et al. 2020): two views of every image, NT-Xent over the 2N views of the global batch, a two-layer head."""
+    """SimCLR (Chen et al. 2020): two views of every image, NT-Xent over the 2N views of the global batch, a two-layer head.
+
+    `head`: `bn` has batch norm after both layers, as SimCLR's released code; `mlp` has none, as JigClu's and MoCo v2's.
+    """
 
     name: Literal["simclr"] = "simclr"
     temperature: PositiveFloat = 0.1
     dim: Size = 128
+    head: Annotated[Literal["mlp", "bn"], AddedLater] = "mlp"
 
     @property
     def passes(self) -> float:

@@ -66,7 +66,8 @@ class Job:
         data = " ".join(filter(None, (config.data.name, getattr(config.data, "subset", None))))
         head_lr = getattr(config, "head_lr", None)
         head = f" head_lr={head_lr:g}" if head_lr else ""
-        return f"{self.stage} {config.backbone} {data} {self.label}{head} seed {self.seed}"
+        calibrated = " BN calibrated" if getattr(config, "calibrate_bn", False) else ""
+        return f"{self.stage} {config.backbone} {data} {self.label}{calibrated}{head} seed {self.seed}"
 
     def folder(self, store: Path) -> JobFolder:
         return JobFolder(store / self.stage / self.id)
