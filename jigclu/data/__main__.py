@@ -8,6 +8,7 @@ if __name__ == "__main__":
     guard_imports("jigclu.data")
 
 import argparse
+import re
 import signal
 import sys
 import tempfile
@@ -95,9 +96,9 @@ def _names(verb: str) -> list[str]:
 
 def _unknown(verb: str, name: str, names: list[str]) -> str:
     """Lists the verb's own data sets, and suggests the nearest of all: its own message says why it does not fit the verb."""
-    suggestion = "".join(nearest(name, names).partition("; did you mean")[1:])
+    suggestion = re.search(r"did you mean [^?]*\?", nearest(name, names))
     valid = sorted({*_names(verb), *(["all"] if verb == "check" else [])})
-    return f"unknown data set {name!r}; valid: {', '.join(valid)}{suggestion}"
+    return f"unknown data set {name!r}; valid: {', '.join(valid)}{f'; {suggestion[0]}' if suggestion else ''}"
 
 
 def _parser(prog: str) -> Parser:

@@ -66,8 +66,7 @@ class Job:
         data = " ".join(filter(None, (config.data.name, getattr(config.data, "subset", None))))
         head_lr = getattr(config, "head_lr", None)
         head = f" head_lr={head_lr:g}" if head_lr else ""
-        calibrated = " BN calibrated" if getattr(config, "calibrate_bn", False) else ""
-        return f"{self.stage} {config.backbone} {data} {self.label}{calibrated}{head} seed {self.seed}"
+        return f"{self.stage} {config.backbone} {data} {self.label}{head} seed {self.seed}"
 
     def folder(self, store: Path) -> JobFolder:
         return JobFolder(store / self.stage / self.id)
@@ -261,7 +260,8 @@ def _add_chain(
                 f"{experiment.name} {cell.key}: {stage} evaluates a {config.backbone}, "
                 f"but the pretraining trains a {encoder.backbone}"
             )
-        job = Job(stage, config, upstream, seed, label, plan.scale, plan.protocol)
+        calibrated = " BN calibrated" if getattr(config, "calibrate_bn", False) else ""
+        job = Job(stage, config, upstream, seed, label + calibrated, plan.scale, plan.protocol)
         job = plan.jobs.setdefault(job.id, job)
         job.demand += 1
         job.experiments.add(experiment.name)

@@ -73,7 +73,10 @@ def test_get_lays_down_either_form(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     fetched = types.ModuleType("torchvision.datasets")
     fetched.Imagenette = lambda root, size, download: images(Path(root) / "imagenette2", (200, 150))  # type: ignore
     monkeypatch.setitem(sys.modules, "torchvision.datasets", fetched)
-    for name, folder, size in (("imagenette", "imagenette", (128, 128)), ("imagenette_full", "imagenette2", (200, 150))):
+    for name, folder, size in (
+        ("imagenette", "imagenette", (128, 128)),
+        ("imagenette_full", "imagenette2", (200, 150)),
+    ):
         text = download.get(DataConfig(name=name), tmp_path)
         assert f"{name} is in {tmp_path / folder}, verified" in text
         assert ("original size" in text) == (name == "imagenette_full")

@@ -124,9 +124,15 @@ def test_m_3_and_4_also_reach_as_far_past_their_cell_as_m_2() -> None:
     for job in planned("table8"):
         if job.stage == "pretrain":
             method: Any = job.config.method  # type: ignore[union-attr]
-            boxes = split_boxes(300, 300, method.m, method.extend)
+            boxes = split_boxes(300, 300, method.m, method.reach)
             pairs = [overlap(one, other) for i, one in enumerate(boxes) for other in boxes[:i]]
             largest = max(box[2] - box[0] for box in boxes) / 300
-            found[method.m, method.extend] = round(100 * largest), round(100 * sum(pairs) / len(pairs))
-            assert method.extend in (0.3, pytest.approx(0.6 / method.m))
-    assert found == {(2, 0.3): (80, 69), (3, 0.3): (93, 65), (4, 0.3): (80, 55), (3, 0.2): (73, 40), (4, 0.15): (55, 23)}
+            found[method.m, method.extend_of] = round(100 * largest), round(100 * sum(pairs) / len(pairs))
+            assert method.reach == pytest.approx(0.3 if method.extend_of == "image" else 0.6 / method.m)
+    assert found == {
+        (2, "image"): (80, 69),
+        (3, "image"): (93, 65),
+        (4, "image"): (80, 55),
+        (3, "cell"): (73, 40),
+        (4, "cell"): (55, 23),
+    }
