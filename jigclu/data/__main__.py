@@ -263,9 +263,9 @@ def _check_line(data: DataConfig | DetectionDataConfig, root: Path) -> int:
         else:
             evidence = _verified(data, root)
     except ConfigError as error:
-        print(f"{data.name:11}  {error}")
+        print(f"{data.name:15}  {error}")
         return 1
-    print(f"{data.name:11}  ok ({evidence})")
+    print(f"{data.name:15}  ok ({evidence})")
     return 0
 
 
