@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,18 +58,34 @@ class Backbone(nn.Module):
 
 
 def mlp(width: int, dim: int) -> nn.Sequential:
-    """Head of JigClu, SimCLR and MoCo v2: Linear-ReLU-Linear from the backbone's width to `dim`, no BN."""
+    """Head of JigClu and MoCo v2: Linear-ReLU-Linear from the backbone's width to `dim`, no BN."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
 
 
-class EncoderWithHead(nn.Module):
-    """Images (N, 3, S, S) -> (N, dim): backbone, global average pool, and an `mlp` or one linear layer."""
+def simclr_head(width: int, dim: int) -> nn.Sequential:
+    """SimCLR's head from `width` to `dim`: batch norm after both layers, which have no bias; the last batch norm has none either.
 
-    def __init__(self, backbone: str, dim: int, linear: bool = False):
+    Source: google-research/simclr, tf2/model.py, LinearLayer and ProjectionHead with num_proj_layers 2 (as in SimCLR v1).
+    """
+    last = nn.BatchNorm1d(dim)
+    last.bias.requires_grad_(False)  # stays 0
+    return nn.Sequential(
+        nn.Linear(width, width, bias=False),
+        nn.BatchNorm1d(width),
+        nn.ReLU(inplace=True),
+        nn.Linear(width, dim, bias=False),
+        last,
+    )
+
+
+class EncoderWithHead(nn.Module):
+    """Images (N, 3, S, S) -> (N, dim): backbone, global average pool, and a head: `mlp`, `simclr_head` or one linear layer."""
+
+    def __init__(self, backbone: str, dim: int, head: Literal["mlp", "bn", "linear"] = "mlp"):
         super().__init__()
         self.encoder = Backbone(backbone)
-        width = self.encoder.dim
-        self.head = nn.Linear(width, dim) if linear else mlp(width, dim)
+        build: dict[str, Callable[[int, int], nn.Module]] = {"mlp": mlp, "bn": simclr_head, "linear": nn.Linear}
+        self.head = build[head](self.encoder.dim, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, S, S) to vectors (N, dim)."""

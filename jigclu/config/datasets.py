@@ -49,7 +49,8 @@ class DatasetSpec:
     `how_to_get`: the end of every error about missing files. `folder`: below the data root. `fetcher`: the download in
     data/download.py, "" if there is none. `subsets`: label lists; a subset without a list is drawn by rule, an even share
     of every class (protocols.md §2.3, §2.4). `class_list`: the class folders to use, all if None. `per_class`: the least
-    number of train images and the number of val images of every class, checked instead of the totals.
+    number of train images and the number of val images of every class, checked instead of the totals. `square`: the side in
+    pixels of every image, 0 if they vary. `twin`: the data set with the same files in another size, likely to be mistaken for it.
     """
 
     name: str
@@ -63,6 +64,8 @@ class DatasetSpec:
     subsets: dict[str, ListFile] = field(default_factory=dict)
     class_list: ListFile | None = None
     per_class: tuple[int, int] | None = None
+    square: int = 0
+    twin: str = ""
     cifar: CifarFiles | None = None
 
     @property
@@ -76,6 +79,18 @@ _LISTS = "for subsets also lists/{1percent,10percent}.txt (github.com/google-res
 _CIFAR = "download it with `jigclu data get {0}`, or set JIGCLU_DATA to the folder that contains {1}"
 _ILSVRC2012 = (732, 50)  # train classes hold 732 to 1300 images, val classes 50
 
+_IMAGENETTE = {"train": 9_469, "val": 3_925}
+
+
+def _imagenette_subsets(folder: str) -> dict[str, ListFile]:
+    """The lines of SimCLR's lists whose file is one of Imagenette's train images, in their order."""
+    digests = {
+        "1percent": ("9a2dd83c425d6f6486a4c5001df1f07c21fa015803687b029025695912caf4ae", 93),
+        "10percent": ("0ed45ca2af1661b367d674e7086c5e1d1f264ced5fc42e9946e49a02c221702b", 909),
+    }
+    return {subset: ListFile(f"{folder}/splits/simclr_{subset}.txt", *found) for subset, found in digests.items()}
+
+
 _SPECS = (
     DatasetSpec(
         name="scenes",
@@ -87,26 +102,30 @@ _SPECS = (
     ),
     DatasetSpec(
         name="imagenette",
-        version="v2-128px",
+        version="v2-128px",  # every image squashed to 128 x 128, JPEG quality 80
         layout="folders",
-        images={"train": 9_469, "val": 3_925},
+        images=_IMAGENETTE,
         classes=10,
-        how_to_get="download it with `jigclu data get imagenette`, or put Imagenette v2 (github.com/fastai/imagenette) at "
-        f"<data root>/imagenette/{{train,val}}/<wnid>/*.JPEG, {_LISTS}, {_ROOT}",
+        how_to_get="download it with `jigclu data get imagenette`, or put Imagenette v2 (github.com/fastai/imagenette), squashed "
+        f"to 128 x 128 pixels, at <data root>/imagenette/{{train,val}}/<wnid>/*.JPEG, {_LISTS}, {_ROOT}",
         folder="imagenette",
         fetcher="imagenette",
-        subsets={  # the lines of SimCLR's lists whose file is one of Imagenette's train images, in their order
-            "1percent": ListFile(
-                "imagenette/splits/simclr_1percent.txt",
-                "9a2dd83c425d6f6486a4c5001df1f07c21fa015803687b029025695912caf4ae",
-                lines=93,
-            ),
-            "10percent": ListFile(
-                "imagenette/splits/simclr_10percent.txt",
-                "0ed45ca2af1661b367d674e7086c5e1d1f264ced5fc42e9946e49a02c221702b",
-                lines=909,
-            ),
-        },
+        subsets=_imagenette_subsets("imagenette"),
+        square=128,
+        twin="imagenette_full",
+    ),
+    DatasetSpec(
+        name="imagenette_full",
+        version="v2",  # as published: about 500 x 375 pixels
+        layout="folders",
+        images=_IMAGENETTE,
+        classes=10,
+        how_to_get="download it with `jigclu data get imagenette_full`, or unpack imagenette2.tgz (github.com/fastai/imagenette) "
+        f"in the data root, {_LISTS}, {_ROOT}",
+        folder="imagenette2",
+        fetcher="imagenette_full",
+        subsets=_imagenette_subsets("imagenette2"),
+        twin="imagenette",
     ),
     DatasetSpec(
         name="imagenet100",

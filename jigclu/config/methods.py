@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from jigclu.config.base import (
+    AddedLater,
     ConfigError,
     Integer,
     Momentum,
@@ -54,6 +55,9 @@ class MethodSchema(Strict):
 class JigCluConfig(MethodSchema):
     """The pretext task (paper §3). `loss_scale: official` multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2).
 
+    `extend`: how far a patch reaches past its cell, as a share of the image's side. `extend_of: cell` multiplies it by 2 / m, so
+    that it is the same share of the cell for every m as for m = 2 (register, D4).
+
     `input`: the network's input (paper §5.1, Figure 5): montages, patches at their own size (`small`), or patches scaled up to
     the size of an image. `augment`: when images are augmented (paper §5.2, Table 7): every patch `after` the split; the image is
     cropped before the split and every patch gets the other augmentations (`during`); the image gets all of them (`before`).
@@ -62,6 +66,7 @@ class JigCluConfig(MethodSchema):
     name: Literal["jigclu"] = "jigclu"
     m: Annotated[Integer, Field(ge=2, le=8)] = 2
     extend: Annotated[Real, Field(ge=0, le=0.5)] = 0.3
+    extend_of: Annotated[Literal["image", "cell"], AddedLater] = "image"
     temperature: PositiveFloat = 0.3
     loss_scale: Literal["official", "paper"] = "official"
     clustering_weight: NotNegative = 1.0
@@ -69,6 +74,11 @@ class JigCluConfig(MethodSchema):
     dim: Size = 128
     input: Literal["montage", "small", "scaled"] = "montage"
     augment: Literal["after", "during", "before"] = "after"
+
+    @property
+    def reach(self) -> float:
+        """How far a patch reaches past its cell, as a share of the image's side."""
+        return self.extend if self.extend_of == "image" else self.extend * 2 / self.m
 
     @property
     def passes(self) -> float:
@@ -93,11 +103,15 @@ class JigCluConfig(MethodSchema):
 
 
 class SimCLRConfig(MethodSchema):
-    """SimCLR (Chen et al. 2020): two views of every image, NT-Xent over the 2N views of the global batch, a two-layer head."""
+    """SimCLR (Chen et al. 2020): two views of every image, NT-Xent over the 2N views of the global batch, a two-layer head.
+
+    `head`: `bn` has batch norm after both layers, as SimCLR's released code; `mlp` has none, as JigClu's and MoCo v2's.
+    """
 
     name: Literal["simclr"] = "simclr"
     temperature: PositiveFloat = 0.1
     dim: Size = 128
+    head: Annotated[Literal["mlp", "bn"], AddedLater] = "mlp"
 
     @property
     def passes(self) -> float:

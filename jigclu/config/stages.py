@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from jigclu.config.base import (
+    AddedLater,
     Batch,
     ConfigError,
     Epochs,
@@ -56,7 +57,7 @@ class AugmentConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """SGD; cosine schedule per epoch, no warm-up (paper §4; protocols.md §1.7)."""
+    """SGD without warm-up (paper §4; protocols.md §1.7)."""
 
     lr: PositiveFloat = 0.03
     momentum: Momentum = 0.9
@@ -74,8 +75,16 @@ class RuntimeConfig(Strict):
     monitor_every: Whole = 0
 
 
+def _in_epochs(shares: tuple[float, ...], epochs: int) -> tuple[int, ...]:
+    return tuple(max(1, round(share * epochs)) for share in shares)
+
+
 class PretrainConfig(Strict):
-    """Pretraining with any of the methods (paper §4 "Unsupervised Training"; protocols.md §1.7)."""
+    """Pretraining with any of the methods (paper §4 "Unsupervised Training"; protocols.md §1.7).
+
+    `schedule`, constant within an epoch: `cosine`, or `steps`, which multiplies the rate by 0.1 at each of the `milestones`.
+    These are shares of the epochs, so that they hold at every scale; the defaults are MoCo v1's 120 and 160 of 200.
+    """
 
     data: DataConfig = DataConfig()
     backbone: Backbone = "resnet50"
@@ -85,8 +94,19 @@ class PretrainConfig(Strict):
     batch_size: Annotated[Integer, Field(ge=2, le=100_000)] = 256
     epochs: Epochs = 200
     optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Annotated[Literal["cosine", "steps"], AddedLater] = "cosine"
+    milestones: Annotated[tuple[Share, ...], AddedLater] = (0.6, 0.8)
     precision: Precision = "float32"
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def milestone_epochs(self) -> tuple[int, ...]:
+        return _in_epochs(self.milestones, self.epochs)
+
+
+# The batch norms take their statistics from the train images before the backbone is frozen. Random weights otherwise keep
+# the initial mean 0 and variance 1, with which no trained network works.
+CalibrateBn = Annotated[Annotated[bool, Field(strict=True)], AddedLater]
 
 
 class EvaluationConfig(Strict):
@@ -121,7 +141,7 @@ class ClassifierConfig(EvaluationConfig):
 
     @property
     def milestone_epochs(self) -> tuple[int, ...]:
-        return tuple(max(1, round(share * self.epochs)) for share in self.milestones)
+        return _in_epochs(self.milestones, self.epochs)
 
 
 class LinearConfig(ClassifierConfig):
@@ -135,6 +155,7 @@ class LinearConfig(ClassifierConfig):
     lr: PositiveFloat = 1.0
     other_lrs: tuple[PositiveFloat, ...] = (0.1, 10.0, 30.0)
     views: Epochs | None = None
+    calibrate_bn: CalibrateBn = False
 
 
 class FinetuneConfig(ClassifierConfig):
@@ -157,6 +178,7 @@ class KnnConfig(EvaluationConfig):
 
     k: Size = 20
     temperature: PositiveFloat = 0.07
+    calibrate_bn: CalibrateBn = False
 
 
 class DetectConfig(Strict):

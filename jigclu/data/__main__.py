@@ -8,6 +8,7 @@ if __name__ == "__main__":
     guard_imports("jigclu.data")
 
 import argparse
+import re
 import signal
 import sys
 import tempfile
@@ -95,9 +96,9 @@ def _names(verb: str) -> list[str]:
 
 def _unknown(verb: str, name: str, names: list[str]) -> str:
     """Lists the verb's own data sets, and suggests the nearest of all: its own message says why it does not fit the verb."""
-    suggestion = "".join(nearest(name, names).partition("; did you mean")[1:])
+    suggestion = re.search(r"did you mean [^?]*\?", nearest(name, names))
     valid = sorted({*_names(verb), *(["all"] if verb == "check" else [])})
-    return f"unknown data set {name!r}; valid: {', '.join(valid)}{suggestion}"
+    return f"unknown data set {name!r}; valid: {', '.join(valid)}{f'; {suggestion[0]}' if suggestion else ''}"
 
 
 def _parser(prog: str) -> Parser:
@@ -262,9 +263,9 @@ def _check_line(data: DataConfig | DetectionDataConfig, root: Path) -> int:
         else:
             evidence = _verified(data, root)
     except ConfigError as error:
-        print(f"{data.name:11}  {error}")
+        print(f"{data.name:15}  {error}")
         return 1
-    print(f"{data.name:11}  ok ({evidence})")
+    print(f"{data.name:15}  ok ({evidence})")
     return 0
 
 

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 from jigclu.config import DATASETS, ConfigError, DataConfig, DatasetSpec, dataset_spec
 from jigclu.data.catalog import catalogue, check
 from jigclu.data.sources.folders import with_wnid
@@ -46,7 +48,7 @@ def get(data: DataConfig, root: Path, fetch: Fetch | None = None) -> str:
                     folder.rmdir()
             raise
         message = f"{data.name} is in {target}, verified"
-        if spec.layout == "folders":
+        if spec.layout == "folders" and not spec.square:
             message += "\nits images have their original size; decoding scales them to the config's canvas"
     return f"{message}\n{write_subset_lists(data, root)}".strip()
 
@@ -65,11 +67,22 @@ def _install(data: DataConfig, spec: DatasetSpec, root: Path, fetch: Fetch) -> N
         ) from None
 
 
-def _imagenette(spec: DatasetSpec, aside: Path) -> None:
+def _imagenette_full(spec: DatasetSpec, aside: Path) -> None:
     from torchvision.datasets import Imagenette
 
-    Imagenette(str(aside), size="full", download=True)
-    (aside / "imagenette2").rename(aside / spec.folder)
+    Imagenette(str(aside), size="full", download=True)  # leaves it in imagenette2
+
+
+def _imagenette(spec: DatasetSpec, aside: Path) -> None:
+    """Download the published images and squash each to `spec.square` pixels on both sides, JPEG quality 80."""
+    full = dataset_spec(spec.twin)
+    _imagenette_full(full, aside)
+    for path in (aside / full.folder).glob("*/*/*.JPEG"):
+        target = aside / spec.folder / path.relative_to(aside / full.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            size = (spec.square, spec.square)
+            image.convert("RGB").resize(size, Image.Resampling.BILINEAR).save(target, "JPEG", quality=80)
 
 
 def _cifar(spec: DatasetSpec, aside: Path) -> None:
@@ -79,13 +92,17 @@ def _cifar(spec: DatasetSpec, aside: Path) -> None:
     getattr(datasets, spec.cifar.reader)(str(aside), download=True)
 
 
-FETCHERS: dict[str, Callable[[DatasetSpec, Path], None]] = {"imagenette": _imagenette, "cifar": _cifar}
+FETCHERS: dict[str, Callable[[DatasetSpec, Path], None]] = {
+    "imagenette": _imagenette,
+    "imagenette_full": _imagenette_full,
+    "cifar": _cifar,
+}
 
 
 def write_subset_lists(data: DataConfig, root: Path) -> str:
     """Write the label lists that belong inside the data set's folder, from SimCLR's own lists in <root>/lists.
 
-    They are the lines of SimCLR's lists that are in the train split (imagenette/splits/simclr_*.txt). Returns the lines
+    They are the lines of SimCLR's lists that are in the train split (<folder>/splits/simclr_*.txt). Returns the lines
     to print.
     """
     messages, spec = [], dataset_spec(data.name)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jigclu.config import EvaluationConfig
 from jigclu.data.canvases import CanvasDataset
@@ -38,6 +38,24 @@ class Extractor:
         """(N, 3, h, w) normalised -> (N, dim) float32."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             return self.backbone(images.contiguous(memory_format=torch.channels_last)).float()
+
+    @torch.no_grad()
+    def calibrate(self, dataset: CanvasDataset, order: list[int]) -> None:
+        """Replace the running statistics of all batch norms by their mean over the batches of the images in `order`.
+
+        The images pass once in train mode under the test transform; weights stay as they are.
+        """
+        norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+        usual = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a mean over all batches instead of a moving one
+        self.backbone.train()
+        for batch in self.batches(dataset, order):
+            self(centre_crop(batch.canvas, batch.sizes, self.config.resize, self.config.image_size))
+        self.backbone.eval()
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
 
     def test_features(self, dataset: CanvasDataset) -> tuple[Tensor, Tensor]:
         """Features (n, dim) and labels (n,) of a whole split under the test transform, on the device."""

@@ -32,7 +32,7 @@ class MoCoNetwork(nn.Module):
 
     def __init__(self, backbone: str, dim: int, linear: bool, queue: int):
         super().__init__()
-        self.query = EncoderWithHead(backbone, dim, linear)
+        self.query = EncoderWithHead(backbone, dim, "linear" if linear else "mlp")
         self.key = KeyEncoder(self.query)
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))

@@ -29,7 +29,7 @@ class SimCLR(Method):
     def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int = 0):
         assert isinstance(config.method, SimCLRConfig)
         self.config, self.method, self.seed, self.rank_info = config, config.method, seed, rank_info
-        self.network = EncoderWithHead(config.backbone, config.method.dim)
+        self.network = EncoderWithHead(config.backbone, config.method.dim, config.method.head)
 
     @torch.no_grad()
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:

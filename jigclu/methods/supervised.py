@@ -23,7 +23,7 @@ class Supervised(Method):
 
     def __init__(self, config: PretrainConfig, seed: int, rank_info: RankInfo, classes: int):
         self.config, self.seed, self.rank_info = config, seed, rank_info
-        self.network = EncoderWithHead(config.backbone, classes, linear=True)
+        self.network = EncoderWithHead(config.backbone, classes, "linear")
 
     @torch.no_grad()
     def prepare(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, ...]:

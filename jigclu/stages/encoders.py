@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from jigclu.config import ConfigError, DetectConfig, EvaluationConfig
+from jigclu.config import ConfigError, DetectConfig, EvaluationConfig, KnnConfig, LinearConfig
+from jigclu.data.canvases import open_dataset
+from jigclu.data.order import epoch_groups
 from jigclu.evaluation.extractor import Extractor
 from jigclu.network import Backbone, load_encoder
 from jigclu.training import interrupt
@@ -61,8 +63,11 @@ def fresh_classifier(dim: int, classes: int, seed: int) -> nn.Linear:
     return head
 
 
-def frozen_extractor(config: EvaluationConfig, session: Session) -> Extractor:
-    """Freeze `starting_backbone`; progress goes to status.json, and a stop signal raises Interrupted."""
+def frozen_extractor(config: LinearConfig | KnnConfig, session: Session) -> Extractor:
+    """Freeze `starting_backbone`, with its batch norms calibrated on the train split if the config says so.
+
+    Progress goes to status.json, and a stop signal raises Interrupted.
+    """
     backbone = starting_backbone(config, session)
 
     def on_progress(text: str) -> None:
@@ -71,4 +76,11 @@ def frozen_extractor(config: EvaluationConfig, session: Session) -> Extractor:
             session.folder.set_status("interrupted", message=f"stopped while computing {text}")
             raise interrupt.Interrupted(f"stopped while computing {text}")
 
-    return Extractor(backbone, config, session.rank_info.device, on_progress)
+    extractor = Extractor(backbone, config, session.rank_info.device, on_progress)
+    if config.calibrate_bn:
+        train = open_dataset(config.data, "train")
+        # In random order, since a batch of one class has other statistics, and in equal batches: each counts as much.
+        size = min(config.batch_size, len(train))
+        groups = epoch_groups(session.folder.seed, 0, len(train), size)
+        extractor.calibrate(train, [index for group in groups for index in group])
+    return extractor

@@ -1,4 +1,4 @@
-"""Pretraining by any method (paper §4): SGD, cosine per epoch, checkpoints at any step, encoder.pt at the end."""
+"""Pretraining by any method (paper §4): SGD, a rate per epoch, checkpoints at any step, encoder.pt at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jigclu.stages.knn import evaluate
 from jigclu.training.checkpoint import save_atomic
 from jigclu.training.distributed import distribute
 from jigclu.training.prefetch import Prepared, prefetched
-from jigclu.training.schedules import cosine
+from jigclu.training.schedules import cosine, steps
 from jigclu.training.session import Session
 from jigclu.training.usage import peak_memory_mb
 
@@ -63,6 +63,13 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
     while trainer.epoch < config.epochs:
         trainer.train_epoch()
     return trainer.finish()
+
+
+def rate(config: PretrainConfig, epoch: int) -> float:
+    """Compute the learning rate in `epoch`, counted from 0."""
+    if config.schedule == "steps":
+        return steps(config.optimizer.lr, epoch, config.milestone_epochs)
+    return cosine(config.optimizer.lr, epoch, config.epochs)
 
 
 class Trainer:
@@ -118,7 +125,7 @@ class Trainer:
         """Train from the current step to the end of its epoch."""
         config, epoch = self.config, self.epoch
         done = self.session.step % self.steps_per_epoch
-        lr = cosine(config.optimizer.lr, epoch, config.epochs)
+        lr = rate(config, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         groups = epoch_groups(

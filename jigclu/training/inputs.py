@@ -49,7 +49,7 @@ class Patches:
 
     def __init__(self, config: PretrainConfig, method: JigCluConfig, seed: int, device: torch.device):
         self.recipe, self.image_size, self.seed, self.device = config.augment, config.image_size, seed, device
-        self.m, self.extend = method.m, method.extend
+        self.m, self.extend = method.m, method.reach
         self._augmented = {"after": self._after, "during": self._during, "before": self._before}[method.augment]
 
     def __call__(self, batch: Batch, epoch: int, size: int) -> Tensor:

@@ -15,6 +15,7 @@ from jigclu.config.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 Overlay = dict[str, Any]
+RANDOM = "random"  # methods/random.yaml: cells without a pretraining
 
 
 def data_keys() -> list[str]:
@@ -114,7 +115,7 @@ def overlay(kind: str, name: str) -> Overlay:
     values = read_yaml(path)
     sections = {
         "for_data": data_keys(),
-        "methods": list(METHODS),
+        "methods": [*METHODS, RANDOM],
         "datasets": data_keys(),
         "backbones": list(get_args(Backbone)),
     }

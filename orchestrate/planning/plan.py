@@ -260,7 +260,8 @@ def _add_chain(
                 f"{experiment.name} {cell.key}: {stage} evaluates a {config.backbone}, "
                 f"but the pretraining trains a {encoder.backbone}"
             )
-        job = Job(stage, config, upstream, seed, label, plan.scale, plan.protocol)
+        calibrated = " BN calibrated" if getattr(config, "calibrate_bn", False) else ""
+        job = Job(stage, config, upstream, seed, label + calibrated, plan.scale, plan.protocol)
         job = plan.jobs.setdefault(job.id, job)
         job.demand += 1
         job.experiments.add(experiment.name)

@@ -20,7 +20,7 @@ from jigclu.config import (
     parse,
 )
 from orchestrate.planning.experiments import Cell, Experiment
-from orchestrate.planning.overlays import NotYaml, Overlay, overlay, parse_yaml
+from orchestrate.planning.overlays import RANDOM, NotYaml, Overlay, overlay, parse_yaml
 
 StageConfig = PretrainConfig | LinearConfig | FinetuneConfig | KnnConfig | DetectConfig
 # The stage that trains the encoder of the others, if the recipe has it.
@@ -133,8 +133,9 @@ def layers_for(
 ) -> Iterator[Overlay]:
     """What goes over the recipe of a stage, weakest first. Method, scale and protocol are each followed by their own
     values for the data set (`data`: as `for_data` names it) and for the method."""
-    method = overlay("methods", cell.method) if cell.method else {}
-    kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", cell.method)
+    name = cell.method or RANDOM
+    method = overlay("methods", name)
+    kind = method.get(ENCODER_STAGE, {}).get("method", {}).get("name", name)
     for layer in (method, scale, protocol):
         for part in (layer, layer.get("for_data", {}).get(data, {}), layer.get("methods", {}).get(kind, {})):
             yield part.get(stage) or {}

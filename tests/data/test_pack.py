@@ -135,7 +135,7 @@ def test_quality_is_in_the_identity_only_if_it_is_set() -> None:
     [
         (
             {"name": "cifar10", "quality": 90},
-            "folders of images (imagenette, imagenet100, imagenet1k), not cifar10",
+            "folders of images (imagenette, imagenette_full, imagenet100, imagenet1k), not cifar10",
         ),
         ({"name": "scenes", "quality": 90}, "not scenes"),
         ({"quality": 101}, "less than or equal to 100"),

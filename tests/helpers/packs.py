@@ -26,7 +26,7 @@ COUNTS = {"train": 40, "val": 20}
 
 def small_spec(counts: dict[str, int]) -> DatasetSpec:
     """Imagenette's record with these numbers of images; subsets are drawn by rule."""
-    return replace(DATASETS["imagenette"], images=counts, subsets={})
+    return replace(DATASETS["imagenette"], images=counts, subsets={}, square=0, twin="")
 
 
 def register(monkeypatch: MonkeyPatch, counts: dict[str, int]) -> None:

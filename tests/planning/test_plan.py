@@ -102,7 +102,7 @@ TABLE8_IDS = {
 @pytest.mark.parametrize("scale", TABLE8_IDS)
 def test_a_change_of_the_code_does_not_change_the_ids_of_finished_jobs(scale: str) -> None:
     """Else every result in every store would have to be computed again. (Table 8, protocol official, seed 0.)"""
-    assert sorted(planned(scale=scale).jobs) == TABLE8_IDS[scale].split()
+    assert set(TABLE8_IDS[scale].split()) <= set(planned(scale=scale).jobs)
 
 
 def test_equal_configs_have_equal_ids_whatever_layers_they_come_from() -> None:
@@ -119,7 +119,7 @@ def test_a_shared_job_is_planned_once_and_counts_every_cell_that_needs_it() -> N
     (found,) = experiments.find(["table8"])
     plan = make_plan([found, found.model_copy(update={"name": "table99"})], "paper", "official")
     assert plan.jobs.keys() == planned().jobs.keys()
-    assert [job.demand for job in plan.jobs.values()] == [2] * 7 and plan.naive == 14
+    assert [job.demand for job in plan.jobs.values()] == [2] * 12 and plan.naive == 24
     assert {frozenset(job.experiments) for job in plan.jobs.values()} == {frozenset({"table8", "table99"})}
     uses = {(use.experiment, use.cell) for use in job_of(plan, "linear", "m=3").uses}
     assert uses == {("table8", "m=3"), ("table99", "m=3")}
@@ -134,7 +134,7 @@ def test_upstream_comes_first_and_the_random_cell_has_none() -> None:
     for m in (2, 3, 4):
         assert job_of(plan, "linear", f"m={m}").upstream == (job_of(plan, "pretrain", f"m={m}").id,)
     assert job_of(plan, "linear", "random init").upstream == ()
-    assert len(order) == 7
+    assert len(order) == 12  # five pretrainings and their probes, and random weights twice
 
 
 def test_seeds_repeat_every_cell_and_keep_the_first() -> None:
@@ -142,7 +142,7 @@ def test_seeds_repeat_every_cell_and_keep_the_first() -> None:
     assert len(three.jobs) == 3 * len(one.jobs) and set(one.jobs) < set(three.jobs)
     for job in three.jobs.values():
         assert all(three.jobs[up].seed == job.seed for up in job.upstream)
-    assert [job.seed for job in three.jobs.values() if job.stage == "pretrain"] == [0, 1, 2] * 3
+    assert [job.seed for job in three.jobs.values() if job.stage == "pretrain"] == [0, 1, 2] * 5
 
 
 def test_overrides_that_change_results_are_the_variant_of_their_cells() -> None:
@@ -251,7 +251,10 @@ def test_the_methods_learning_rates_are_those_of_protocols_md() -> None:
         if job.stage == "linear"
     }  # type: ignore[attr-defined]
     assert (probes["m=2", "imagenet1k", None], probes["moco v2", "imagenet1k", None]) == (10.0, 30.0)
-    assert {lr for (_, data, subset), lr in probes.items() if data != "imagenet1k" or subset} == {1.0}
+    others = {
+        lr for (name, data, subset), lr in probes.items() if (data != "imagenet1k" or subset) and name[:4] != "moco"
+    }
+    assert others == {1.0}
 
 
 def test_a_cell_may_mean_something_else_under_each_protocol() -> None:
@@ -272,7 +275,7 @@ def test_only_the_requested_cells_are_planned(tmp_path: Path) -> None:
     plan = make_plan(experiments.find(["table8"]), "smoke", "official", only=["m=3"])
     assert {use.cell for job in plan.jobs.values() for use in job.uses} == {"m=3"} and len(plan.jobs) == 2
     assert set(plan.jobs) < set(planned(scale="smoke").jobs)
-    refused(tmp_path / "runs", ["table8", "--cells", "m=5"], "no cell 'm=5'", "m=2, m=3, m=4", "did you mean m=")
+    refused(tmp_path / "runs", ["table8", "--cells", "m=5"], "no cell 'm=5'", "m=2, m=3, m=3 cell share, m=4", "did you mean m=")
 
 
 def test_no_two_jobs_of_the_paper_have_the_same_name() -> None:
@@ -341,9 +344,9 @@ def test_dry_run_prints_the_graph_and_the_cost(tmp_path: Path) -> None:
     done = run(tmp_path / "runs", ["table8", "--scale", "mini", "--cluster", "local", "--dry-run"])
     plan = planned(scale="mini")
     assert all(f"{job.id}  new" in done.stdout and job.name in done.stdout for job in plan.jobs.values())
-    assert "7 jobs, 0 done, 7 to run on local (" in done.stdout
+    assert "12 jobs, 0 done, 12 to run on local (" in done.stdout
     assert "\nestimated, start-up included: " in done.stdout and " CPU-h, all of it to run\n" in done.stdout
-    assert "\nwall time: about " in done.stdout and "7 jobs estimated from the stated rate" in done.stdout
+    assert "\nwall time: about " in done.stdout and "12 jobs estimated from the stated rate" in done.stdout
 
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {

@@ -26,6 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "m=3": {"m": 3},
     "small": {"input": "small"},
     "simclr": {"name": "simclr"},
+    "simclr, bn": {"name": "simclr", "head": "bn"},
     "moco": {"name": "moco", "queue": 12, "shuffle_groups": 4},
     "supervised": {"name": "supervised"},
 }

@@ -1,12 +1,13 @@
 """Data sets that are folders of images: Imagenette, ImageNet-1k, and ImageNet-100, which is 100 folders of it.
 
-<root>/imagenette/{train,val}/<wnid>/*.JPEG    <root>/imagenet1k/{train,val}/<wnid>/*
-<root>/lists/{imagenet100,1percent,10percent}.txt    <root>/imagenette/splits/simclr_{1,10}percent.txt
+<root>/{imagenette,imagenette2}/{train,val}/<wnid>/*.JPEG    <root>/imagenet1k/{train,val}/<wnid>/*
+<root>/lists/{imagenet100,1percent,10percent}.txt    <root>/{imagenette,imagenette2}/splits/simclr_{1,10}percent.txt
 If <root>/packed/ has a pack for the config's canvas, images are read from there (packed.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import re
 from collections.abc import Iterable
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
+from PIL import Image
 
-from jigclu.config import ConfigError, DataConfig, DatasetSpec
+from jigclu.config import ConfigError, DataConfig, DatasetSpec, dataset_spec
 from jigclu.data.sources.base import SPLITS, Source, Split
 from jigclu.data.sources.decoding import decode
 from jigclu.data.sources.folder_index import Files, class_folders, is_folder, require_folder, scan
@@ -118,6 +120,7 @@ class FolderCollection:
             )
         self._count(folder, split, classes)
         _require_different(folder, classes)
+        self._require_form(folder, classes)
         return FolderSource(
             classes=list(classes),
             paths=np.array([f"{wnid}/{name}" for wnid, files in classes.items() for name, _ in files]),
@@ -156,9 +159,34 @@ class FolderCollection:
         if not self.spec.per_class and found != self.spec.images[split]:
             raise IncompleteDatasetError(folder, f"{found} images, not {self.spec.images[split]}")
 
+    def _require_form(self, folder: Path, classes: dict[str, Files]) -> None:
+        """Two data sets that have the same files in two sizes are known apart by the size of a few images."""
+        if not self.spec.twin:
+            return
+        twin = dataset_spec(self.spec.twin)
+        sizes = _sizes([folder / wnid / files[0][0] for wnid, files in classes.items()][:COMPARED])
+        here = sizes[0] if len(set(sizes)) == 1 else (0, 0)
+        if sizes and self.spec.square and here != (self.spec.square,) * 2:
+            form = f"its images are not all {self.spec.square} x {self.spec.square} pixels"
+        elif twin.square and here == (twin.square,) * 2:
+            form = f"its images are all {twin.square} x {twin.square} pixels"
+        else:
+            return
+        move = f"move it to {folder.parent.parent / twin.folder}"
+        raise IncompleteDatasetError(folder, f"{form}, so it is data set {twin.name}: {move} and use that name")
+
     def _incomplete(self, error: IncompleteDatasetError) -> ConfigError:
         where = f"looked in {error.path.absolute()}"
         return ConfigError(f"data set {self.spec.name}: {where}: {error}; {self.spec.how_to_get}")
+
+
+def _sizes(paths: Iterable[Path]) -> list[tuple[int, int]]:
+    """(width, height) of the images that can be read."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError), Image.open(path) as image:
+            found.append(image.size)
+    return found
 
 
 def _same(one: Path, other: Path) -> bool:
