@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Purposes keep the streams of one seed apart.
-AUGMENT, MONTAGE, SHUFFLE, PROBE, KEYS, STEP = 1, 2, 3, 4, 5, 6
+AUGMENT, MONTAGE, SHUFFLE, PROBE, KEYS, STEP, SAMPLE = 1, 2, 3, 4, 5, 6, 7
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

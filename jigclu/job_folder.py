@@ -3,7 +3,7 @@
 <store>/<stage>/<job id>/
   job.json       what the job is              status.json   its state and progress (atomic)
   metrics.jsonl  one line per logged step     result.json   atomic, written last: if it is whole, the job is done
-  checkpoint/    encoder.pt   figures/   logs/   source -> the frozen tree it ran from
+  checkpoint/    encoder.pt   correct.bits   figures/   logs/   source -> the frozen tree it ran from
 """
 
 from __future__ import annotations

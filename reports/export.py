@@ -88,11 +88,19 @@ def claim_record(table: Table, checked: verdicts.CheckedClaim) -> dict[str, str]
     }
 
 
-def by_rate(job: Job) -> dict[str, float]:
-    """Best top-1 (percent) for each learning rate of a probe's sweep, smallest rate first: {"0.1": 66.4}."""
-    prefix = "result.top1.lr"
+def by_rate(job: Job, metric: str = "top1") -> dict[str, float]:
+    """A probe's `metric` (percent) for each learning rate of its sweep, smallest rate first: {"0.1": 66.4}.
+
+    top1: what would be reported at that rate; held_out_top1: on the part of train by which the rate was chosen, if it was.
+    """
+    prefix = f"result.{metric}.lr"
     rates = {name.removeprefix(prefix): value for name, value in job.metrics.items() if name.startswith(prefix)}
     return dict(sorted(rates.items(), key=lambda item: float(item[0])))
+
+
+def reported_rate(job: Job) -> float:
+    """The learning rate of the classifier that a probe reports: the chosen one, else the config's; NaN if neither is known."""
+    return float(job.metrics.get("result.lr", job.params.get("lr", "nan")))
 
 
 def rates_csv(table: Table) -> str:
@@ -103,8 +111,9 @@ def rates_csv(table: Table) -> str:
             "job": job.job,
             "seed": job.seed,
             "lr": rate,
-            "reported": float(job.params.get("lr", "nan")) == float(rate),
-            "best_top1": value,
+            "reported": reported_rate(job) == float(rate),
+            "top1": value,
+            "held_out_top1": by_rate(job, "held_out_top1").get(rate),
         }
         for result in table.results
         for job in result.jobs

@@ -6,9 +6,9 @@ its result, so it is not part of the job id. No torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from jigclu.config.base import (
     AddedLater,
@@ -35,6 +35,9 @@ from jigclu.config.datasets import DataConfig
 from jigclu.config.detection import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
 from jigclu.config.methods import JigCluConfig, MethodConfig
 
+KNN_IMAGES = (
+    130_000  # at most, of train, vote on an encoder beside its probe: ImageNet-100 whole, 130 of each of 1,000 classes
+)
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Precision = Literal["float32", "bfloat16"]
 Jitter = Annotated[Real, Field(ge=0, le=10)]  # a factor is drawn from 1 - jitter (at least 0) to 1 + jitter
@@ -148,7 +151,12 @@ class LinearConfig(ClassifierConfig):
     """Linear probe (protocols.md §2.1, §2.2). `lr` is the reported rate; `other_lrs` share its forward pass.
 
     `views`: None draws new crops every epoch, as the protocol does; a number caches the features of that many augmented
-    epochs and cycles through them, which makes a probe affordable on a CPU.
+    epochs and cycles through them, which makes a probe affordable on a CPU. `standardize`: each dimension of the features
+    has the mean 0 and standard deviation 1 over the train split.
+
+    `selection`: which rate is reported. `given`: `lr`, at its best epoch on val, as released. `held_out`: the rate and
+    weight decay that are best on a held-out tenth of train, after training on the rest; the classifier trained on all of
+    train with them is reported at its last epoch, so val chooses nothing.
     """
 
     milestones: tuple[Share, ...] = (0.6, 0.8)
@@ -156,6 +164,15 @@ class LinearConfig(ClassifierConfig):
     other_lrs: tuple[PositiveFloat, ...] = (0.1, 10.0, 30.0)
     views: Epochs | None = None
     calibrate_bn: CalibrateBn = False
+    standardize: Annotated[Annotated[bool, Field(strict=True)], AddedLater] = False
+    selection: Annotated[Literal["given", "held_out"], AddedLater] = "given"
+    other_weight_decays: Annotated[tuple[NotNegative, ...], AddedLater] = ()
+
+    @model_validator(mode="after")
+    def _decays_need_a_selection(self) -> Self:
+        if self.other_weight_decays and self.selection != "held_out":
+            raise ValueError("other_weight_decays: only with selection: held_out; leave one of the two out")
+        return self
 
 
 class FinetuneConfig(ClassifierConfig):

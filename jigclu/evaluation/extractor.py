@@ -57,11 +57,11 @@ class Extractor:
         for norm, momentum in zip(norms, usual, strict=True):
             norm.momentum = momentum
 
-    def test_features(self, dataset: CanvasDataset) -> tuple[Tensor, Tensor]:
-        """Features (n, dim) and labels (n,) of a whole split under the test transform, on the device."""
+    def test_features(self, dataset: CanvasDataset, chosen: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Features (n, dim) and labels (n,) of a split, or of its images at `chosen`, under the test transform, on the device."""
         collected = [
             (self(centre_crop(batch.canvas, batch.sizes, self.config.resize, self.config.image_size)), batch.labels)
-            for batch in self.batches(dataset, range(len(dataset)))
+            for batch in self.batches(dataset, range(len(dataset)) if chosen is None else chosen)
         ]
         features = self.finite(torch.cat([f for f, _ in collected]))
         return features, torch.cat([labels for _, labels in collected]).to(self.device)

@@ -1,9 +1,13 @@
-"""Accuracy: hits, top-1 and per-class counts."""
+"""Accuracy: hits, top-1, per-class counts, and which images are right."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from jigclu.files import write_atomic
+from jigclu.job_folder import JobFolder
 
 
 def hits(scores: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> Tensor:
@@ -22,3 +26,11 @@ def accuracy(scores: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> di
 def by_class(right: Tensor, labels: Tensor, classes: int) -> Tensor:
     """right (n,) bool and labels (n,) -> (2, classes) int64: the correct images and all images of each class."""
     return torch.stack([torch.bincount(labels[right], minlength=classes), torch.bincount(labels, minlength=classes)])
+
+
+def write_correct(folder: JobFolder, right: Tensor) -> None:
+    """Write `correct.bits`: right (n,) bool, in the split's order without unreadable images, as numpy.packbits packs it.
+
+    n is `val_images` in result.json: `numpy.unpackbits(bits, count=n)`. Two checkpoints can be compared image by image.
+    """
+    write_atomic(folder.path / "correct.bits", np.packbits(right.cpu().numpy()).tobytes())

@@ -15,7 +15,7 @@ from jigclu.config import ConfigError, FinetuneConfig
 from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.data.loader import Unreadable, batches, loader_workers
 from jigclu.data.order import epoch_groups
-from jigclu.evaluation.metrics import by_class, hits
+from jigclu.evaluation.metrics import by_class, hits, write_correct
 from jigclu.evaluation.transforms import centre_crop, random_crop
 from jigclu.figures.neighbours import draw_evaluation
 from jigclu.stages.encoders import fresh_classifier, starting_backbone
@@ -89,11 +89,11 @@ class Finetuner:
         )
         self.best: dict[str, float] = {"top1": -1.0, "top5": -1.0, "epoch": -1}
         self.now: dict[str, float] = {}
-        self.classes = self.classes_now = torch.zeros(2, len(train.classes), dtype=torch.int64)  # of the best epoch
+        self.outcomes = self.outcomes_now = torch.zeros(0, dtype=torch.uint8)  # of the best epoch
         if session.restored:
             self.optimizer.load_state_dict(session.restored["optimizer"])
             self.best = session.restored["best"]
-            self.classes = session.restored.get("classes", self.classes)  # older checkpoints lack it
+            self.outcomes = session.restored.get("outcomes", self.outcomes)  # older checkpoints lack it
         broken = (session.restored or {}).get("unreadable", {})
         self.unreadable = {split: Unreadable(broken.get(split, [])) for split in ("train", "val")}
         self.validated = 0  # images
@@ -102,7 +102,7 @@ class Finetuner:
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""
         broken = {split: unreadable.paths for split, unreadable in self.unreadable.items()}
-        kept = {"best": self.best, "classes": self.classes, "unreadable": broken}
+        kept = {"best": self.best, "outcomes": self.outcomes, "unreadable": broken}
         return {"network": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **kept}
 
     @property
@@ -158,7 +158,7 @@ class Finetuner:
             return {}
         self.now = self.validate()
         if self.now["top1"] > self.best["top1"]:
-            self.best, self.classes = {**self.now, "epoch": trained}, self.classes_now
+            self.best, self.outcomes = {**self.now, "epoch": trained}, self.outcomes_now
         return self.now
 
     @torch.no_grad()
@@ -170,7 +170,9 @@ class Finetuner:
         groups = [list(share[start : start + local]) for start in range(0, len(share), local)]
         self.model.eval()
         found = torch.zeros(3, dtype=torch.float64, device=rank_info.device)  # in the top 1, in the top 5, images
-        classes = torch.zeros(2, len(self.val.classes), dtype=torch.int64, device=rank_info.device)
+        outcomes = torch.zeros(
+            len(self.val), dtype=torch.uint8, device=rank_info.device
+        )  # 2: right, 1: wrong, 0: unreadable
         workers = loader_workers(config.runtime, rank_info.device)
         for batch in batches(
             self.val, groups, workers, self.unreadable["val"], substitute=False, device=rank_info.device
@@ -182,20 +184,23 @@ class Finetuner:
             labels = batch.labels.to(rank_info.device)
             found[:2] += hits(scores, labels)
             found[2] += len(labels)
-            classes += by_class(scores.argmax(1) == labels, labels, classes.shape[1])
+            outcomes[batch.indices.to(rank_info.device)] = 1 + (scores.argmax(1) == labels).byte()
             if rank_info.is_main:
                 self.session.folder.set_status("running", force=False)  # the heartbeat of a long validation
-        self.classes_now = _total(classes, rank_info).cpu()
+        self.outcomes_now = _total(outcomes, rank_info).cpu()
         top1, top5, count = _total(found, rank_info).tolist()
         self.validated = int(count)
         return {"top1": 100 * (top1 / count), "top5": 100 * (top5 / count)}
 
     def finish(self) -> dict[str, Any]:
-        """Draw the figures and write result.json (rank 0); returns its content."""
+        """Draw the figures and write correct.bits and result.json (rank 0); returns the latter's content."""
         metrics = {"top1": self.best["top1"], "top5": self.best["top5"]}
         metrics |= {"last_top1": self.now["top1"], "best_epoch": self.best["epoch"]}
-        if self.rank_info.is_main:
-            draw_evaluation(self.session.folder, self.val, self.classes)
+        if self.rank_info.is_main and len(self.outcomes):
+            read = self.outcomes > 0
+            right, labels = self.outcomes[read] == 2, torch.from_numpy(self.val.labels)[read]
+            write_correct(self.session.folder, right)
+            draw_evaluation(self.session.folder, self.val, by_class(right, labels, len(self.val.classes)))
         return self.session.finish(
             metrics,
             val_images=self.validated,

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jigclu.config import KnnConfig
 from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.evaluation.extractor import Extractor
-from jigclu.evaluation.metrics import accuracy, by_class
+from jigclu.evaluation.metrics import accuracy, by_class, write_correct
+from jigclu.evaluation.representation import vote
 from jigclu.figures.neighbours import draw_evaluation
 from jigclu.stages.encoders import frozen_extractor, require_one_process
 from jigclu.training.session import Session
@@ -40,8 +40,10 @@ def run(config: KnnConfig, folder: str | Path) -> dict[str, Any]:
     session.read_data(train.fingerprint, val.fingerprint)
     extractor = frozen_extractor(config, session)
     scores, features, truth = vote_on_split(extractor, train, val, config.k, config.temperature)
-    draw_evaluation(session.folder, val, by_class(scores.argmax(1) == truth, truth, len(val.classes)), features, truth)
-    return session.finish(accuracy(scores, truth), val_images=len(val))
+    right = scores.argmax(1) == truth
+    draw_evaluation(session.folder, val, by_class(right, truth, len(val.classes)), features, truth)
+    write_correct(session.folder, right)
+    return session.finish(accuracy(scores, truth), val_images=len(truth))
 
 
 def evaluate(
@@ -60,22 +62,3 @@ def vote_on_split(
     queries, truth = extractor.test_features(val)
     scores = [vote(chunk, bank, labels, len(train.classes), k, temperature) for chunk in queries.split(512)]
     return torch.cat(scores), queries, truth
-
-
-def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
-    """Score classes by a weighted vote of the nearest neighbours.
-
-    Args:
-        queries: (q, dim) features.
-        bank: (n, dim) features of the images that vote.
-        labels: (n,) their classes.
-        classes: number of classes.
-        k: neighbours by cosine similarity that vote.
-        temperature: each votes exp(similarity / temperature).
-
-    Returns:
-        (q, classes) scores.
-    """
-    similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
-    nearest, indices = similarity.topk(min(k, len(bank)), dim=1)
-    return queries.new_zeros(len(queries), classes).scatter_add_(1, labels[indices], (nearest / temperature).exp())

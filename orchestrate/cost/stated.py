@@ -11,6 +11,7 @@ job takes 3 to 4 s (same machine, from the process's start to the first line of 
 from __future__ import annotations
 
 from jigclu.config import DetectConfig, FinetuneConfig, LinearConfig, PretrainConfig
+from jigclu.config.stages import KNN_IMAGES
 from jigclu.data.catalog import expected_images
 from jigclu.data.sources import coco
 from orchestrate.planning.resolve import StageConfig
@@ -58,8 +59,10 @@ def hours(config: StageConfig, device: str) -> float:
     if isinstance(config, FinetuneConfig):
         validations = -(-config.epochs // config.validate_every)
         return START_HOURS[device] + (train * config.epochs + val * validations / 3) / images / 3600
-    passes_over_train = min(config.views or config.epochs, config.epochs) if isinstance(config, LinearConfig) else 1
-    return START_HOURS[device] + (train * passes_over_train + val) / (3 * images) / 3600
+    forwarded = train + val
+    if isinstance(config, LinearConfig):  # the encoder itself is measured beside the probe
+        forwarded = train * min(config.views or config.epochs, config.epochs) + val + min(train, KNN_IMAGES)
+    return START_HOURS[device] + forwarded / (3 * images) / 3600
 
 
 def wall_hours(jobs: dict[str, tuple[float, int, tuple[str, ...]]], devices: int) -> float:

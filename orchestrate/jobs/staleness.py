@@ -17,7 +17,7 @@ from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 
 OTHER_CODE = "made by a different code version"
 EARLIER = "earlier"  # in a job folder: the results that were set aside, each in a folder named after the time
-MOVED = ("result.json", "encoder.pt", "encoder.pt.sha256", "metrics.jsonl", "figures", "checkpoint")
+MOVED = ("result.json", "encoder.pt", "encoder.pt.sha256", "metrics.jsonl", "correct.bits", "figures", "checkpoint")
 
 
 class Staleness:

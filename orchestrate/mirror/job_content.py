@@ -16,7 +16,7 @@ from orchestrate.mirror.address import digest
 from orchestrate.mirror.store import Point
 from orchestrate.mirror.tags import JobRecord
 
-DETAILS = ("seconds", "images", "val_images", "categories", "iterations")  # of result.json, beside its metrics
+DETAILS = ("seconds", "images", "val_images", "categories", "iterations", "lr")  # of result.json, beside its metrics
 UNREADABLE = "unreadable"  # a cell's state: a file of its job cannot be read
 RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it resumes, then RUNNING again
     "pending": "SCHEDULED",
@@ -29,7 +29,7 @@ RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it r
     UNREADABLE: "FAILED",
 }
 HEADLINES = {"top1": 1, "AP": 1, "loss": 3}  # a stage's main metric -> decimals
-WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl")
+WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl", "correct.bits")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def job_run_spec(folder: Path) -> JobRunSpec:
     state = run_state(status, result)
     finished = int(1000 * float(result.get("finished", 0)))
     values = {**result.get("metrics", {}), **{key: result.get(key) for key in DETAILS}}
-    values |= {f"top1.lr{rate}": best["top1"] for rate, best in result.get("by_lr", {}).items()}
+    for rate, numbers in result.get("by_lr", {}).items():
+        values |= {f"{name}.lr{rate}": numbers[name] for name in ("top1", "held_out_top1") if name in numbers}
     points = [
         (stage_metric(folder.parent.name, f"result.{name}"), readable(finite), finished, 0)
         for name, value in sorted(values.items())

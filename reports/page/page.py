@@ -46,7 +46,7 @@ HIGHLIGHTS: dict[str, list[str]] = {
             "optimizer.lr",
         ),
     ],
-    "linear": ["data.name", "epochs", "batch_size", "lr", "views"],
+    "linear": ["data.name", "epochs", "batch_size", "lr", "views", "standardize"],
     "finetune": ["data.name", "data.subset", "epochs", "batch_size", "lr", "head_lr"],
     "knn": ["data.name", "k", "temperature"],
     "detect": [
@@ -165,12 +165,15 @@ def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
 
 
 def highlights(job: Job) -> str:
-    """The config in one line, `m 2, epochs 4, ...`, and a probe's sweep."""
-    keys = HIGHLIGHTS.get(job.stage, ())
+    """The config in one line, `m 2, epochs 4, ...`, a probe's sweep, and the rate that was chosen from it."""
+    held_out = job.params.get("selection") == "held_out"
+    keys = [key for key in HIGHLIGHTS.get(job.stage, ()) if key != "lr" or not held_out]
     labelled = [(LABELS.get(key, key.rpartition(".")[2]), job.params.get(key)) for key in keys]
     words = [f"{label} {value}" for label, value in labelled if value not in (None, "", "null")]
     sweep = [f"{rate}: {formatting.number(value, 1)}" for rate, value in export.by_rate(job).items()]
-    return ", ".join(words) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
+    text = ", ".join(words) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
+    chosen = f"; rate chosen on a held-out tenth of train: {export.reported_rate(job):g}"
+    return text + (chosen if held_out and sweep else "")
 
 
 def render(

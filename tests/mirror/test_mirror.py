@@ -18,6 +18,7 @@ def test_a_job_becomes_a_run_with_its_params_curve_result_and_files(store: Path)
     folder = make_job(store, "aaaaaaaaaaaa", upstream=["bbbbbbbbbbbb"], uses=[use("m=2")])
     log_steps(folder, 0, 10)
     (folder.path / "figures" / "montage.png").write_bytes(b"png")
+    (folder.path / "correct.bits").write_bytes(b"\xf0")
     folder.write_result({"top1": 61.0}, seconds=5.0)
     mirror.sync(store)
     run = run_of(store, folder)
@@ -33,7 +34,8 @@ def test_a_job_becomes_a_run_with_its_params_curve_result_and_files(store: Path)
     assert run.data.tags["jigclu.experiments"] == "table8" and run.data.tags["mlflow.source.git.commit"] == "c0ffee"
     assert "jigclu run table8" in run.data.tags["mlflow.note.content"]
     files = client(store).list_artifacts(run.info.run_id) + client(store).list_artifacts(run.info.run_id, "figures")
-    assert {file.path for file in files} == {"job.json", "result.json", "figures", "figures/montage.png"}
+    names = {"job.json", "result.json", "correct.bits", "figures", "figures/montage.png"}
+    assert {file.path for file in files} == names
     assert list((store / "mlartifacts").rglob("montage.png"))
 
 

@@ -205,6 +205,9 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     results = [folder.result for folder in folders]
     assert [result["world"] for result in results] == [1, 2] and [r["val_images"] for r in results] == [21, 21]
     assert results[0]["metrics"].keys() == results[1]["metrics"].keys() == {"top1", "top5", "last_top1", "best_epoch"}
+    for folder, result in zip(folders, results, strict=True):
+        packed = np.frombuffer((folder.path / "correct.bits").read_bytes(), np.uint8)
+        assert 100 * np.unpackbits(packed, count=21).mean() == pytest.approx(result["metrics"]["top1"])
     for name in ("top1", "top5", "last_top1"):
         assert results[0]["metrics"][name] == pytest.approx(results[1]["metrics"][name], abs=100 / 21 + 1e-9)
 

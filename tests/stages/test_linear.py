@@ -25,6 +25,7 @@ from jigclu.training.session import Session, TrainingError
 SCENES = DataConfig(name="scenes", canvas=32, train_images=200, val_images=100)
 RUNTIME = RuntimeConfig(workers=0, threads=1, device="cpu", log_every=1)
 RATES = (1.0, 0.01, 10.0)
+REPORTED, OF_ENCODER = ("top1", "top5", "best_top1", "last_top1"), ("knn_top1", "alignment", "uniformity", "rankme")
 PROBE = LinearConfig(
     data=SCENES, backbone="resnet18", image_size=32, resize=36, batch_size=64, runtime=RUNTIME,
     epochs=4, milestones=(0.5, 0.75), lr=RATES[0], other_lrs=RATES[1:],
@@ -82,7 +83,10 @@ def test_the_best_epoch_at_the_configs_rate_is_reported(several: linear.Probe, t
     assert other["by_lr"] == by_lr
     for result, rate in ((folder.result, RATES[0]), (other, RATES[1])):
         assert result["lr"] == rate
-        assert result["metrics"] == {name: by_lr[f"{rate:g}"][name] for name in ("top1", "top5", "last_top1")}
+        assert {name: result["metrics"][name] for name in REPORTED} == {
+            name: by_lr[f"{rate:g}"][name] for name in REPORTED
+        }
+        assert set(result["metrics"]) == {*REPORTED, *OF_ENCODER}
 
 
 def test_rates_fall_at_the_milestones(several: linear.Probe) -> None:
@@ -98,7 +102,7 @@ def test_cached_views_learn_as_fresh_crops_do(several: linear.Probe, tmp_path: P
     assert len(two.views) == 2 and two.steps_per_epoch == cached.steps_per_epoch
     assert torch.equal(two.views[1][0], cached.views[1][0]) and not torch.equal(two.views[0][0], two.views[1][0])
     assert not torch.allclose(weights(two, 0), weights(cached, 0), rtol=1e-2, atol=1e-2)
-    assert set(two.finish()["metrics"]) == {"top1", "top5", "last_top1"}
+    assert set(two.finish()["metrics"]) == {*REPORTED, *OF_ENCODER}
 
 
 def test_a_probe_sees_the_crop_that_its_config_names(tmp_path: Path) -> None:
@@ -202,12 +206,13 @@ def test_interrupted_probe_ends_as_uninterrupted(tmp_path: Path, stop_at: dict[i
     assert 100 * right / sum(int(line[1]) for line in lines) == pytest.approx(wanted["metrics"]["top1"], abs=0.01)
 
 
-def test_an_older_checkpoint_without_class_counts_is_resumed(
+def test_an_older_checkpoint_is_resumed(
     tmp_path: Path, stop_at: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, folder = linear.Probe.state, JobFolder(tmp_path)
+    """Of a version that kept neither which images were right nor heads for a choice."""
+    plain, folder, added = linear.Probe.state, JobFolder(tmp_path), ("right", "selectors")
     with monkeypatch.context() as older:
-        older.setattr(linear.Probe, "state", lambda self: {k: v for k, v in plain(self).items() if k != "classes"})
+        older.setattr(linear.Probe, "state", lambda self: {k: v for k, v in plain(self).items() if k not in added})
         stop_at.update({14: "stop"})
         with pytest.raises(interrupt.Interrupted):
             linear.run(changed(views=2), folder.path)
