@@ -16,7 +16,14 @@ from orchestrate.mirror.address import digest
 from orchestrate.mirror.store import Point
 from orchestrate.mirror.tags import JobRecord
 
-DETAILS = ("seconds", "images", "val_images", "categories", "iterations")  # of result.json, beside its metrics
+DETAILS = (
+    "seconds",
+    "images",
+    "val_images",
+    "categories",
+    "iterations",
+    "resamples",
+)  # of result.json, beside its metrics
 UNREADABLE = "unreadable"  # a cell's state: a file of its job cannot be read
 RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it resumes, then RUNNING again
     "pending": "SCHEDULED",
@@ -103,6 +110,7 @@ def job_run_spec(folder: Path) -> JobRunSpec:
     state = run_state(status, result)
     finished = int(1000 * float(result.get("finished", 0)))
     values = {**result.get("metrics", {}), **{key: result.get(key) for key in DETAILS}}
+    values |= {f"half_width.{name}": value for name, value in result.get("half_widths", {}).items()}
     values |= {f"top1.lr{rate}": best["top1"] for rate, best in result.get("by_lr", {}).items()}
     points = [
         (stage_metric(folder.parent.name, f"result.{name}"), readable(finite), finished, 0)

@@ -356,7 +356,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no stage": (["m", "--set", "epochs=3"], ["'epochs=3'", "stage.key=value"]),
     "no value": (["m", "--set", "pretrain.epochs"], ["'pretrain.epochs'", "stage.key=value"]),
     "not YAML": (["m", "--set", "linear.milestones=[1"], ["linear.milestones=[1", "not a YAML value"]),
-    "stage": (["m", "--set", "pretrian.epochs=3"], ["'pretrian'", "valid: detect, finetune, knn", "did you mean pretrain?"]),
+    "stage": (["m", "--set", "pretrian.epochs=3"], ["'pretrian'", "valid: dense, detect, finetune, knn", "did you mean pretrain?"]),
     "unused stage": (["m", "--set", "knn.k=3"], ["'knn'", "table8", "valid: linear, pretrain"]),
     "key": (["m", "--set", "pretrain.epoch=3"], ["pretrain.epoch;", "batch_size", "did you mean epochs?"]),
     "nested key": (["m", "--set", "pretrain.method.dims=3"], ["pretrain.method.dims", "temperature", "did you mean dim?"]),
