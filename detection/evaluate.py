@@ -94,10 +94,11 @@ class Proposals(DatasetEvaluator):
 
 
 class Scores(NamedTuple):
-    """Metrics in percent, and `half_widths`, `standard_errors` (the same names) and `resamples` of the bootstrap."""
+    """Metrics in percent, and of the bootstrap `half_widths`, `standard_errors` and `resamples`, and every resample's values."""
 
     metrics: dict[str, float]
     uncertainties: dict[str, Any]
+    resampled: dict[str, Array]
 
 
 def evaluate(network: nn.Module, batches: Counted, name: str, folder: Path) -> Scores:
@@ -112,9 +113,9 @@ def evaluate(network: nn.Module, batches: Counted, name: str, folder: Path) -> S
         found = inference_on_dataset(network, batches, [evaluator, proposals])
         truth = COCO(MetadataCatalog.get(name).json_file) if found else None
     if truth is None:
-        return Scores({}, {})
+        return Scores({}, {}, {})
     scores, drawn = score(truth, json.loads((folder / RESULTS).read_text()), proposals.boxes)
-    return Scores(scores, {**uncertainties(drawn), "resamples": resamples(len(truth.getImgIds()))})
+    return Scores(scores, {**uncertainties(drawn), "resamples": resamples(len(truth.getImgIds()))}, drawn)
 
 
 def score(

@@ -35,6 +35,7 @@ from jigclu.config import ConfigError, DetectConfig  # noqa: E402
 from jigclu.data.catalog import data_root  # noqa: E402
 from jigclu.data.loader import Unreadable, loader_workers  # noqa: E402
 from jigclu.data.sources.coco import expected_images, open_split  # noqa: E402
+from jigclu.evaluation.bootstrap import keep_resampled  # noqa: E402
 from jigclu.network import Backbone  # noqa: E402
 from jigclu.stages.encoders import starting_backbone  # noqa: E402
 from jigclu.training import interrupt  # noqa: E402
@@ -119,15 +120,15 @@ class Detector:
 
     def _freeze(self, model: nn.Module) -> None:
         """Take the ResNet's statistics and freeze what `detector` says; a resumed attempt has them in its checkpoint."""
-        detector, config, resnet = self.config.detector, self.config, model.backbone.bottom_up
+        detector, config, resnet = self.config.detector, self.config, model.get_submodule("backbone.bottom_up")
         if detector.frozen_bn:
             if not self.session.restored:
                 with closing(self._batches(0, config.precise_bn)) as batches:
                     watched = self._watched(batches, "batch norm", config.precise_bn)
-                    images = (model.preprocess_image(batch).tensor for batch in watched)
+                    images = (model.preprocess_image(batch).tensor for batch in watched)  # type: ignore[operator]
                     precise_batch_norm(resnet, images, config.precise_bn, self.rank_info)
             FrozenBatchNorm2d.convert_frozen_batchnorm(resnet)
-        resnet.freeze(detector.frozen_stages)
+        resnet.freeze(detector.frozen_stages)  # type: ignore[operator]
 
     def _batches(self, start: int, end: int) -> Generator[Any, None, None]:
         keys, broken = self.keys[start:end], self.unreadable["train"]
@@ -140,6 +141,8 @@ class Detector:
                 self.training.run()
             session.save()  # the evaluation is long, so a stop may come during it
         scores = self._evaluate()
+        if self.rank_info.is_main:
+            keep_resampled(session.folder.path, scores.resampled)
         return session.finish(
             scores.metrics,
             **scores.uncertainties,

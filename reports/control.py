@@ -1,4 +1,4 @@
-"""A table's control: where its two cells cannot be told apart, nothing else in the table can be either."""
+"""A table's control: where the encoder that must win does not, no other order in the table means anything."""
 
 from __future__ import annotations
 

@@ -6,10 +6,14 @@ A resample gives every image a weight, how often it was drawn; all resamples are
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from jigclu.files import write_json
+
+RESAMPLED = "resampled.json"  # in a job's folder
 RESAMPLES = 1000
 FEWEST = 200
 MOST_WEIGHTS = 1_000_000  # resamples times images
@@ -92,6 +96,21 @@ def half_width(values: Array) -> float:
         return float("nan")
     low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(high - low) / 2
+
+
+def keep_resampled(folder: Path, values: dict[str, Array]) -> None:
+    """Write RESAMPLED: metric -> its value in every resample, null where it has none.
+
+    Jobs with as many images have the same resamples, so the values of two jobs can be subtracted: the interval of the
+    differences is narrower than that of two numbers apart, because hard images are hard for both.
+    """
+    write_json(
+        folder / RESAMPLED,
+        {
+            name: [round(value, 4) if np.isfinite(value) else None for value in drawn.tolist()]
+            for name, drawn in values.items()
+        },
+    )
 
 
 def uncertainties(values: dict[str, Array]) -> dict[str, dict[str, float]]:

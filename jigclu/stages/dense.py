@@ -24,7 +24,15 @@ from jigclu.data.catalog import data_root
 from jigclu.data.loader import Unreadable, loaded, loader_workers
 from jigclu.data.sources.coco import DetectionSplit, open_split
 from jigclu.data.sources.decoding import decode
-from jigclu.evaluation.bootstrap import Array, Ranked, average_precision, draw_weights, resamples, uncertainties
+from jigclu.evaluation.bootstrap import (
+    Array,
+    Ranked,
+    average_precision,
+    draw_weights,
+    keep_resampled,
+    resamples,
+    uncertainties,
+)
 from jigclu.network import Backbone
 from jigclu.stages.encoders import require_one_process, starting_backbone
 from jigclu.training import interrupt
@@ -75,7 +83,7 @@ class Photograph(NamedTuple):
     """`path` alone if it could not be read."""
 
     path: str
-    index: int
+    number: int
     canvas: Tensor | None = None  # (3, S, S) float32, normalised; zero below and right of the photograph
     targets: Tensor | None = None  # (cells, 2) bool
     counted: Tensor | None = None  # (cells,) bool: in the photograph, and not only in a crowd
@@ -190,6 +198,7 @@ class _Probe:
         scores, targets, image = (torch.cat(parts).cpu().numpy() for parts in zip(*scored, strict=True))
         images = len(val.annotations["images"])
         metrics, drawn = _measured(scores, targets, image, images)
+        keep_resampled(self.session.folder.path, drawn)
         chosen_penalties = dict(zip(TARGETS, penalties, strict=True))
         counts = {"images": len(train.annotations["images"]), "val_images": images, "cells": len(scores)}
         return self.session.finish(
@@ -237,7 +246,7 @@ class _Probe:
             maps = self._maps(images.contiguous(memory_format=torch.channels_last))
         counted = torch.stack([photograph.counted for photograph in batch]).to(self.device)  # type: ignore[misc]
         targets = torch.stack([photograph.targets for photograph in batch]).to(self.device)  # type: ignore[misc]
-        index = torch.tensor([photograph.index for photograph in batch], device=self.device)
+        index = torch.tensor([photograph.number for photograph in batch], device=self.device)
         features = maps.flatten(2).transpose(1, 2)[counted].float()
         if not features.isfinite().all():
             raise TrainingError("the encoder gives features that are not finite")
@@ -269,7 +278,9 @@ def _ap(scores: Array, truth: Array, image: Array, weights: Array) -> Array:
 
 def _measured(scores: Array, targets: Array, image: Array, images: int) -> tuple[dict[str, float], dict[str, Array]]:
     """The metrics, and the AP of every resample of the photographs."""
-    weights, metrics, drawn = draw_weights(images), {}, {}
+    weights = draw_weights(images)
+    metrics: dict[str, float] = {}
+    drawn: dict[str, Array] = {}
     for at, name in enumerate(TARGETS):
         if not targets[:, at].any():
             continue

@@ -36,7 +36,7 @@ RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it r
     UNREADABLE: "FAILED",
 }
 HEADLINES = {"top1": 1, "AP": 1, "loss": 3}  # a stage's main metric -> decimals
-WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl")
+WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl", "resampled.json")
 
 
 @dataclass(frozen=True)

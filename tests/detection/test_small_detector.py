@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from detectron2.layers import FrozenBatchNorm2d
-from helpers.detection import config, job
+from helpers.detection import FrozenBatchNorm2d, config, job
 from helpers.stop import steady
 
 from detection import data, stage
@@ -84,6 +84,7 @@ def test_one_class_is_scored_as_any_class(whole: JobFolder) -> None:
     assert whole.result["categories"] == 1 and "person_ap" not in metrics
     assert metrics["ap"] == pytest.approx(metrics["agnostic_ap"]) and metrics["proposal_ar100"] >= 0
     assert whole.result["half_widths"].keys() <= metrics.keys() and whole.result["resamples"] == 1000
+    assert json.loads((whole.path / "resampled.json").read_text()).keys() == metrics.keys()
 
 
 def test_an_interrupted_small_detector_ends_bit_equal(

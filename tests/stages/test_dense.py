@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def test_cells_of_objects_score_above_chance(whole: JobFolder) -> None:
     assert 0 < result["half_widths"]["object_ap"] < 25 and result["resamples"] == 1000
     assert (result["images"], result["val_images"], result["cells"]) == (40, 20, 320)
     assert result["penalties"]["object"] in config().penalties
+    resampled = json.loads((whole.path / "resampled.json").read_text())["object_ap"]
+    assert len(resampled) == 1000 and abs(np.mean(resampled) - metrics["object_ap"]) < 5
     assert whole.status["state"] == "done" and len(whole.job["data_fingerprint"].split("+")) == 2
 
 
