@@ -151,11 +151,11 @@ def too_few(table: Table) -> list[str]:
         line = f"{metrics['val_images']:.0f} {photographs(table)} are too few for AP over {over} to mean much"
         if (learnt := job.params.get("detector.classes", "all")) != "all":
             lines.append(
-                f"The detectors learn one class, {learnt}, and are scored on it: AP is not over COCO's 80 categories."
+                f"The detectors learn one class, {learnt}, and are scored on it: AP is not over all categories."
             )
             lines.append(SMALLER)
             continue
-        meant = {"agnostic_ap": " (AP as if every box were of one class)", "person_ap": ""}
+        meant = {"agnostic_ap": " (AP as if every box were of one class)"}
         beside = [columns[name] + words for name, words in meant.items() if name in metrics and name in columns]
         lines.append(f"{line}: read {' and '.join(beside)} beside it." if beside else f"{line}.")
         lines.append(SMALLER)
