@@ -9,6 +9,7 @@ import detectron2
 from detectron2.config import CfgNode, get_cfg
 
 from jigclu.config import DetectConfig
+from jigclu.config.detection import DetectorConfig
 
 BASE = Path(detectron2.__file__).parent / "model_zoo" / "configs" / "Base-RCNN-FPN.yaml"
 # Channels of res2 (R50-JigClu.yaml over d2 defaults; d2's resnet.py requires 64 for blocks without a bottleneck).
@@ -28,26 +29,31 @@ def detectron2_config(config: DetectConfig, images: int, classes: int, device: s
     return cfg
 
 
+def _norm(detector: DetectorConfig) -> str:
+    return "" if detector.norm == "none" else detector.norm
+
+
 def _settings(config: DetectConfig, images: int, classes: int, device: str) -> dict[str, Any]:
     """Numbers in comments are lines of the released R50-JigClu.yaml, as in protocols.md §2.6."""
     solver, detector, sizes = config.solver, config.detector, config.sizes
     return {
         "MODEL.DEVICE": device,
         "MODEL.WEIGHTS": "",  # convert.py loads the weights by exact name, without d2's heuristics
-        # the network: ResNet-FPN, no mask head, nothing frozen, strides as in torchvision (6, 9; d2 defaults.py:30)
+        # the network: ResNet-FPN, no mask head, strides as in torchvision (6, 9; d2 defaults.py:30). Nothing is frozen;
+        # with `detector.frozen_stages`, stage.py freezes them after the statistics are taken.
         "MODEL.MASK_ON": False,
         "MODEL.BACKBONE.FREEZE_AT": 0,
         "MODEL.RESNETS.DEPTH": int(config.backbone.removeprefix("resnet")),
         "MODEL.RESNETS.RES2_OUT_CHANNELS": RES2_CHANNELS[config.backbone],
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "MODEL.RESNETS.NORM": "BN",  # 12
-        "MODEL.FPN.NORM": "BN",  # 15
+        "MODEL.FPN.NORM": _norm(detector),  # 15
         "MODEL.FPN.OUT_CHANNELS": detector.channels,
         "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in detector.anchors],
         # the box head: 4 convolutions, 1 linear layer (17-20; the base has 2 linear layers)
-        "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": detector.convs,
         "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
-        "MODEL.ROI_BOX_HEAD.NORM": "BN",
+        "MODEL.ROI_BOX_HEAD.NORM": _norm(detector),
         "MODEL.ROI_BOX_HEAD.CONV_DIM": detector.channels,
         "MODEL.ROI_BOX_HEAD.FC_DIM": detector.fc_dim,
         "MODEL.ROI_HEADS.NUM_CLASSES": classes,

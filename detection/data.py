@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,29 @@ def register(name: str, split: DetectionSplit, folder: Path) -> list[dict[str, A
             catalog.remove(name)
     register_coco_instances(name, {}, str(annotations), str(split.folder))
     return list(DatasetCatalog.get(name))
+
+
+def of_classes(split: DetectionSplit, classes: str) -> DetectionSplit:
+    """The split as a detector of one class sees it; `all` changes nothing.
+
+    `object`: every box is of the one class "object". `person`: only the boxes of people stay.
+
+    Raises:
+        ConfigError: the data set has no category of that name.
+    """
+    if classes == "all":
+        return split
+    annotations = split.annotations
+    if classes == "object":
+        boxes = [{**box, "category_id": 1} for box in annotations["annotations"]]
+        return replace(
+            split, annotations={**annotations, "annotations": boxes, "categories": [{"id": 1, "name": "object"}]}
+        )
+    kept = [category for category in annotations["categories"] if category["name"] == classes]
+    if not kept:
+        raise ConfigError(f"detector.classes: the data set has no category {classes!r}; valid here: all, object")
+    boxes = [box for box in annotations["annotations"] if box["category_id"] == kept[0]["id"]]
+    return replace(split, annotations={**annotations, "annotations": boxes, "categories": kept})
 
 
 def with_objects(images: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ compat.prepare()  # before the first import of detectron2, also by the modules b
 
 import detectron2  # noqa: E402
 import torch  # noqa: E402
+from detectron2.layers import FrozenBatchNorm2d  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.solver import build_optimizer  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -29,11 +30,12 @@ from torchvision.utils import save_image  # noqa: E402
 from detection import data, pictures, train  # noqa: E402
 from detection.config import detectron2_config  # noqa: E402
 from detection.convert import PREFIX, convert  # noqa: E402
-from detection.evaluate import RESULTS, Counted, evaluate, precise_batch_norm  # noqa: E402
+from detection.evaluate import RESULTS, Counted, Scores, evaluate, precise_batch_norm  # noqa: E402
 from jigclu.config import ConfigError, DetectConfig  # noqa: E402
 from jigclu.data.catalog import data_root  # noqa: E402
 from jigclu.data.loader import Unreadable, loader_workers  # noqa: E402
 from jigclu.data.sources.coco import expected_images, open_split  # noqa: E402
+from jigclu.evaluation.bootstrap import keep_resampled  # noqa: E402
 from jigclu.network import Backbone  # noqa: E402
 from jigclu.stages.encoders import starting_backbone  # noqa: E402
 from jigclu.training import interrupt  # noqa: E402
@@ -78,6 +80,9 @@ class Detector:
             open_split(config.data, split, data_root(), scratch / split) for split in ("train", "val")
         )
         session.read_data(train_split.fingerprint, self.val_split.fingerprint)
+        train_split, self.val_split = (
+            data.of_classes(split, config.detector.classes) for split in (train_split, self.val_split)
+        )
         self.images = data.with_objects(data.register("jigclu_train", train_split, scratch))
         self.val_images = data.register("jigclu_val", self.val_split, scratch)
         self.count = expected_images(config.data, "train")  # the schedule counts in these
@@ -108,9 +113,22 @@ class Detector:
         )  # also seeds torch, so that d2's initialisation depends on the seed
         model: nn.Module = build_model(self.cfg)
         load_backbone(model, backbone)
+        self._freeze(model)
         if self.session.restored:
             model.load_state_dict(self.session.restored["network"])
         return model
+
+    def _freeze(self, model: nn.Module) -> None:
+        """Take the ResNet's statistics and freeze what `detector` says; a resumed attempt has them in its checkpoint."""
+        detector, config, resnet = self.config.detector, self.config, model.get_submodule("backbone.bottom_up")
+        if detector.frozen_bn:
+            if not self.session.restored:
+                with closing(self._batches(0, config.precise_bn)) as batches:
+                    watched = self._watched(batches, "batch norm", config.precise_bn)
+                    images = (model.preprocess_image(batch).tensor for batch in watched)  # type: ignore[operator]
+                    precise_batch_norm(resnet, images, config.precise_bn, self.rank_info)
+            FrozenBatchNorm2d.convert_frozen_batchnorm(resnet)
+        resnet.freeze(detector.frozen_stages)  # type: ignore[operator]
 
     def _batches(self, start: int, end: int) -> Generator[Any, None, None]:
         keys, broken = self.keys[start:end], self.unreadable["train"]
@@ -122,9 +140,12 @@ class Detector:
             with bfloat16(self.model.backbone, self.config.precision == "bfloat16"):
                 self.training.run()
             session.save()  # the evaluation is long, so a stop may come during it
-        metrics = self._evaluate()
+        scores = self._evaluate()
+        if self.rank_info.is_main:
+            keep_resampled(session.folder.path, scores.resampled)
         return session.finish(
-            metrics,
+            scores.metrics,
+            **scores.uncertainties,
             images=len(self.images),
             val_images=len(self.val_images),
             categories=len(self.val_split.categories),
@@ -135,7 +156,7 @@ class Detector:
             supplied=compat.SUPPLIED,
         )
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> Scores:
         config, rank_info = self.config, self.rank_info
         with closing(self._batches(self.iterations, len(self.keys))) as batches:
             watched = self._watched(batches, "batch norm", config.precise_bn)
@@ -145,10 +166,10 @@ class Detector:
         with closing(data.test_batches(self.cfg, self.val_images, self.workers, rank_info, broken)) as batches:
             # Several ranks may have different numbers of images and cannot agree on a stop: it waits until the job is done.
             watched = self._watched(batches, "evaluation", images, polled=rank_info.world == 1)
-            metrics = evaluate(self.model, Counted(watched, images), "jigclu_val", self.scratch)
+            scores = evaluate(self.model, Counted(watched, images), "jigclu_val", self.scratch)
         if rank_info.is_main:
             self._draw()
-        return metrics
+        return scores
 
     def _draw(self) -> None:
         names = {category["id"]: category["name"] for category in self.val_split.annotations["categories"]}

@@ -50,7 +50,7 @@ def without_detectron2(plan: Plan, states: dict[str, str]) -> None:
     plan.leave_out(detections)
     if not plan.jobs:
         raise ConfigError(f"{tables}: {DETECTRON2}")
-    print(f"{tables}: left out, {DETECTRON2}", flush=True)
+    print(f"{tables}: detectors are left out, {DETECTRON2}", flush=True)
 
 
 def preflight(placements: list[Placement], store: Path, cluster: Cluster) -> None:

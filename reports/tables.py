@@ -8,12 +8,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from orchestrate.mirror.job_content import UNREADABLE
 from reports import verdicts
+from reports.control import uninformative
 from reports.formatting import MINUS, PLUS_MINUS, number, places, printed, printed_places
 from reports.frames import finite
 from reports.records import Result, Table
 
 NOT_IN_PAPER = "not in the paper"
 BROKEN = {"failed": "failed", UNREADABLE: "is unreadable"}  # states that need an explanation, in words
+SMALLER = "They are smaller than COCO's images, so small, medium and large mean other objects than in COCO."
 ENOUGH = 1000  # images; on fewer, most categories have so few boxes that their mean AP is noise
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -69,6 +71,8 @@ def comparability(table: Table) -> str:
 def notes(table: Table) -> list[str]:
     """What a reader must know about the numbers: comparability, single seeds, failures, gaps, cells that no run fills."""
     lines = [comparability(table)]
+    if reason := uninformative(table):
+        lines.append(f"Not informative: {reason}. The order of the cells means nothing.")
     single = [result for result in table.results if result.half_width is not None]
     if single:
         widths: dict[str, list[str]] = {}
@@ -145,10 +149,16 @@ def too_few(table: Table) -> list[str]:
             continue
         over = f"{metrics['categories']:.0f} categories" if "categories" in metrics else "every category"
         line = f"{metrics['val_images']:.0f} {photographs(table)} are too few for AP over {over} to mean much"
-        meant = {"agnostic_ap": " (AP as if every box were of one class)", "person_ap": ""}
+        if (learnt := job.params.get("detector.classes", "all")) != "all":
+            lines.append(
+                f"The detectors learn one class, {learnt}, and are scored on it: AP is not over all categories."
+            )
+            lines.append(SMALLER)
+            continue
+        meant = {"agnostic_ap": " (AP as if every box were of one class)"}
         beside = [columns[name] + words for name, words in meant.items() if name in metrics and name in columns]
         lines.append(f"{line}: read {' and '.join(beside)} beside it." if beside else f"{line}.")
-        lines.append("They are smaller than COCO's images, so small, medium and large mean other objects than in COCO.")
+        lines.append(SMALLER)
     return list(dict.fromkeys(lines))
 
 

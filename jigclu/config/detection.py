@@ -6,13 +6,15 @@ Defaults are the paper's run: the released configs over Detectron2's own. No tor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from jigclu.config.base import (
+    AddedLater,
     Batch,
     ConfigError,
+    Integer,
     Momentum,
     NotNegative,
     Pixels,
@@ -142,8 +144,20 @@ class Solver(Strict):
         return min(self.warmup, self.iterations(images) // 10)
 
 
+GN_GROUPS = 32  # Detectron2's
+Norm = Literal["BN", "GN", "none"]
+Classes = Literal["all", "object", "person"]
+
+
 class DetectorConfig(Strict):
-    """The network's sizes (protocols.md §2.6 "box head", "RPN test"; the rest is Detectron2's Base-RCNN-FPN)."""
+    """The network's sizes (protocols.md §2.6 "box head", "RPN test"; the rest is Detectron2's Base-RCNN-FPN).
+
+    The last five are for a few hundred photographs; their defaults are the released config. `norm`: of the FPN and the
+    box head; GN has Detectron2's 32 groups. `frozen_stages`: the stem and the first stages of the ResNet that are
+    not trained (1: the stem, 3: up to layer2). `frozen_bn`: batch norm of the whole ResNet keeps the statistics of
+    `precise_bn` batches of photographs, taken before the training, so that every encoder starts with fitting ones.
+    `classes`: `object` gives every box one class, `person` leaves the other boxes out.
+    """
 
     channels: Size = 256  # of the FPN, the RPN's and the box head's convolutions
     fc_dim: Size = 1024
@@ -152,6 +166,17 @@ class DetectorConfig(Strict):
     proposals_train: Size = 2000  # per level, before NMS
     proposals_test: Size = 6000
     proposals: Size = 1000  # per image, after NMS
+    convs: Annotated[Integer, Field(ge=0, le=16), AddedLater] = 4  # of the box head, before its linear layer
+    norm: Annotated[Norm, AddedLater] = "BN"
+    frozen_stages: Annotated[Integer, Field(ge=0, le=5), AddedLater] = 0
+    frozen_bn: Annotated[bool, Field(strict=True), AddedLater] = False
+    classes: Annotated[Classes, AddedLater] = "all"
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> DetectorConfig:
+        if self.norm == "GN" and self.channels % GN_GROUPS:
+            raise ValueError(f"channels: norm GN has {GN_GROUPS} groups, which do not divide {self.channels} channels")
+        return self
 
 
 class SizesConfig(Strict):

@@ -39,6 +39,7 @@ KNN_IMAGES = (
     130_000  # at most, of train, vote on an encoder beside its probe: ImageNet-100 whole, 130 of each of 1,000 classes
 )
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Layer = Literal["layer1", "layer2", "layer3", "layer4"]  # of a ResNet
 Precision = Literal["float32", "bfloat16"]
 Jitter = Annotated[Real, Field(ge=0, le=10)]  # a factor is drawn from 1 - jitter (at least 0) to 1 + jitter
 
@@ -214,13 +215,39 @@ class DetectConfig(Strict):
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-StageName = Literal["pretrain", "linear", "finetune", "knn", "detect"]
+class DenseConfig(Strict):
+    """Which cells of the frozen maps lie in an object? One 1x1 convolution on `layers`, whose coarser maps are enlarged.
+
+    Not in the paper: it tests its reason for Table 4, features of instances (§4.3), without a detector. Photographs are
+    scaled down so that their longer side is `image_size`. `penalties`: of the ridge regression, in units of a
+    standardised feature's variance; chosen on a tenth of the train photographs that the fit does not see.
+    """
+
+    data: DetectionDataConfig = DetectionDataConfig()
+    backbone: Backbone = "resnet50"
+    layers: tuple[Layer, ...] = ("layer3", "layer4")
+    image_size: Pixels = 256
+    batch_size: Batch = 32
+    penalties: tuple[PositiveFloat, ...] = (0.01, 0.1, 1.0, 10.0)
+    precision: Precision = "float32"
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _something_to_fit(self) -> DenseConfig:
+        for name in ("layers", "penalties"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: at least one is needed")
+        return self
+
+
+StageName = Literal["pretrain", "linear", "finetune", "knn", "detect", "dense"]
 STAGES: dict[str, type[Strict]] = {  # in the order of StageName
     "pretrain": PretrainConfig,
     "linear": LinearConfig,
     "finetune": FinetuneConfig,
     "knn": KnnConfig,
     "detect": DetectConfig,
+    "dense": DenseConfig,
 }
 
 

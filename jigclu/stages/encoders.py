@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jigclu.config import ConfigError, DetectConfig, EvaluationConfig, KnnConfig, LinearConfig
+from jigclu.config import ConfigError, DenseConfig, DetectConfig, EvaluationConfig, KnnConfig, LinearConfig
 from jigclu.data.canvases import open_dataset
 from jigclu.data.order import epoch_groups
 from jigclu.evaluation.extractor import Extractor
@@ -27,7 +27,7 @@ def require_one_process(session: Session) -> None:
         raise ConfigError(f"evaluation of a frozen encoder runs in one process, not in {session.rank_info.world}")
 
 
-def starting_backbone(config: EvaluationConfig | DetectConfig, session: Session) -> Backbone:
+def starting_backbone(config: EvaluationConfig | DetectConfig | DenseConfig, session: Session) -> Backbone:
     """Load the upstream pretraining's encoder.pt; without upstream, random weights from the job's seed (the floor).
 
     Raises:

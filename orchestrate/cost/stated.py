@@ -10,7 +10,7 @@ job takes 3 to 4 s (same machine, from the process's start to the first line of 
 
 from __future__ import annotations
 
-from jigclu.config import DetectConfig, FinetuneConfig, LinearConfig, PretrainConfig
+from jigclu.config import DenseConfig, DetectConfig, FinetuneConfig, LinearConfig, PretrainConfig
 from jigclu.config.stages import KNN_IMAGES
 from jigclu.data.catalog import expected_images
 from jigclu.data.sources import coco
@@ -53,6 +53,9 @@ def hours(config: StageConfig, device: str) -> float:
         / GIGA_MULTIPLY_ADDS[config.backbone]
         * (224 / config.image_size) ** 2
     )
+    if isinstance(config, DenseConfig):
+        seen = coco.expected_images(config.data, "train") + coco.expected_images(config.data, "val")
+        return START_HOURS[device] + seen / (3 * images) / 3600
     train, val = expected_images(config.data, "train"), expected_images(config.data, "val")
     if isinstance(config, PretrainConfig):
         return START_HOURS[device] + train * config.epochs * config.method.passes / images / 3600

@@ -16,7 +16,15 @@ from orchestrate.mirror.address import digest
 from orchestrate.mirror.store import Point
 from orchestrate.mirror.tags import JobRecord
 
-DETAILS = ("seconds", "images", "val_images", "categories", "iterations", "lr")  # of result.json, beside its metrics
+DETAILS = (
+    "seconds",
+    "images",
+    "val_images",
+    "categories",
+    "iterations",
+    "resamples",
+    "lr",
+)  # of result.json, beside its metrics
 UNREADABLE = "unreadable"  # a cell's state: a file of its job cannot be read
 RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it resumes, then RUNNING again
     "pending": "SCHEDULED",
@@ -29,7 +37,7 @@ RUN_STATUS = {  # MLflow has no status for an interrupted job: KILLED until it r
     UNREADABLE: "FAILED",
 }
 HEADLINES = {"top1": 1, "AP": 1, "loss": 3}  # a stage's main metric -> decimals
-WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl", "correct.bits")
+WATCHED = ("job.json", "status.json", "result.json", "metrics.jsonl", "correct.bits", "resampled.json")
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,7 @@ def job_run_spec(folder: Path) -> JobRunSpec:
     values = {**result.get("metrics", {}), **{key: result.get(key) for key in DETAILS}}
     for rate, numbers in result.get("by_lr", {}).items():
         values |= {f"{name}.lr{rate}": numbers[name] for name in ("top1", "held_out_top1") if name in numbers}
+    values |= {f"half_width.{name}": value for name, value in result.get("half_widths", {}).items()}
     points = [
         (stage_metric(folder.parent.name, f"result.{name}"), readable(finite), finished, 0)
         for name, value in sorted(values.items())

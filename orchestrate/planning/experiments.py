@@ -80,6 +80,13 @@ class Cell(Strict):
         return self
 
 
+class Control(Strict):
+    """Cells, by key, without whose difference the experiment decides nothing: `cell` must be above `floor`."""
+
+    cell: str
+    floor: str
+
+
 class Experiment(Strict):
     """One table or figure. Its file has `columns` and `rows` as in the paper: a cell merges its row and its column, and the
     row overrides the column; a row's `printed` is a list, null if the paper has no number. A column that the paper lacks
@@ -94,6 +101,7 @@ class Experiment(Strict):
     recipe: dict[str, Overlay]
     cells: tuple[Cell, ...]
     references: tuple[Cell, ...] = ()
+    control: Control | None = None
     claims: tuple[Claim, ...] = ()
 
     @property
@@ -151,6 +159,9 @@ class Experiment(Strict):
         for cell in self.cells if self.printed_table else ():
             if cell.printed is None and cell.not_applicable is None:
                 raise ValueError(f"cell {cell.key!r} has no printed value: it belongs among the references")
+        for key in (self.control.cell, self.control.floor) if self.control else ():
+            if key not in keys:
+                raise ValueError(f"control names the cell {key!r}; {nearest(key, keys)}")
         for claim in self.claims:
             if unknown := [key for key in claim.cells if key not in keys]:
                 raise ValueError(f"claim {claim.text!r} names the cell {unknown[0]!r}; {nearest(unknown[0], keys)}")

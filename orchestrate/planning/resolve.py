@@ -11,6 +11,7 @@ from typing import Any
 from jigclu.config import (
     STAGES,
     ConfigError,
+    DenseConfig,
     DetectConfig,
     FinetuneConfig,
     KnnConfig,
@@ -22,7 +23,7 @@ from jigclu.config import (
 from orchestrate.planning.experiments import Cell, Experiment
 from orchestrate.planning.overlays import RANDOM, NotYaml, Overlay, overlay, parse_yaml
 
-StageConfig = PretrainConfig | LinearConfig | FinetuneConfig | KnnConfig | DetectConfig
+StageConfig = PretrainConfig | LinearConfig | FinetuneConfig | KnnConfig | DetectConfig | DenseConfig
 # The stage that trains the encoder of the others, if the recipe has it.
 ENCODER_STAGE = "pretrain"
 

@@ -49,6 +49,7 @@ HIGHLIGHTS: dict[str, list[str]] = {
     "linear": ["data.name", "epochs", "batch_size", "lr", "views", "standardize"],
     "finetune": ["data.name", "data.subset", "epochs", "batch_size", "lr", "head_lr"],
     "knn": ["data.name", "k", "temperature"],
+    "dense": ["data.name", "layers", "image_size"],
     "detect": [
         *("data.name", "data.train_images", "backbone", "solver.schedule", "solver.batch_size", "solver.lr"),
         *("sizes.test", "precision"),

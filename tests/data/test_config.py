@@ -14,7 +14,7 @@ BLUR = "pretrain.augment.blur_sigma: two numbers are expected"
 @pytest.mark.parametrize(
     ("stage", "values", "expected"),
     [
-        ("pretrian", {}, "unknown stage 'pretrian'; valid: detect, finetune, knn, linear, pretrain; did you mean pretrain?"),
+        ("pretrian", {}, "unknown stage 'pretrian'; valid: dense, detect, finetune, knn, linear, pretrain; did you mean pretrain?"),
         ("pretrain", {"epoch": 3}, "unknown key pretrain.epoch; valid: augment, "),
         ("pretrain", {"optimizer": {"lrr": 1}}, "unknown key pretrain.optimizer.lrr; valid: lr, momentum, weight_decay; did"),
         ("pretrain", {"method": {"name": "moco", "queu": 3}}, "unknown key pretrain.method.queu; valid: dim, momentum"),

@@ -20,10 +20,10 @@ from detection import compat
 compat.prepare()  # before the first import of detectron2
 
 from detectron2.data import DatasetMapper  # noqa: E402
-from detectron2.layers import ROIAlign  # noqa: E402
+from detectron2.layers import FrozenBatchNorm2d, ROIAlign  # noqa: E402
 from detectron2.structures import Boxes, Instances  # noqa: E402
 
-__all__ = ["Boxes", "DatasetMapper", "Instances", "ROIAlign", "config", "job"]
+__all__ = ["Boxes", "DatasetMapper", "FrozenBatchNorm2d", "Instances", "ROIAlign", "config", "job"]
 
 TINY: dict[str, Any] = {
     "data": {"name": "coco_scenes", "size": 64, "train_images": 12, "val_images": 5},

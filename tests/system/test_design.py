@@ -47,7 +47,7 @@ LAYERS = {
     ),
     "reports": (
         ("records",),
-        ("formatting", "recipes"),
+        ("control", "formatting", "recipes"),
         ("verdicts", "frames"),
         ("assemble", "tables"),
         ("figures", "export"),
