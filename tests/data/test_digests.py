@@ -59,7 +59,10 @@ def test_sets_without_digests_say_so(tiny: Path, capsys: pytest.CaptureFixture[s
     [
         (["check", "all", "--digests"], "--digests reads every file of one data set: give its name instead of all"),
         (["get", "imagenete"], "valid: cifar10, cifar100, imagenette, imagenette_full; did you mean imagenette?"),
-        (["pack", "imagenete"], "valid: imagenet100, imagenet1k, imagenette, imagenette_full; did you mean imagenette?"),
+        (
+            ["pack", "imagenete"],
+            "valid: imagenet100, imagenet1k, imagenette, imagenette_full; did you mean imagenette?",
+        ),
         (["check", "imagenete"], "scenes; did you mean imagenette?"),
         (["pack", "cifar10"], "cifar10 is not packed: it is one array in memory already; data sets that are: "),
         (["pack", "imagenette", "--quality", "101"], "--quality must be at most 100, not 101"),

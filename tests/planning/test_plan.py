@@ -275,7 +275,13 @@ def test_only_the_requested_cells_are_planned(tmp_path: Path) -> None:
     plan = make_plan(experiments.find(["table8"]), "smoke", "official", only=["m=3"])
     assert {use.cell for job in plan.jobs.values() for use in job.uses} == {"m=3"} and len(plan.jobs) == 2
     assert set(plan.jobs) < set(planned(scale="smoke").jobs)
-    refused(tmp_path / "runs", ["table8", "--cells", "m=5"], "no cell 'm=5'", "m=2, m=3, m=3 cell share, m=4", "did you mean m=")
+    refused(
+        tmp_path / "runs",
+        ["table8", "--cells", "m=5"],
+        "no cell 'm=5'",
+        "m=2, m=3, m=3 cell share, m=4",
+        "did you mean m=",
+    )
 
 
 def test_no_two_jobs_of_the_paper_have_the_same_name() -> None:
