@@ -68,11 +68,15 @@ def comparability(table: Table) -> str:
     )
 
 
+def not_informative(table: Table) -> str:
+    """A sentence if the table's control is not above its floor; else ""."""
+    reason = uninformative(table)
+    return f"Not informative: {reason}. The order of the cells means nothing." if reason else ""
+
+
 def notes(table: Table) -> list[str]:
     """What a reader must know about the numbers: comparability, single seeds, failures, gaps, cells that no run fills."""
-    lines = [comparability(table)]
-    if reason := uninformative(table):
-        lines.append(f"Not informative: {reason}. The order of the cells means nothing.")
+    lines = [comparability(table), not_informative(table)]
     single = [result for result in table.results if result.half_width is not None]
     if single:
         widths: dict[str, list[str]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from helpers.mlflow import make_job, use
 from matplotlib.image import imsave
 
+from jigclu.files import write_json
 from orchestrate import mirror
 from orchestrate.mirror.store import connect
 from orchestrate.planning import experiments
@@ -33,8 +35,8 @@ FIGURE = "Boxes on the first validation"
 
 def add_row(
     store: Path, row: str, config: dict[str, Any], metrics: dict[str, float], images: int, classes: int, **more: Any
-) -> None:
-    """The job of a row of Table 4, with a picture except for `Supervised`. `classes`: a detail of its result."""
+) -> Path:
+    """The folder of the job of a row of Table 4, with a picture except for `Supervised`. `classes`: a detail of its result."""
     job_id = f"{list(ROWS).index(row):012x}"
     uses = [
         use(key, experiment="table4", metric=one.metric)
@@ -46,6 +48,7 @@ def add_row(
     folder.write_result(metrics, seconds=60.0, device="a CPU", val_images=images, categories=classes, **more)
     if row != "Supervised":
         imsave(folder.path / "figures" / "predictions.png", [[[0.1, 0.5, len(row) / 10]] * 8] * 8)
+    return folder.path
 
 
 def report(store: Path, out: Path) -> dict[str, Any]:
@@ -173,6 +176,18 @@ def test_a_control_without_a_bootstrap_or_without_a_run_decides_nothing(tmp_path
         f"{NOT_INFORMATIVE}its control, Supervised AP50 any class above random AP50 any class, has not been run"
         in "\n".join(lines_of(tmp_path / "out"))
     )
+
+
+def test_the_control_is_compared_on_the_same_resamples_where_both_jobs_have_theirs(tmp_path: Path) -> None:
+    """Supervised is 1.5 above random give or take 0.3 on every draw of the images, which move both by 10."""
+    for row, value in (("random", 8.0), ("Supervised", 9.5)):
+        draws = [value + 10 * math.sin(draw) + (value > 9) * 0.3 * math.cos(7 * draw) for draw in range(1000)]
+        more = {"half_widths": {"agnostic_ap50": 9.9}}
+        folder = add_row(tmp_path / "runs", row, COCO_MINI, MEASURED | {"agnostic_ap50": value}, 206, 80, **more)
+        write_json(folder / "resampled.json", {"agnostic_ap50": draws})
+    report(tmp_path / "runs", tmp_path / "out")
+    assert NOT_INFORMATIVE not in "\n".join(lines_of(tmp_path / "out"))
+    assert "±14.0" in controlled(tmp_path / "apart", 9.5, agnostic_ap50=9.9)
 
 
 def test_the_bootstrap_is_in_mlflow(tmp_path: Path) -> None:
