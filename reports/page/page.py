@@ -153,14 +153,20 @@ def anchor(table: Table, result: Result) -> str:
 
 
 def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
-    """How many claims hold, fail and are open, by scale and protocol; variants (recipes with overrides) do not count."""
+    """How many claims were checked and have each outcome, by scale and protocol; variants (with overrides) do not count."""
     groups: dict[tuple[str, str], list[Table]] = {}
     for table in shown:
         if not table.variant:
             groups.setdefault((table.scale, table.protocol), []).append(table)
+    tallies = {key: verdicts.tally(group) for key, group in groups.items()}
     return [
-        {"scale": scale, "protocol": protocol} | dict(verdicts.tally(group))
-        for (scale, protocol), group in groups.items()
+        {
+            "scale": scale,
+            "protocol": protocol,
+            "checked": sum(tally.values()),
+            **{str(outcome): count for outcome, count in tally.items()},
+        }
+        for (scale, protocol), tally in tallies.items()
     ]
 
 

@@ -46,6 +46,7 @@ LAYERS = {
         ("stages",),
     ),
     "reports": (
+        ("statistics",),
         ("records",),
         ("formatting", "recipes"),
         ("verdicts", "frames"),
