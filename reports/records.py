@@ -76,8 +76,8 @@ class Result:
 
     `half_width`: of the binomial 95 % interval, one seed only. `noise`: 95 % half-width that also covers other seeds, None if
     it is unknown; `noise_basis`: what it is based on, or why it is unknown. `measured`: how a time or memory was measured.
-    `chains`: the jobs of each seed, upstream first. `other_recipe`: the experiment files would plan other jobs now. `run_id`: of the cell
-    in MLflow; `published_verdict`: what MLflow has for `verdict`.
+    `chains`: the jobs of each seed, upstream first. `other_recipe`: the experiment files would plan other jobs now.
+    `run_id`: of the cell in MLflow; `published_verdict`: what MLflow has for `verdict`.
     """
 
     cell: Cell

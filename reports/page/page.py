@@ -21,7 +21,7 @@ from orchestrate.mirror.address import server
 from orchestrate.mirror.views import view_url
 from orchestrate.planning.experiments import Experiment
 from reports import export, formatting, tables, verdicts
-from reports.figures import bars, curves, style
+from reports.figures import bars, compute, curves, style
 from reports.frames import history
 from reports.page import costs, register
 from reports.page.gallery import data_uri, gallery, plain
@@ -64,6 +64,7 @@ class Drawn:
     table: Table
     svg: str
     curves: str
+    compute: str
     claims: tuple[verdicts.CheckedClaim, ...]
     montages: list[tuple[str, str]]  # (config in a few words, data URI)
     more_montages: int
@@ -89,6 +90,7 @@ def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
         table=table,
         svg=style.for_page(svg),
         curves=losses,
+        compute=style.for_page(equal) if (equal := compute.equal_compute(table)) else "",
         claims=verdicts.check_claims(table),
         montages=list(montages.items())[:MONTAGES],
         more_montages=more,

@@ -11,8 +11,6 @@ from reports.verdicts.evidence import CITED, gather
 from reports.verdicts.floors import learns_nothing
 from reports.verdicts.outcomes import (
     FAILS,
-    HOLDS,
-    NOISE,
     NOT_RUN,
     NOTHING,
     OUTCOMES,
@@ -39,7 +37,7 @@ def check_claim(claim: Claim, results: Mapping[str, Result], table: Table) -> Ch
     """Check the claim against `results`, cell key -> result, all of `table`, as the package's docstring defines it."""
     evidence = gather(claim, results, table)
     outcome, reason = EVALUATORS[type(claim.relation)](claim.relation, evidence)
-    if outcome in (HOLDS, FAILS, NOISE):
+    if outcome != NOT_RUN:
         for group in compared(claim.relation):
             if why := learns_nothing(group, evidence):
                 outcome, reason = NOTHING, f"{why}: {reason}"
