@@ -108,8 +108,8 @@ class Result:
 
     @property
     def missing(self) -> bool:
-        """Whether it needs a run that nobody has started."""
-        return self.state == "not run" and self.cell.runs
+        """Whether it needs a run that nobody has started; not the cost of a training that another cell needs."""
+        return self.state == "not run" and self.cell.runs and not (self.reference and self.cell.stage == "pretrain")
 
     @property
     def lacking(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -95,10 +95,10 @@ def _rows(cells: list[Result], cost: Cost) -> dict[str, list[Point]]:
 
 
 def _draw(axes: Axes, row: str, points: list[Point], colour: str, marker: str, joined: bool) -> None:
-    bars = {"color": colour, "marker": marker, "markersize": 4.5, "capsize": 2.5, "elinewidth": 1}
+    bars: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "capsize": 2.5, "elinewidth": 1}
     columns = list(dict.fromkeys(point.column for point in points))
     groups = [points] if joined else [[point for point in points if point.column == column] for column in columns]
     for index, group in enumerate(groups):
         x, y, noise = zip(*((point.cost, point.value, point.noise) for point in group), strict=True)
-        hollow = {"fillstyle": "none"} if index else {"label": row}
+        hollow: dict[str, Any] = {"fillstyle": "none"} if index else {"label": row}
         axes.errorbar(x, y, yerr=noise, linestyle="-" if joined else "", **bars, **hollow)

@@ -128,7 +128,7 @@ def value_of(key: str, result: Result, table: Table) -> Value | None:
 
 
 def too_small_a_map(result: Result) -> str:
-    """Why a montage's patches cannot be told apart: the feature map has fewer cells than patches; "" if it has enough."""
+    """Why a montage's patches cannot be distinguished: the feature map has fewer cells than patches; "" if it has enough."""
     encoder = next((job for chain in result.chains for job in chain if job.stage == "pretrain"), None)
     if encoder is None or not _montages(encoder):
         return ""

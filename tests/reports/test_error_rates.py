@@ -1,4 +1,4 @@
-"""Simulated tables: how often equal methods are told apart by chance, and how often true differences are found.
+"""Simulated tables: how often equal methods are found to differ by chance, and how often true differences are found.
 
 A cell's number is its true accuracy, what the seed adds to every method, what the seed adds to this one, and how the
 validation images happen to suit the method. Seeds and images are shared, as in the suite.

@@ -167,17 +167,21 @@ def test_cited_and_inapplicable_cells_are_shown_but_not_counted(tmp_path: Path) 
     assert by_cell(results, "paper")["montage"]["state"] == "not applicable" and pirl["command"] == ""
     assert results["run"]["cells"] == 6 + 5 * 4 + 4  # Table 1 with the costs of what it trains
     text = (tmp_path / "table1-paper-official.md").read_text()
-    assert "| PIRL | cited |\n| printed | 63.6 |\n| SimCLR | not run |" in text
+    assert "| PIRL | cited |  |  |  |  |\n| printed | 63.6 |  |  |  |  |\n| SimCLR | not run | not run |" in text
     assert "Not run: Supervised, JigClu, MoCo, SimCLR, MoCo v2, Random init. To run:" in text and "PIRL [26]" in text
     text = (tmp_path / "table7-paper-official.md").read_text()
     assert "| Aug after montage | not applicable |\n| Random init (not in the paper) |" in text
-    assert "0 of 6" in (tmp_path / "index.html").read_text()
+    assert "0 of 26" in (tmp_path / "index.html").read_text()
 
 
 def test_a_figure_without_printed_numbers_shows_measured_ones_only(tmp_path: Path) -> None:
     run(tmp_path / "runs", tmp_path, "--scale", "mini", "--targets", "figure7")
     text = (tmp_path / "figure7-mini-official.md").read_text()
-    assert "| JigClu | not run |" in text and "printed |" not in text and tables.NOT_IN_PAPER not in text
+    assert "| JigClu | not run |" in text and "| printed |" not in text
+    assert (
+        "| read |  |  |  | 70.9 |  |  |  |" in text
+        and '<span class="word">read </span>70.9' in (tmp_path / "index.html").read_text()
+    )
 
 
 def test_missing_artifacts_leave_the_numbers(half_store: Path, tmp_path: Path) -> None:

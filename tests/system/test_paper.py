@@ -14,8 +14,8 @@ import pytest
 from helpers.orchestrator import ROOT, TINY, jobs, prepared_store, run
 
 from orchestrate.planning import experiments
-from reports import verdicts
 from orchestrate.planning.experiments import Cell
+from reports import verdicts
 
 # A pretraining is 4 to 8 steps, and every method, input, augmentation and stage of the paper is among the jobs.
 CUT: dict[str, Any] = {
