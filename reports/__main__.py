@@ -110,6 +110,8 @@ def _run(args: argparse.Namespace) -> int:
         except (MlflowException, UnusableDatabase) as error:
             raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")
+    if shown:
+        print(tables.count_line(shown))
     print(args.out / "index.html")
     return 0
 

@@ -15,13 +15,15 @@ from jigclu.job_folder import JobFolder
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 from orchestrate.jobs.staleness import OTHER_CODE, Staleness
 from orchestrate.mirror.job_content import UNREADABLE
-from orchestrate.planning.experiments import Cell, Experiment
-from reports.frames import TABLE_KEY, Frames, finite
+from orchestrate.planning.experiments import Cell, Experiment, load_all
+from reports.frames import TABLE_KEY, Frames, artifact, finite
 from reports.recipes import of_another_recipe
 from reports.records import Job, Result, Table
-from reports.verdicts import verdict
+from reports.statistics.noise import Pool
+from reports.verdicts import scale_pool, with_noise
 
 SCALE_ORDER = ("paper", "small", "mini", "smoke")
+CORRECT = "correct.bits"  # of a job with a classifier: which validation images it has right
 
 
 def fullest_first(frames: Frames) -> list[str]:
@@ -50,6 +52,7 @@ def assemble(
     `store`: the job folders, if they are here: then a result of data that has changed is known to be stale, too.
     """
     jobs = _Jobs(frames, store)
+    pools: dict[tuple[str, str], Pool] = {}
     found = pd.concat([frames.tables[TABLE_KEY], frames.cells[TABLE_KEY]]).drop_duplicates()
     tables = []
     for scale in scales:
@@ -59,11 +62,44 @@ def assemble(
             keys = [key for key in keys if protocol is None or key[0] == protocol]
             if not keys and named:
                 keys = [(protocol or "official", "")]
-            tables += [_table(frames, jobs, experiment, scale, *key) for key in keys]
+            for key in keys:
+                if (which := (scale, key[1])) not in pools:
+                    pools[which] = _pool(frames, jobs, *which)
+                tables.append(_table(frames, jobs, experiment, pools[which], scale, *key))
     return tables
 
 
-def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, protocol: str, variant: str) -> Table:
+def _pool(frames: Frames, jobs: _Jobs, scale: str, variant: str) -> Pool:
+    """The spread between seeds of every cell at the scale, whichever tables are shown; a variant's apart."""
+    found = []
+    for experiment in load_all().values():
+        cells = {cell.key: cell for cell in experiment.all_cells}
+        same = (frames.cells["scale"] == scale) & (frames.cells["variant"] == variant)
+        for row in frames.cells[same & (frames.cells["table"] == experiment.name)].to_dict("records"):
+            if cell := cells.get(str(row["cell"])):
+                unit = cell.unit or experiment.unit
+                found.append(
+                    (_result(cell, False, {str(name): value for name, value in row.items()}, jobs, unit), unit)
+                )
+    return scale_pool(found, scale)
+
+
+def _elsewhere(frames: Frames, jobs: _Jobs, experiment: Experiment, key: tuple[str, str, str]) -> dict[str, Result]:
+    """The cells of other experiments that the claims name."""
+    found = {}
+    for name in {name for claim in experiment.claims for name in claim.cells if "/" in name}:
+        other, _, wanted = name.partition("/")
+        there = load_all()[other].under(key[1])
+        cell = next(cell for cell in there.all_cells if cell.key == wanted)
+        row = next((row for row in _rows(frames.cells, (other, *key)) if row["cell"] == wanted), None)
+        unit = cell.unit or there.unit
+        found[name] = _result(cell.model_copy(update={"unit": unit}), False, row, jobs, unit)
+    return found
+
+
+def _table(
+    frames: Frames, jobs: _Jobs, experiment: Experiment, pooled: Pool, scale: str, protocol: str, variant: str
+) -> Table:
     ledger, experiment, key = experiment, experiment.under(protocol), (experiment.name, scale, protocol, variant)
     records = {row["cell"]: row for row in _rows(frames.cells, key)}
     parent = next(iter(_rows(frames.tables, key)), {})
@@ -73,6 +109,8 @@ def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, prot
         for cell in experiment.all_cells
     )
     table = Table(
+        pool=pooled,
+        elsewhere=_elsewhere(frames, jobs, experiment, key[1:]),
         experiment=experiment,
         scale=scale,
         protocol=protocol,
@@ -83,9 +121,7 @@ def _table(frames: Frames, jobs: _Jobs, experiment: Experiment, scale: str, prot
     if len(table.grid) < len(results):
         raise ConfigError(f"{experiment.name}.yaml: two cells have the same row and column")
     other = of_another_recipe(table, ledger)
-    checked = (
-        replace(result, verdict=verdict(result, table), other_recipe=result.cell.key in other) for result in results
-    )
+    checked = (with_noise(replace(result, other_recipe=result.cell.key in other), table) for result in results)
     return replace(table, results=tuple(checked))
 
 
@@ -161,7 +197,8 @@ class _Jobs:
         fields: dict[str, Any] = {str(name): value for name, value in row.items()}
         numbers = ("seconds", "finished", "attempt", "ranks", "estimated_hours", "spent_hours", "spent_seconds")
         fields |= {"upstream": tuple(row["upstream"]), **{name: finite(row[name]) for name in numbers}}
-        return Job(**fields, stale=self._stale(fields))
+        correct = artifact(None, row["run_id"], row["uri"], CORRECT) if row["state"] == "done" else None
+        return Job(**fields, stale=self._stale(fields), correct=correct or b"")
 
     def _stale(self, row: dict[str, Any]) -> str:
         """Why a finished job is stale, as `jigclu why` says; without its folder only other code is noticed. Else ""."""

@@ -8,6 +8,7 @@ from reports.records import Result, Table
 
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
 HARDWARE = ("h", "MB")  # units of quantities that depend on the machine
+COUNTED = ("passes", "GMAC")  # units of quantities that follow from the recipe
 
 
 def number(value: float | None, places: int, sign: bool = False) -> str:
@@ -21,16 +22,18 @@ def printed_places(table: Table, unit: str) -> int:
     """Decimals that the paper prints in this unit in this table; at least one for a score."""
     printed = [r.cell.printed for r in table.results if r.cell.printed is not None and table.unit(r.cell) == unit]
     decimals = [len(str(value).removesuffix(".0").partition(".")[2]) for value in printed]
-    return max([0 if unit in HARDWARE else 1, *decimals])
+    return max([0 if unit in HARDWARE + COUNTED else 1, *decimals])
 
 
 def places(table: Table, result: Result) -> int:
-    """Decimals of the measured value: as printed; for hours and megabytes enough for two significant digits."""
+    """Decimals of the measured value: as printed; for hours and megabytes enough for two significant digits, for counts
+    three."""
     unit = table.unit(result.cell)
     usual = printed_places(table, unit)
-    if unit not in HARDWARE or not result.value:
+    if unit not in HARDWARE + COUNTED or not result.value or (unit in COUNTED and result.value == int(result.value)):
         return usual
-    return max(usual, min(4, 1 - math.floor(math.log10(abs(result.value)))))
+    digits = 1 if unit in HARDWARE else 2
+    return max(usual, min(4, digits - math.floor(math.log10(abs(result.value)))))
 
 
 def printed(table: Table, result: Result) -> str:

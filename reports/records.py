@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrate.planning.experiments import Cell, Experiment
 from orchestrate.planning.plan import command_line
+from reports.statistics.noise import Pool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One job in MLflow. `seconds`: in training; `spent_seconds`, `spent_hours`: see orchestrate/jobs/spent.py; `finished`:
     unix seconds; `ranks`: devices; `folder`: relative to the store; `fingerprint`: of its data; `source`: digest of its
-    code; `stale`: what has changed since it finished, in words; `published_stale`: what MLflow has for `stale`.
+    code; `stale`: what has changed since it finished, in words; `published_stale`: what MLflow has for `stale`; `correct`: its
+    correct.bits, a bit per validation image, if the file is on this machine.
     """
 
     job: str
@@ -48,6 +50,7 @@ class Job:
     fingerprint: str = ""
     source: str = ""
     stale: str = ""
+    correct: bytes = field(default=b"", repr=False)
 
     @property
     def hours(self) -> float | None:
@@ -71,9 +74,10 @@ class Job:
 class Result:
     """One cell: the printed and the measured number.
 
-    `half_width`: of the binomial 95 % interval, one seed only. `measured`: how a time or memory was measured. `chains`: the
-    jobs of each seed, upstream first. `other_recipe`: the experiment files would plan other jobs now. `run_id`: of the cell
-    in MLflow; `published_verdict`: what MLflow has for `verdict`.
+    `half_width`: of the binomial 95 % interval, one seed only. `noise`: 95 % half-width that also covers other seeds, None if
+    it is unknown; `noise_basis`: what it is based on, or why it is unknown. `measured`: how a time or memory was measured.
+    `chains`: the jobs of each seed, upstream first. `other_recipe`: the experiment files would plan other jobs now.
+    `run_id`: of the cell in MLflow; `published_verdict`: what MLflow has for `verdict`.
     """
 
     cell: Cell
@@ -86,6 +90,8 @@ class Result:
     std: float | None = None
     n: int = 0
     half_width: float | None = None
+    noise: float | None = None
+    noise_basis: str = ""
     values: tuple[float | None, ...] = ()
     seeds: tuple[Any, ...] = ()
     commits: tuple[str, ...] = ()
@@ -102,8 +108,8 @@ class Result:
 
     @property
     def missing(self) -> bool:
-        """Whether it needs a run that nobody has started."""
-        return self.state == "not run" and self.cell.runs
+        """Whether it needs a run that nobody has started; not the cost of a training that another cell needs."""
+        return self.state == "not run" and self.cell.runs and not (self.reference and self.cell.stage == "pretrain")
 
     @property
     def lacking(self) -> str:
@@ -143,8 +149,9 @@ class Result:
 class Table:
     """One experiment at one scale under one protocol (and variant: the --set overrides).
 
-    `run_id`, `experiment_id`: of the parent run in MLflow; `digest`: of the files last uploaded to it; `published_claims`:
-    the tally that it has.
+    `pool`: the spread between seeds at the scale. `elsewhere`: cells of other experiments that its claims name, by
+    `table1/JigClu`. `run_id`, `experiment_id`: of the parent run in MLflow; `digest`: of the files last uploaded to it;
+    `published_claims`: the tally that it has.
     """
 
     experiment: Experiment
@@ -152,6 +159,8 @@ class Table:
     protocol: str
     variant: str
     results: tuple[Result, ...]
+    pool: Pool = field(default_factory=Pool)
+    elsewhere: Mapping[str, Result] = field(default_factory=dict)
     run_id: str = ""
     digest: str = ""
     published_claims: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -77,15 +78,17 @@ def not_informative(table: Table) -> str:
 def notes(table: Table) -> list[str]:
     """What a reader must know about the numbers: comparability, single seeds, failures, gaps, cells that no run fills."""
     lines = [comparability(table), not_informative(table)]
-    single = [result for result in table.results if result.half_width is not None]
+    single = [(r, r.half_width) for r in table.results if r.half_width is not None and r.noise is None]
     if single:
-        widths: dict[str, list[str]] = {}
-        for result in single:
-            widths.setdefault(number(result.half_width, places(table, result)), []).append(result.cell.key)
-        each = (f"{', '.join(keys)} {PLUS_MINUS}{width}".strip() for width, keys in widths.items())
-        lines.append(f"One seed; half-width of the binomial 95 % interval on the validation images: {'; '.join(each)}.")
+        lines.append(
+            f"One seed; half-width of the binomial 95 % interval on the validation images, without what other seeds "
+            f"would change: {_widths(table, single)}."
+        )
     if any(result.n > 1 for result in table.results):
         lines.append(f"{PLUS_MINUS}: sample standard deviation over n seeds.")
+    if noisy := [(result, result.noise) for result in table.results if result.noise is not None]:
+        lines.append(f"Noise, 95 % half-width by other seeds and validation images: {_widths(table, noisy)}.")
+    lines += [f"{legend[0].upper()}{legend[1:]}."] if (legend := verdicts.legend(table)) else []
     lines += unfilled(table) + stale(table)
     for result in table.results:
         if result.state in BROKEN:
@@ -94,6 +97,14 @@ def notes(table: Table) -> list[str]:
     if missing:
         lines.append(f"Not run: {', '.join(missing)}. To run: {table.command}")
     return [line for line in lines if line]
+
+
+def _widths(table: Table, widths: Sequence[tuple[Result, float | None]]) -> str:
+    """`m=2, m=3 +-1.2; m=4 +-1.4`: the cells of each half-width."""
+    keys: dict[str, list[str]] = {}
+    for result, width in widths:
+        keys.setdefault(number(width, places(table, result)), []).append(result.cell.key)
+    return "; ".join(f"{', '.join(named)} {PLUS_MINUS}{width}".strip() for width, named in keys.items())
 
 
 def unfilled(table: Table) -> list[str]:
@@ -194,12 +205,19 @@ def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
             lines.append(["printed", *(printed(table, r) if r else "" for r in results)])
             if any(result.computed for result in present):
                 lines.append(["difference", *(difference(table, r) if r else "" for r in results)])
+        if any(result.cell.read is not None for result in present):
+            lines.append(["read", *(read(table, r) if r else "" for r in results)])
     return header, lines
 
 
 def difference(table: Table, result: Result) -> str:
     """Measured minus printed, with sign and the printed decimals; "" if one of them is missing."""
     return number(result.difference, printed_places(table, table.unit(result.cell)), sign=True)
+
+
+def read(table: Table, result: Result) -> str:
+    """The number that the paper shows here without printing it; "" if there is none."""
+    return number(result.cell.read, printed_places(table, table.unit(result.cell)))
 
 
 def markdown(table: Table) -> str:
@@ -212,7 +230,15 @@ def markdown(table: Table) -> str:
     text += line(header) + line([":--", *["--:"] * (len(header) - 1)]) + "".join(map(line, lines))
     text += "".join(f"\n{' '.join(note.split())}\n" for note in notes(table))
     claims = [f"- **{checked.outcome}**: {claim_line(checked)}\n" for checked in verdicts.check_claims(table)]
-    return text + (f"\nClaims:\n\n{''.join(claims)}" if claims else "")
+    return text + (f"\n{count_line([table])}:\n\n{''.join(claims)}" if claims else "")
+
+
+def count_line(shown: Iterable[Table]) -> str:
+    """`40 claims checked: 3 holds, 37 not run`."""
+    tally = verdicts.tally(shown)
+    each = ", ".join(f"{count} {outcome}" for outcome, count in tally.items() if count)
+    total = sum(tally.values())
+    return f"{total} claim{'' if total == 1 else 's'} checked: {each}"
 
 
 def escape(text: str) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from jigclu import methods
 from jigclu.config import KnnConfig, PretrainConfig
+from jigclu.config.compute import cost_metrics
 from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.data.loader import Batch, Unreadable, batches, loader_workers
 from jigclu.data.order import epoch_groups
@@ -44,7 +45,8 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
         The content of result.json. Its metrics are the last step's, the method's `final_metrics`, and: `hours` in training
         over all attempts; `peak_memory_mb`, in MiB, the peak on rank 0 over all attempts (`memory_kind`: device or resident);
         `loader_wait`, the share (0 to 1) of that time in which the loop waited for the loader. On a GPU the loop runs ahead of
-        the device, so `loader_wait` is an upper bound of the device's idle time. `limiter`: loader or compute.
+        the device, so `loader_wait` is an upper bound of the device's idle time. `limiter`: loader or compute. What was
+        computed, counted from the config (config/compute.py): `forwards`, `gmac`, `images_seen`.
 
     Raises:
         interrupt.Interrupted: a stop was requested; the state is saved.
@@ -184,6 +186,7 @@ class Trainer:
         wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
+        metrics |= cost_metrics(self.config, self.config.epochs * self.steps_per_epoch * self.config.batch_size)
         if not self.rank_info.is_main:
             return {"metrics": metrics}
         self.save_encoder()

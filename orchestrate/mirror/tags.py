@@ -18,7 +18,7 @@ FORM = "jigclu.form"  # job: the version of the mirror that made the run
 ORDER = "jigclu.order"  # tables and cells: sorted by it, a table stands before its cells, in the paper's order
 STALE = "jigclu.stale"  # job: not empty if the code has changed since it ran
 VERDICT = "jigclu.verdict"  # cell: `reproduced` or `off by ...`
-CLAIMS = "jigclu.claims"  # table: how many claims hold, fail and are open
+CLAIMS = "jigclu.claims"  # table: how many claims have each outcome
 REPORT_DIGEST = "jigclu.report_digest"  # table: of the files that were last uploaded
 # MLflow's own tags.
 NOTE, GIT_COMMIT, PARENT_RUN = "mlflow.note.content", "mlflow.source.git.commit", "mlflow.parentRunId"

@@ -1,6 +1,7 @@
 """Claims: sentences that the paper draws from cells, written so that a program can check them. No torch.
 
-A claim is one relation between cells (by key). reports/verdicts.py checks it and defines `holds`, `fails` and `open`.
+A claim is one relation between cells (by key; a cell of another experiment as `table1/JigClu`). reports/verdicts checks
+it and defines the outcomes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Ratio(Strict):
 
 
 class Reaches(Strict):
-    """The first cell of `series` (in order) that reaches `target` is `at` or a later one."""
+    """`series` (in order) reaches `target`, and the first of its cells that does is `at` or a later one."""
 
     kind: Literal["reaches"] = "reaches"
     target: str
@@ -78,18 +79,45 @@ class Below(Strict):
         return (self.cell,)
 
 
-Relation = Order | Best | Difference | Ratio | Reaches | Below
+class Within(Strict):
+    """`a` and `b` are comparable: they differ by at most `margin`, in the cells' unit."""
+
+    kind: Literal["within"] = "within"
+    a: str
+    b: str
+    margin: PositiveFloat
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.a, self.b
+
+
+class Gap(Strict):
+    """A difference of differences: the first cell of `larger` exceeds its second by more than that of `smaller`."""
+
+    kind: Literal["gap"] = "gap"
+    larger: tuple[str, str]
+    smaller: tuple[str, str]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.larger + self.smaller
+
+
+Relation = Order | Best | Difference | Ratio | Reaches | Below | Within | Gap
 RELATIONS = {relation.model_fields["kind"].default: relation for relation in get_args(Relation)}
 
 
 class Claim(Strict):
     """One sentence with its place in the paper and exactly one relation.
 
-    In an experiment file the relation's kind is a key: `order: [m=2, m=3]`, `difference: {more: a, less: b}`.
+    In an experiment file the relation's kind is a key: `order: [m=2, m=3]`, `difference: {more: a, less: b}`. `note`: what
+    a reader must know about the sentence itself, such as that the paper's own numbers contradict it.
     """
 
     text: str
     source: str
+    note: str = ""
     relation: Annotated[Relation, Field(discriminator="kind")]
 
     @property

@@ -27,9 +27,9 @@ class Cell(Strict):
 
     Exactly one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took
     the number from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file in
-    experiments/methods; null: random weights, evaluated as random.yaml there says. `set`: dotted keys that override the
-    recipe; `protocols`: the same for one protocol only, or the reason why the cell does not exist under it. A value such
-    as 40% is that share of the
+    experiments/methods; null: random weights, evaluated as random.yaml there says. `read`: a number that the paper shows here without printing it: it stands in
+    another table, or was read off the figure. `set`: dotted keys that override the recipe; `protocols`: the same for
+    one protocol only, or the reason why the cell does not exist under it. A value such as 40% is that share of the
     scale's value.
     """
 
@@ -37,6 +37,7 @@ class Cell(Strict):
     row: str
     column: str
     printed: Number | None = None
+    read: Number | None = None
     unit: str = ""
     report: str | None = None
     cited: str | None = None
@@ -89,8 +90,8 @@ class Control(Strict):
 
 class Experiment(Strict):
     """One table or figure. Its file has `columns` and `rows` as in the paper: a cell merges its row and its column, and the
-    row overrides the column; a row's `printed` is a list, null if the paper has no number. A column that the paper lacks
-    is `added: true`: its cells are references."""
+    row overrides the column; a row's `printed` (and `read`) is a list, null if the paper has no number. A column that the
+    paper lacks is `added: true`: its cells are references, one for each row that has what it reports."""
 
     name: str
     title: str
@@ -126,11 +127,22 @@ class Experiment(Strict):
         columns = [column for column in columns if not column.get("added")]
         rows = values.pop("rows", [])
         cells = [*values.get("cells", ()), *(cell for row in rows for cell in _row_cells(row, columns))]
-        references = [cell for row in rows for cell in _row_cells(_without(row, "printed"), added)]
+        references = [
+            cell
+            for row in rows
+            for cell in _row_cells(_without(_without(row, "printed"), "read"), added)
+            if not cell.keys() & {"cited", "not_applicable"}
+        ]
         references += [
             cell
             for reference in values.pop("references", [])
             for cell in ([reference] if "column" in reference else _row_cells(reference, [*columns, *added]))
+        ]
+        # Random weights have no pretraining whose cost could be reported.
+        references = [
+            cell
+            for cell in references
+            if cell.get("method", "") is not None or cell.get("report", "")[:9] != "pretrain."
         ]
         return {**values, "cells": cells, "references": references}
 
@@ -163,7 +175,7 @@ class Experiment(Strict):
             if key not in keys:
                 raise ValueError(f"control names the cell {key!r}; {nearest(key, keys)}")
         for claim in self.claims:
-            if unknown := [key for key in claim.cells if key not in keys]:
+            if unknown := [key for key in claim.cells if key not in keys and "/" not in key]:
                 raise ValueError(f"claim {claim.text!r} names the cell {unknown[0]!r}; {nearest(unknown[0], keys)}")
         return self
 
@@ -176,9 +188,11 @@ def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
     """A row of the file as cells: row over column, with `set` and `protocols` merged and the keys joined."""
     row = {"key": row.get("row", ""), **row}
     printed = row.pop("printed", [...] * len(columns))
-    if len(printed) != len(columns):
-        raise ValueError(f"row {row['row']!r} prints {len(printed)} values for {len(columns)} columns")
-    for column, value in zip(columns, printed, strict=True):
+    read = row.pop("read", [None] * len(columns))
+    for verb, values in (("prints", printed), ("reads", read)):
+        if len(values) != len(columns):
+            raise ValueError(f"row {row['row']!r} {verb} {len(values)} values for {len(columns)} columns")
+    for column, value, seen in zip(columns, printed, read, strict=True):
         if value is None:
             continue
         column = {"key": column["column"], **column}
@@ -194,6 +208,7 @@ def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
         }
         if row.keys() & {"cited", "not_applicable"}:
             cell.pop("report", None)
+        cell |= {} if seen is None else {"read": seen}
         yield cell if value is ... else {**cell, "printed": value}
 
 
@@ -213,7 +228,20 @@ def _validate(path: Path) -> Experiment:
 
 def load_all() -> dict[str, Experiment]:
     """All experiments by name, in the paper's order."""
-    return {path.stem: _validate(path) for path in experiment_files()}
+    ledger = {path.stem: _validate(path) for path in experiment_files()}
+    for name, experiment in ledger.items():
+        for claim in experiment.claims:
+            for key in claim.cells:
+                other, slash, cell = key.partition("/")
+                if not slash or key in {own.key for own in experiment.all_cells}:
+                    continue
+                if other not in ledger:
+                    raise ConfigError(
+                        f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(other, list(ledger))}"
+                    )
+                if cell not in (keys := [own.key for own in ledger[other].all_cells]):
+                    raise ConfigError(f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(cell, keys)}")
+    return ledger
 
 
 def _by_word(ledger: dict[str, Experiment]) -> dict[str, Experiment]:

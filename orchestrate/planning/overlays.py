@@ -119,7 +119,8 @@ def overlay(kind: str, name: str) -> Overlay:
         "datasets": data_keys(),
         "backbones": list(get_args(Backbone)),
     }
-    _check_keys(path, values, [*STAGES, *sections, "gpus"])
+    notes = ["spread", "undecidable"] if kind == "scales" else []  # scale_notes.py
+    _check_keys(path, values, [*STAGES, *sections, "gpus", *notes])
     for section, names in sections.items():
         _check_keys(path, values.get(section, {}), names, section)
     for section in ("for_data", "methods"):

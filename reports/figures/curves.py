@@ -20,7 +20,8 @@ COLOURS, MARKERS = (MEASURED, "#d55e00", "#009e73", "#cc79a7", "#e69f00"), ("o",
 def lines(table: Table) -> dict[str, bytes]:
     """The experiment's rows as lines over its numeric columns, references as dashed levels: {"png", "pdf", "svg"}.
 
-    Error bars: sample standard deviation over the seeds; for one seed the half-width of its binomial 95 % interval.
+    Error bars: the 95 % noise of other seeds and validation images; where it is unknown, the standard deviation over the
+    seeds, or for one seed the half-width of its binomial interval. Hollow marks: what the paper shows without printing it.
     """
     measured_rows = [result for result in table.results if not result.reference]
     rows = {row: [result for result in measured_rows if result.cell.row == row] for row in table.rows}
@@ -57,6 +58,7 @@ def abscissa(table: Table) -> str:
 def _line(axes: Axes, row: str, results: list[Result], colour: str, marker: str) -> None:
     measured = [(float(r.cell.column), r.value, _spread(r)) for r in results if r.value is not None]
     printed = [(float(r.cell.column), r.cell.printed) for r in results if r.cell.printed is not None]
+    read = [(float(r.cell.column), r.cell.read) for r in results if r.cell.read is not None]
     if measured:
         x, y, spread = zip(*measured, strict=True)
         axes.errorbar(
@@ -65,9 +67,14 @@ def _line(axes: Axes, row: str, results: list[Result], colour: str, marker: str)
     if printed:
         x, y = zip(*printed, strict=True)
         axes.plot(x, y, color=PRINTED, marker=marker, markersize=4.5, linestyle=":", label=f"{row}, printed")
+    if read:
+        x, y = zip(*read, strict=True)
+        axes.plot(x, y, color=colour, marker=marker, markersize=6, linestyle="", fillstyle="none", label=f"{row}, read")
 
 
 def _spread(result: Result) -> float:
+    if result.noise is not None:
+        return result.noise
     return (result.std or 0.0) if result.n > 1 else (result.half_width or 0.0)
 
 

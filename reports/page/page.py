@@ -21,7 +21,7 @@ from orchestrate.mirror.address import server
 from orchestrate.mirror.views import view_url
 from orchestrate.planning.experiments import Experiment
 from reports import export, formatting, tables, verdicts
-from reports.figures import bars, curves, style
+from reports.figures import bars, compute, curves, style
 from reports.frames import history
 from reports.page import costs, register
 from reports.page.gallery import data_uri, gallery, plain
@@ -65,6 +65,7 @@ class Drawn:
     table: Table
     svg: str
     curves: str
+    compute: str
     claims: tuple[verdicts.CheckedClaim, ...]
     montages: list[tuple[str, str]]  # (config in a few words, data URI)
     more_montages: int
@@ -90,6 +91,7 @@ def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
         table=table,
         svg=style.for_page(svg),
         curves=losses,
+        compute=style.for_page(equal) if (equal := compute.equal_compute(table)) else "",
         claims=verdicts.check_claims(table),
         montages=list(montages.items())[:MONTAGES],
         more_montages=more,
@@ -154,14 +156,20 @@ def anchor(table: Table, result: Result) -> str:
 
 
 def scoreboard(shown: list[Table]) -> list[dict[str, Any]]:
-    """How many claims hold, fail and are open, by scale and protocol; variants (recipes with overrides) do not count."""
+    """How many claims were checked and have each outcome, by scale and protocol; variants (with overrides) do not count."""
     groups: dict[tuple[str, str], list[Table]] = {}
     for table in shown:
         if not table.variant:
             groups.setdefault((table.scale, table.protocol), []).append(table)
+    tallies = {key: verdicts.tally(group) for key, group in groups.items()}
     return [
-        {"scale": scale, "protocol": protocol} | dict(verdicts.tally(group))
-        for (scale, protocol), group in groups.items()
+        {
+            "scale": scale,
+            "protocol": protocol,
+            "checked": sum(tally.values()),
+            **{str(outcome): count for outcome, count in tally.items()},
+        }
+        for (scale, protocol), tally in tallies.items()
     ]
 
 

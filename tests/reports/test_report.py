@@ -140,19 +140,21 @@ def test_every_output_has_the_checked_claims(
     ledger = experiments.find(["table8"])[0]
     mini = [one for one in results["claims"] if one["scale"] == "mini"]
     assert [one["text"] for one in mini] == [claim.text for claim in ledger.claims]
-    assert [one["outcome"] for one in mini] == ["open", "open"] and len(results["claims"]) == 3 * 2
+    assert [one["outcome"] for one in mini] == ["not run", "not run"] and len(results["claims"]) == 3 * 2
     assert mini[0]["reason"] == "missing: m=3 (n/a); m=4 (failed)." and mini[0]["source"] == "§3.1, §5.3"
     sums = [
-        (one["scale"], one["protocol"], one["holds"], one["fails"], one["open"]) for one in results["run"]["claims"]
+        (one["scale"], one["protocol"], one["checked"], one["holds"], one["not run"])
+        for one in results["run"]["claims"]
     ]
-    assert sums == [("mini", "official", 0, 0, 2), ("smoke", "official", 0, 0, 2)]  # a variant does not count
+    assert sums == [("mini", "official", 2, 0, 2), ("smoke", "official", 2, 0, 2)]  # a variant does not count
     line = "m = 2 is best (§3.1, §5.3): missing: m=3 (n/a); m=4 (failed)."
-    assert f"- **open**: {line}\n" in (out / "table8-mini-official.md").read_text()
-    assert rf"\textbf{{open}}: {tables.escape(line)}" in (out / "table8-mini-official.tex").read_text()
+    assert f"- **not run**: {line}\n" in (out / "table8-mini-official.md").read_text()
+    assert rf"\textbf{{not run}}: {tables.escape(line)}" in (out / "table8-mini-official.tex").read_text()
     page = (out / "index.html").read_text()
     assert "missing: m=3 (n/a); m=4 (failed)." in page and 'href="#table8-mini-official"' in page
     run(half_store, tmp_path, "--scale", "mini")
-    assert f"- **open**: {line}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"- **not run**: {line}" in said and said.count("2 claims checked: 2 not run") == 2  # of the table, of all
 
 
 def test_cited_and_inapplicable_cells_are_shown_but_not_counted(tmp_path: Path) -> None:
@@ -163,19 +165,23 @@ def test_cited_and_inapplicable_cells_are_shown_but_not_counted(tmp_path: Path) 
         *(None, None),
     )
     assert by_cell(results, "paper")["montage"]["state"] == "not applicable" and pirl["command"] == ""
-    assert results["run"]["cells"] == 6 + 4
+    assert results["run"]["cells"] == 6 + 5 * 4 + 4  # Table 1 with the costs of what it trains
     text = (tmp_path / "table1-paper-official.md").read_text()
-    assert "| PIRL | cited |\n| printed | 63.6 |\n| SimCLR | not run |" in text
+    assert "| PIRL | cited |  |  |  |  |\n| printed | 63.6 |  |  |  |  |\n| SimCLR | not run | not run |" in text
     assert "Not run: Supervised, JigClu, MoCo, SimCLR, MoCo v2, Random init. To run:" in text and "PIRL [26]" in text
     text = (tmp_path / "table7-paper-official.md").read_text()
     assert "| Aug after montage | not applicable |\n| Random init (not in the paper) |" in text
-    assert "0 of 6" in (tmp_path / "index.html").read_text()
+    assert "0 of 26" in (tmp_path / "index.html").read_text()
 
 
 def test_a_figure_without_printed_numbers_shows_measured_ones_only(tmp_path: Path) -> None:
     run(tmp_path / "runs", tmp_path, "--scale", "mini", "--targets", "figure7")
     text = (tmp_path / "figure7-mini-official.md").read_text()
-    assert "| JigClu | not run |" in text and "printed |" not in text and tables.NOT_IN_PAPER not in text
+    assert "| JigClu | not run |" in text and "| printed |" not in text
+    assert (
+        "| read |  |  |  | 70.9 |  |  |  |" in text
+        and '<span class="word">read </span>70.9' in (tmp_path / "index.html").read_text()
+    )
 
 
 def test_missing_artifacts_leave_the_numbers(half_store: Path, tmp_path: Path) -> None:

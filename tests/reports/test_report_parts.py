@@ -92,7 +92,7 @@ def test_mlflow_has_verdicts_claims_and_the_views_and_a_second_report_writes_not
     add_job(store, OFFICIAL, use("m=2", "paper"), scale="paper", metrics={"top1": 80.7, "val_images": 5000})
     run(store, tmp_path / "out")
     assert tags_of(store, "jigclu-paper-tables", "jigclu.verdict") == {"table8 m=2": "reproduced"}
-    assert tags_of(store, "jigclu-paper-tables", "jigclu.claims") == {"table8 official": "2 open"}
+    assert tags_of(store, "jigclu-paper-tables", "jigclu.claims") == {"table8 official": "2 not run"}
     from mlflow import MlflowClient
 
     client = connect(mirror.tracking_uri(store))

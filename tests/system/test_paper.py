@@ -15,6 +15,7 @@ from helpers.orchestrator import ROOT, TINY, jobs, prepared_store, run
 
 from orchestrate.planning import experiments
 from orchestrate.planning.experiments import Cell
+from reports import verdicts
 
 # A pretraining is 4 to 8 steps, and every method, input, augmentation and stage of the paper is among the jobs.
 CUT: dict[str, Any] = {
@@ -123,4 +124,4 @@ def test_the_report_shows_every_table_and_checks_every_claim(template: Path, tmp
     claims = json.loads((tmp_path / "out" / "results.json").read_text())["claims"]
     wanted = {(name, claim.text) for name in names for claim in experiments.load_all()[name].claims}
     assert {(claim["experiment"], claim["text"]) for claim in claims} == wanted
-    assert {claim["outcome"] for claim in claims} <= {"holds", "fails", "open"}
+    assert {claim["outcome"] for claim in claims} <= set(verdicts.OUTCOMES)
