@@ -27,10 +27,10 @@ class Cell(Strict):
 
     Exactly one of: `report`, `<stage>.<metric>` of the job whose result fills the cell; `cited`, where the paper took
     the number from; `not_applicable`, why there is none. `method`: how the encoder is pretrained, a file in
-    experiments/methods; null: random weights, evaluated as random.yaml there says. `read`: a number that the paper shows here without printing it: it stands in
-    another table, or was read off the figure. `set`: dotted keys that override the recipe; `protocols`: the same for
-    one protocol only, or the reason why the cell does not exist under it. A value such as 40% is that share of the
-    scale's value.
+    experiments/methods; null: random weights, evaluated as random.yaml there says. `read`: a number that the paper shows
+    here without printing it: it stands in another table, or was read off the figure. `set`: dotted keys that override
+    the recipe; `protocols`: the same for one protocol only, or the reason why the cell does not exist under it. A value
+    such as 40% is that share of the scale's value.
     """
 
     key: str
