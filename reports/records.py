@@ -177,10 +177,11 @@ class Table:
         return command_line([self.experiment.name], self.scale, self.protocol, settings=self.settings)
 
     def command_of(self, result: Result) -> str:
-        """The command that computes one cell with as many seeds as it has, in an empty store."""
-        last = max((int(seed) for seed in result.seeds if str(seed).isdigit()), default=0)
+        """The command that computes one cell with its seeds, in an empty store."""
+        seeds = [int(seed) for seed in result.seeds if str(seed).isdigit()] or [0]
+        first, count = min(seeds), max(seeds) - min(seeds) + 1
         return command_line(
-            [self.experiment.name], self.scale, self.protocol, last + 1, self.settings, [result.cell.key]
+            [self.experiment.name], self.scale, self.protocol, count, self.settings, [result.cell.key], first
         )
 
     @property

@@ -34,7 +34,7 @@ from jigclu.config.datasets import DataConfig
 from jigclu.config.detection import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
 from jigclu.config.methods import JigCluConfig, MethodConfig
 
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Backbone = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Precision = Literal["float32", "bfloat16"]
 Jitter = Annotated[Real, Field(ge=0, le=10)]  # a factor is drawn from 1 - jitter (at least 0) to 1 + jitter
 

@@ -117,6 +117,7 @@ def overlay(kind: str, name: str) -> Overlay:
         "methods": list(METHODS),
         "datasets": data_keys(),
         "backbones": list(get_args(Backbone)),
+        "detection": ["datasets", "backbones"],
     }
     _check_keys(path, values, [*STAGES, *sections, "gpus"])
     for section, names in sections.items():

@@ -206,7 +206,7 @@ def test_check_all_prints_a_line_for_every_set(tmp_path: Path, capsys: pytest.Ca
     assert main(["check", "all", "--root", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        "scenes", "imagenette", "imagenet100", "imagenet1k", "cifar10", "cifar100", "coco", "coco_mini", "coco_scenes",
+        "scenes", "textures", "imagenette", "imagenet100", "imagenet1k", "cifar10", "cifar100", "coco", "coco_mini", "coco_scenes",
     ]  # fmt: skip
     assert ["  ok (" in line for line in lines] == [True, False, False, False, True, False, False, False, True]
 
