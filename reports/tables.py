@@ -13,6 +13,7 @@ from reports.frames import finite
 from reports.records import Result, Table
 
 NOT_IN_PAPER = "not in the paper"
+OVER_RANDOM = "over random weights"
 BROKEN = {"failed": "failed", UNREADABLE: "is unreadable"}  # states that need an explanation, in words
 ENOUGH = 1000  # images; on fewer, most categories have so few boxes that their mean AP is noise
 _LATEX = {
@@ -49,6 +50,7 @@ def measured_text(table: Table, result: Result) -> str:
 
 def subtitle(table: Table) -> str:
     words = [table.experiment.source, f"scale {table.scale}", f"protocol {table.protocol}", ", ".join(table.units)]
+    words += [f"here: {' and '.join(table.ran)}"] if table.ran else []
     return " \N{MIDDLE DOT} ".join([*words, f"with {table.variant}"] if table.variant else words)
 
 
@@ -58,8 +60,7 @@ def comparability(table: Table) -> str:
         return ""
     if table.scale == "paper":
         return f"Run with {table.variant}, not at the paper's settings: absolute numbers are not comparable to the printed ones."
-    kinds = dict.fromkeys((job.params.get("backbone", ""), job.params.get("data.name", "")) for job in table.jobs)
-    ran = " and ".join(f"{backbone} on {data}" for backbone, data in kinds if backbone and data)
+    ran = " and ".join(table.ran)
     return (
         f"Scale {table.scale} uses a different data set or backbone than the paper{f' ({ran})' if ran else ''}: absolute "
         "numbers are not comparable to the printed ones; only the order of the cells can be compared."
@@ -78,7 +79,7 @@ def notes(table: Table) -> list[str]:
         lines.append(f"One seed; half-width of the binomial 95 % interval on the validation images: {'; '.join(each)}.")
     if any(result.n > 1 for result in table.results):
         lines.append(f"{PLUS_MINUS}: sample standard deviation over n seeds.")
-    lines += unfilled(table) + stale(table)
+    lines += guessing(table) + at_chance(table) + unfilled(table) + stale(table)
     for result in table.results:
         if result.state in BROKEN:
             lines.append(f"{result.cell.key} {BROKEN[result.state]}: {result.message or 'no message'}")
@@ -86,6 +87,22 @@ def notes(table: Table) -> list[str]:
     if missing:
         lines.append(f"Not run: {', '.join(missing)}. To run: {table.command}")
     return [line for line in lines if line]
+
+
+def guessing(table: Table) -> list[str]:
+    """The accuracy of guessing, a sentence."""
+    levels = dict.fromkeys(number(level, 1) for r in table.results if (level := table.chance(r)) is not None)
+    return [f"Guessing is right for {' or '.join(levels)} % of the images."] if levels else []
+
+
+def at_chance(table: Table) -> list[str]:
+    """Which pretrainings have learnt nothing of their own task, a sentence."""
+    keys = [result.cell.key for result in table.results if result.at_chance]
+    if not keys:
+        return []
+    return [
+        f"The pretraining loss ended at chance, so what is above random weights was not learnt from the task: {', '.join(keys)}."
+    ]
 
 
 def unfilled(table: Table) -> list[str]:
@@ -178,9 +195,18 @@ def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
         lines.append([name, *(measured_text(table, r) if r else "" for r in results)])
         if any(result.cell.printed is not None for result in present):
             lines.append(["printed", *(printed(table, r) if r else "" for r in results)])
-            if any(result.computed for result in present):
+            if table.comparable and any(result.computed for result in present):
                 lines.append(["difference", *(difference(table, r) if r else "" for r in results)])
+        if any(gain(table, result) for result in present):
+            lines.append([OVER_RANDOM, *(gain(table, r) if r else "" for r in results)])
     return header, lines
+
+
+def gain(table: Table, result: Result) -> str:
+    """Measured minus random weights, with sign; shown instead of the difference where the printed value is no measure."""
+    if table.comparable:
+        return ""
+    return number(table.gain(result), places(table, result), sign=True)
 
 
 def difference(table: Table, result: Result) -> str:

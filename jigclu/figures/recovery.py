@@ -50,7 +50,7 @@ def recover(
         networks: `untrained` and `trained`: montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); run in
             eval mode here.
         make_patches: the method's patches, drawn for `epoch`.
-        batch: images; every IMAGES-th of them are shuffled together, so that neighbours in a sorted split are not.
+        batch: images, in an order without meaning: each IMAGES of them in turn are shuffled together.
         epoch: also chooses the permutation, as in training.
         bfloat16: whether the networks run under autocast.
         folder: where recovery.png goes.
@@ -61,7 +61,7 @@ def recover(
         random groups and places. `recovered_patches`: how many patches were counted.
     """
     m, rounds = make_patches.m, max(1, len(batch.labels) // IMAGES)
-    parts = [Batch(*(field[start::rounds][:IMAGES] for field in batch)) for start in range(rounds)]
+    parts = [Batch(*(field[start * IMAGES :][:IMAGES] for field in batch)) for start in range(rounds)]
     solved: dict[str, list[Solution]] = {name: [] for name in networks}
     for number, part in enumerate(parts):
         patches = make_patches(part, epoch, patch_size(make_patches.image_size, m))

@@ -200,11 +200,11 @@ class Trainer:
         save_atomic(self.session.folder.path / "encoder.pt", weights)
 
     def final_metrics(self) -> dict[str, float]:
-        """Compute the method's metrics of the trained network, on validation images spread evenly over the split."""
+        """Compute the method's metrics of the trained network, on validation images drawn at random from the split."""
         config = self.config
         try:
             self.val = self.val or open_dataset(config.data, "val")
-            indices = [index * len(self.val) // SAMPLES for index in range(min(SAMPLES, len(self.val)))]
+            indices = epoch_groups(self.seed, config.epochs, len(self.val), min(SAMPLES, len(self.val)))[0]
             batch = next(batches(self.val, [indices], 0, Unreadable(), substitute=True))
             return self.method.final_metrics(batch, config.epochs, self.session.folder.path / "figures")
         except Exception as error:  # a figure that fails must not lose the training

@@ -20,9 +20,8 @@ PITCH = (7.0, 10.0)  # periods on an image side
 NODES = 7  # of the random colour field, a side
 COLOURS, CONTRAST, NOISE = 0.3, (0.45, 0.7), 0.1
 BEND = 0.04  # of the image side, how far the pattern is warped
-# The tint at (left, right) and at (top, bottom), RGB: orange to azure and green to violet.
-ACROSS, DOWN = (np.array(tint, np.float32) for tint in ((0.2, 0.0, -0.2), (-0.1, 0.2, -0.1)))
-TINT = 0.75
+# How much redder, greener and bluer the right edge is than the left one, and the lower edge than the upper one.
+ACROSS, DOWN = (np.array(tint, np.float32)[:, None, None] for tint in ((0.32, 0.0, -0.32), (-0.16, 0.32, -0.16)))
 _SPLITS = {"train": 0, "val": 1}
 _TURN = np.float32(2 * np.pi)
 
@@ -45,9 +44,7 @@ def texture(index: int, split: str, size: int) -> tuple[Array, int]:
     v = along * y - across * x + np.float32(shift[1])
 
     image = _smooth(colours, side) + 0.5 + contrast * (KINDS[_NAMES[label]](u, v) - 0.5)
-    image += (
-        2 * np.float32(TINT) * (ACROSS[:, None, None] * side[None, None, :] + DOWN[:, None, None] * side[None, :, None])
-    )
+    image += ACROSS * side[None, None, :] + DOWN * side[None, :, None]
     image += NOISE * (rng.random((3, size, size), dtype=np.float32) - 0.5)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), label
 
