@@ -1,10 +1,14 @@
-# make demo: install what running needs, run Table 8 small on drawn images, build the report.   make test: every test.
+# make demo: install what running needs, run Table 8 small on drawn images, show what came out.   make test: every test.
+# make demo SEED=1 runs another seed; make demo DATA=imagenette downloads photographs (if needed) and runs mini's Table 8.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+SEED ?= 0
+DATA ?= textures
+DEMO_SCALE = $(or $(if $(filter textures,$(DATA)),smoke),$(if $(filter imagenette,$(DATA)),mini),$(error DATA=$(DATA): valid are textures (the default) and imagenette))
 SCALE ?=
 PROTOCOL ?=
 TARGETS ?=
@@ -13,8 +17,10 @@ T ?=
 .PHONY: demo test test-slurm detectron2 report lint bench mlflow wheel clean
 
 demo: $(READY)
-	$(BIN)/python orchestrate/run.py table8 --scale smoke --cluster local
-	$(MAKE) report
+	$(if $(filter mini,$(DEMO_SCALE)),$(BIN)/jigclu data check imagenette >/dev/null 2>&1 || $(BIN)/jigclu data get imagenette)
+	$(BIN)/python orchestrate/run.py table8 --scale $(DEMO_SCALE) --cluster local --first-seed $(SEED)
+	$(BIN)/python -m reports --scale $(DEMO_SCALE) --targets table8
+	@echo "Next: open reports/out/index.html$(if $(filter smoke,$(DEMO_SCALE)),; on real photographs: make demo DATA=imagenette)"
 
 # make test T=mirror runs tests/mirror only.
 test: $(DEV)

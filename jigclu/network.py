@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from jigclu.config import ConfigError
 
@@ -34,11 +35,15 @@ def decouple(features: Tensor, m: int = 2) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """A torchvision ResNet without its classifier. `dim`: channels of the last feature map."""
+    """A torchvision ResNet without its classifier. `dim`: channels of the last feature map.
+
+    `resnet10`, which torchvision has no name for, is its ResNet with one basic block in each of the four stages.
+    """
 
     def __init__(self, name: str = "resnet50"):
         super().__init__()
-        self.resnet = torchvision.models.get_model(name, weights=None)
+        small = name == "resnet10"
+        self.resnet = ResNet(BasicBlock, [1, 1, 1, 1]) if small else torchvision.models.get_model(name, weights=None)
         self.dim: int = self.resnet.fc.in_features
         self.resnet.fc = nn.Identity()
 

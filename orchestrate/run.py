@@ -44,7 +44,7 @@ EPILOG = """examples:
 environment: JIGCLU_STORE (job folders, default runs/), JIGCLU_DATA (data sets, default data/), MLFLOW_TRACKING_URI"""
 
 
-MOST_SEEDS, MOST_JOBS = 1000, 512
+MOST_SEEDS, MOST_SEED, MOST_JOBS = 1000, 1_000_000, 512
 
 
 def parser(prog: str = "run.py") -> Parser:
@@ -64,7 +64,10 @@ def parser(prog: str = "run.py") -> Parser:
         type=whole(1, MOST_SEEDS),
         default=1,
         metavar="N",
-        help=f"run every cell with seeds 0 ... N-1 (at most {MOST_SEEDS})",
+        help=f"run every cell with N seeds: 0 ... N-1 (at most {MOST_SEEDS})",
+    )
+    what.add_argument(
+        "--first-seed", type=whole(0, MOST_SEED), default=0, metavar="S", help="count the seeds from S instead of 0"
     )
     what.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a config value; may be repeated"
@@ -161,7 +164,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.list:
         usual = parser().parse_args(["--list"])
         if others := [name for name, value in vars(args).items() if value != getattr(usual, name)]:
-            first = args.experiments[0] if others[0] == "experiments" else f"--{others[0]}"
+            first = args.experiments[0] if others[0] == "experiments" else "--" + others[0].replace("_", "-")
             raise ConfigError(f"--list lists all experiments and takes nothing else; leave out {first}, or --list")
         return
     if not args.experiments:
@@ -176,7 +179,8 @@ def check_flags(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> Run:
     """Plan the command's jobs and look up their resources, states and costs. Writes nothing."""
     found = experiments.find(args.experiments)
-    plan = make_plan(found, args.scale, args.protocol, args.seeds, parse_sets(args.set), args.cells)
+    settings = parse_sets(args.set)
+    plan = make_plan(found, args.scale, args.protocol, args.seeds, settings, args.cells, args.first_seed)
     if not plan.jobs:
         raise ConfigError(f"nothing to run for {', '.join(args.experiments)}: the paper cites all of these cells")
     cluster = clusters.load(args.cluster)

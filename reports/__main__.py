@@ -95,6 +95,7 @@ def _run(args: argparse.Namespace) -> int:
     from orchestrate.mirror.sqlite import UnusableDatabase
     from orchestrate.mirror.store import connect
     from reports import tables
+    from reports.page import lead
 
     uri = mirror.tracking_uri(args.store)
     store = None if mirror.is_own(args.store) else mirror.store_id(args.store)
@@ -112,6 +113,8 @@ def _run(args: argparse.Namespace) -> int:
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")
     if shown:
         print(tables.count_line(shown))
+    for sentence in lead.said(shown):
+        print(sentence)
     print(args.out / "index.html")
     return 0
 

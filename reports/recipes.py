@@ -17,9 +17,11 @@ def of_another_recipe(table: Table, experiment: Experiment) -> set[str]:
     filled = [result for result in table.results if result.value is not None]
     if not filled:
         return set()
-    seeds = 1 + max((int(job.seed) for result in filled for job in result.jobs if job.seed.isdigit()), default=0)
+    seeds = [int(job.seed) for result in filled for job in result.jobs if job.seed.isdigit()] or [0]
+    first, count = min(seeds), 1 + max(seeds) - min(seeds)
     try:
-        plan = make_plan([experiment], table.scale, table.protocol, seeds, parse_sets(table.settings))
+        settings = parse_sets(table.settings)
+        plan = make_plan([experiment], table.scale, table.protocol, count, settings, first_seed=first)
     except (ConfigError, OSError):
         return set()
     planned = {(use.cell, job.id) for job in plan.jobs.values() for use in job.uses}

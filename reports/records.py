@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jigclu.config import DATASETS
 from orchestrate.planning.experiments import Cell, Experiment
 from orchestrate.planning.plan import command_line
 from reports.statistics.noise import Pool
+
+NO_BETTER = 0.98  # share of the loss at chance; above it a network has learnt nothing worth the name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,12 @@ class Job:
         return self.seconds if self.spent_seconds is None else self.spent_seconds
 
     @property
+    def at_chance(self) -> bool:
+        """Whether a pretraining's loss ended where it is if the network tells nothing apart."""
+        loss, chance = self.metrics.get("result.loss"), self.metrics.get("result.chance_loss")
+        return loss is not None and chance is not None and loss > NO_BETTER * chance
+
+    @property
     def log(self) -> str:
         """The folder of its logs, relative to the store."""
         return f"{self.folder}/logs/" if self.folder else ""
@@ -117,6 +126,11 @@ class Result:
         if self.state != "done":
             return self.state
         return "n/a" if self.jobs and not self.values else "NaN"  # a NaN is among the values, as None
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the loss of a pretraining behind it ended at chance."""
+        return any(job.at_chance for chain in self.chains for job in chain)
 
     @property
     def stale(self) -> bool:
@@ -186,10 +200,11 @@ class Table:
         return command_line([self.experiment.name], self.scale, self.protocol, settings=self.settings)
 
     def command_of(self, result: Result) -> str:
-        """The command that computes one cell with as many seeds as it has, in an empty store."""
-        last = max((int(seed) for seed in result.seeds if str(seed).isdigit()), default=0)
+        """The command that computes one cell with its seeds, in an empty store."""
+        seeds = [int(seed) for seed in result.seeds if str(seed).isdigit()] or [0]
+        first, count = min(seeds), max(seeds) - min(seeds) + 1
         return command_line(
-            [self.experiment.name], self.scale, self.protocol, last + 1, self.settings, [result.cell.key]
+            [self.experiment.name], self.scale, self.protocol, count, self.settings, [result.cell.key], first
         )
 
     @property
@@ -225,6 +240,40 @@ class Table:
 
     def unit(self, cell: Cell) -> str:
         return cell.unit or self.experiment.unit
+
+    def floor(self, result: Result) -> Result | None:
+        """The same measurement on random weights, of the result's own column or row; None if there is none, or it is that."""
+        same = [
+            other
+            for other in self.results
+            if other.cell.method is None and other.value is not None and other.cell.report == result.cell.report
+        ]
+        if result.cell.method is None:
+            return None
+        near = [other for other in same if other.cell.column == result.cell.column]
+        return next(iter(near or [other for other in same if other.cell.row == result.cell.row]), None)
+
+    def gain(self, result: Result) -> float | None:
+        """Measured value minus that of random weights."""
+        floor = self.floor(result)
+        if floor is None or floor.value is None or result.value is None:
+            return None
+        return result.value - floor.value
+
+    def chance(self, result: Result) -> float | None:
+        """The accuracy of guessing, in percent, of a cell that is one."""
+        guesses = {"top1": 1, "top5": 5}.get(result.cell.metric) if result.computed else None
+        data = next((job.params.get("data.name", "") for job in result.jobs), "")
+        return 100 * guesses / DATASETS[data].classes if guesses and data in DATASETS else None
+
+    @property
+    def ran(self) -> list[str]:
+        """What was run instead of the paper's own, `ResNet-10 on textures`; empty if it is the paper's."""
+        kinds = {(job.params.get("backbone", ""), job.params.get("data.name", "")) for job in self.jobs}
+        names = sorted(
+            f"{backbone.replace('resnet', 'ResNet-')} on {data}" for backbone, data in kinds if backbone and data
+        )
+        return [] if self.scale == "paper" else names
 
     @property
     def units(self) -> list[str]:

@@ -15,6 +15,7 @@ from reports.frames import finite
 from reports.records import Result, Table
 
 NOT_IN_PAPER = "not in the paper"
+OVER_RANDOM = "over random weights"
 BROKEN = {"failed": "failed", UNREADABLE: "is unreadable"}  # states that need an explanation, in words
 SMALLER = "They are smaller than COCO's images, so small, medium and large mean other objects than in COCO."
 ENOUGH = 1000  # images; on fewer, most categories have so few boxes that their mean AP is noise
@@ -52,6 +53,7 @@ def measured_text(table: Table, result: Result) -> str:
 
 def subtitle(table: Table) -> str:
     words = [table.experiment.source, f"scale {table.scale}", f"protocol {table.protocol}", ", ".join(table.units)]
+    words += [f"here: {' and '.join(table.ran)}"] if table.ran else []
     return " \N{MIDDLE DOT} ".join([*words, f"with {table.variant}"] if table.variant else words)
 
 
@@ -61,8 +63,7 @@ def comparability(table: Table) -> str:
         return ""
     if table.scale == "paper":
         return f"Run with {table.variant}, not at the paper's settings: absolute numbers are not comparable to the printed ones."
-    kinds = dict.fromkeys((job.params.get("backbone", ""), job.params.get("data.name", "")) for job in table.jobs)
-    ran = " and ".join(f"{backbone} on {data}" for backbone, data in kinds if backbone and data)
+    ran = " and ".join(table.ran)
     return (
         f"Scale {table.scale} uses a different data set or backbone than the paper{f' ({ran})' if ran else ''}: absolute "
         "numbers are not comparable to the printed ones; only the order of the cells can be compared."
@@ -89,7 +90,7 @@ def notes(table: Table) -> list[str]:
     if noisy := [(result, result.noise) for result in table.results if result.noise is not None]:
         lines.append(f"Noise, 95 % half-width by other seeds and validation images: {_widths(table, noisy)}.")
     lines += [f"{legend[0].upper()}{legend[1:]}."] if (legend := verdicts.legend(table)) else []
-    lines += unfilled(table) + stale(table)
+    lines += guessing(table) + at_chance(table) + unfilled(table) + stale(table)
     for result in table.results:
         if result.state in BROKEN:
             lines.append(f"{result.cell.key} {BROKEN[result.state]}: {result.message or 'no message'}")
@@ -105,6 +106,22 @@ def _widths(table: Table, widths: Sequence[tuple[Result, float | None]]) -> str:
     for result, width in widths:
         keys.setdefault(number(width, places(table, result)), []).append(result.cell.key)
     return "; ".join(f"{', '.join(named)} {PLUS_MINUS}{width}".strip() for width, named in keys.items())
+
+
+def guessing(table: Table) -> list[str]:
+    """The accuracy of guessing, a sentence."""
+    levels = dict.fromkeys(number(level, 1) for r in table.results if (level := table.chance(r)) is not None)
+    return [f"Guessing is right for {' or '.join(levels)} % of the images."] if levels else []
+
+
+def at_chance(table: Table) -> list[str]:
+    """Which pretrainings have learnt nothing of their own task, a sentence."""
+    keys = [result.cell.key for result in table.results if result.at_chance]
+    if not keys:
+        return []
+    return [
+        f"The pretraining loss ended at chance, so what is above random weights was not learnt from the task: {', '.join(keys)}."
+    ]
 
 
 def unfilled(table: Table) -> list[str]:
@@ -203,11 +220,20 @@ def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
         lines.append([name, *(measured_text(table, r) if r else "" for r in results)])
         if any(result.cell.printed is not None for result in present):
             lines.append(["printed", *(printed(table, r) if r else "" for r in results)])
-            if any(result.computed for result in present):
+            if table.comparable and any(result.computed for result in present):
                 lines.append(["difference", *(difference(table, r) if r else "" for r in results)])
         if any(result.cell.read is not None for result in present):
             lines.append(["read", *(read(table, r) if r else "" for r in results)])
+        if any(gain(table, result) for result in present):
+            lines.append([OVER_RANDOM, *(gain(table, r) if r else "" for r in results)])
     return header, lines
+
+
+def gain(table: Table, result: Result) -> str:
+    """Measured minus random weights, with sign; shown instead of the difference where the printed value is no measure."""
+    if table.comparable:
+        return ""
+    return number(table.gain(result), places(table, result), sign=True)
 
 
 def difference(table: Table, result: Result) -> str:

@@ -14,10 +14,10 @@ from pydantic import AfterValidator, Field, model_validator
 from jigclu.config.base import AddedLater, ConfigError, Integer, Pixels, Positive, Strict, nearest
 
 Subset = Literal["1percent", "10percent"]
-Layout = Literal["folders", "cifar", "scenes"]
+Layout = Literal["folders", "cifar", "drawn"]
 NOT_PACKED: dict[Layout, str] = {
     "cifar": "it is one array in memory already",
-    "scenes": "scenes are drawn when they are read",
+    "drawn": "its images are drawn when they are read",
 }
 
 
@@ -45,12 +45,14 @@ class DatasetSpec:
     """Everything the suite knows about a data set.
 
     `version` is part of the job id: raise it when the bytes behind the name change on purpose. `layout`: how the files are
-    laid out, which decides what reads them. `images`: in each complete split (scenes: how many are drawn by default).
+    laid out, which decides what reads them. `images`: in each complete split (drawn ones: how many by default).
     `how_to_get`: the end of every error about missing files. `folder`: below the data root. `fetcher`: the download in
     data/download.py, "" if there is none. `subsets`: label lists; a subset without a list is drawn by rule, an even share
     of every class (protocols.md §2.3, §2.4). `class_list`: the class folders to use, all if None. `per_class`: the least
     number of train images and the number of val images of every class, checked instead of the totals. `square`: the side in
     pixels of every image, 0 if they vary. `twin`: the data set with the same files in another size, likely to be mistaken for it.
+    `class_is`: what images
+    of a class have in common, for captions, if it is not evident.
     """
 
     name: str
@@ -67,6 +69,7 @@ class DatasetSpec:
     square: int = 0
     twin: str = ""
     cifar: CifarFiles | None = None
+    class_is: str = ""
 
     @property
     def packable(self) -> bool:
@@ -95,10 +98,20 @@ _SPECS = (
     DatasetSpec(
         name="scenes",
         version="1",  # scenes.VERSION: raise both when a scene changes
-        layout="scenes",
+        layout="drawn",
         images={"train": 2000, "val": 500},
         classes=10,
         how_to_get="its images are drawn when they are read",
+        class_is="the shape and pattern of the largest object",
+    ),
+    DatasetSpec(
+        name="textures",
+        version="1",  # textures.VERSION: raise both when a texture changes
+        layout="drawn",
+        images={"train": 2000, "val": 2000},
+        classes=10,
+        how_to_get="its images are drawn when they are read",
+        class_is="the pattern, in any colour, size and direction",
     ),
     DatasetSpec(
         name="imagenette",
@@ -235,7 +248,7 @@ class DataConfig(Strict):
     are not scaled. `quality`: None: the images as they are; else scaled to the canvas and re-encoded as JPEG of this
     quality, read from a pack (`jigclu data pack`). `subset`: only SimCLR's 1 % or 10 % label list of the train
     split (drawn by rule, class-balanced, if a data set has no list; protocols.md §2.3, §2.4). `train_images` and
-    `val_images`: use only this many, class-balanced; for `scenes` how many are drawn.
+    `val_images`: use only this many, class-balanced; for `scenes` and `textures` how many are drawn.
     """
 
     name: DatasetName = "imagenet100"

@@ -25,6 +25,7 @@ from jigclu.config.base import (
 )
 
 SMALLEST_PATCH = 8  # pixels
+OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)
 
 
 class MethodSchema(Strict):
@@ -39,6 +40,10 @@ class MethodSchema(Strict):
     def short_label(self) -> str:
         """The method's part of a job's name, such as `m=2`; empty: the name of its file in experiments/methods."""
         return ""
+
+    def chance_loss(self, batch_size: int) -> float | None:
+        """The loss of a network that cannot tell its inputs apart; None if the method states none."""
+        return None
 
     def smallest_image(self, crop_side: float) -> int:
         """The least pixels of an image's side that the method can use; `crop_side`: the least share of it that is cropped."""
@@ -89,6 +94,13 @@ class JigCluConfig(MethodSchema):
     def short_label(self) -> str:
         return f"m={self.m}"
 
+    def chance_loss(self, batch_size: int) -> float:
+        """Eq. 4 with equal similarities and equal logits."""
+        patches, scale = self.m**2, self.temperature / OFFICIAL_BASE if self.loss_scale == "official" else 1.0
+        return scale * self.clustering_weight * math.log(batch_size * patches - 1) + self.location_weight * math.log(
+            patches
+        )
+
     def smallest_image(self, crop_side: float) -> int:
         """m x m pixels can be split; `during` splits a crop."""
         return {"after": self.m, "during": math.ceil((self.m + 1) / max(crop_side, 0.1)), "before": self.m}[
@@ -118,6 +130,9 @@ class SimCLRConfig(MethodSchema):
         """Two views per image."""
         return 2.0
 
+    def chance_loss(self, batch_size: int) -> float:
+        return math.log(2 * batch_size - 1)
+
 
 class MoCoConfig(MethodSchema):
     """MoCo (He et al. 2020): a key encoder that follows the query encoder, and a queue of keys as negatives.
@@ -138,6 +153,10 @@ class MoCoConfig(MethodSchema):
     def passes(self) -> float:
         """The query's view, and the key's view without a backward pass (a third of a training step)."""
         return 4 / 3
+
+    def chance_loss(self, batch_size: int) -> float:
+        """The key and the whole queue are equally likely."""
+        return math.log(1 + self.queue)
 
     def check(self, batch_size: int, image_size: int) -> None:
         if self.queue < batch_size:

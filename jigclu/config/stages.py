@@ -38,7 +38,7 @@ from jigclu.config.methods import JigCluConfig, MethodConfig
 KNN_IMAGES = (
     130_000  # at most, of train, vote on an encoder beside its probe: ImageNet-100 whole, 130 of each of 1,000 classes
 )
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Backbone = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Layer = Literal["layer1", "layer2", "layer3", "layer4"]  # of a ResNet
 Precision = Literal["float32", "bfloat16"]
 Jitter = Annotated[Real, Field(ge=0, le=10)]  # a factor is drawn from 1 - jitter (at least 0) to 1 + jitter

@@ -192,7 +192,7 @@ def _opened(data: DataConfig, packs: list[DataConfig], root: Path) -> tuple[list
 def _check_digests(name: str, root: Path) -> int:
     """Every file of a complete data set against its SHA256SUMS; CIFAR's digests were verified when it was opened."""
     spec = DATASETS.get(name)
-    if (spec and spec.layout == "scenes") or (name in DETECTION_DATASETS and DETECTION_DATASETS[name].drawn):
+    if (spec and spec.layout == "drawn") or (name in DETECTION_DATASETS and DETECTION_DATASETS[name].drawn):
         return _fail(f"data set {name}: it is drawn when it is read and has no files, so there are no digests", 0)
     folder = root / (spec.folder if spec else "coco")
     try:

@@ -19,7 +19,7 @@ from jigclu.config import (
     dataset_spec,
 )
 from jigclu.config.datasets import Layout
-from jigclu.data.sources import cifar, coco, folders, scene_source
+from jigclu.data.sources import cifar, coco, drawn, folders
 from jigclu.data.sources.base import SPLITS, Collection, Source, Split, data_root
 from jigclu.data.sources.folder_index import SUMS
 from jigclu.data.sources.subsets import SHARES, wanted
@@ -29,7 +29,7 @@ __all__ = ["SPLITS", "Source", "Split", "data_root"]
 LAYOUTS: dict[Layout, Callable[[DatasetSpec], Collection]] = {
     "folders": folders.FolderCollection,
     "cifar": cifar.CifarCollection,
-    "scenes": scene_source.SceneCollection,
+    "drawn": drawn.DrawnCollection,
 }
 
 
@@ -81,7 +81,7 @@ def expected_images(data: DataConfig, split: Split) -> int:
     """How many images the config takes of a complete data set, from its record: planning reads no data."""
     spec, count = dataset_spec(data.name), wanted(data, split)
     whole = spec.images[split]
-    if spec.layout == "scenes":  # the number in the config is the whole set
+    if spec.layout == "drawn":  # the number in the config is the whole set
         whole, count = count or whole, None
     if data.subset and split == "train":
         listed = spec.subsets.get(data.subset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,59 +16,94 @@ from jigclu.data.loader import Batch
 from jigclu.figures.neighbours import RIGHT, WRONG
 from jigclu.montage import assemble, stitch
 from jigclu.patches import patch_size
-from jigclu.resample import crop_resize
-from jigclu.training.inputs import Patches, full_boxes
+from jigclu.training.inputs import Patches
 
 IMAGES = 8  # shuffled among themselves
 CHANCES = 100  # random groupings, to measure the chance level
+ELSEWHERE = (0.34, 0.71, 0.91)  # Okabe and Ito's sky blue
+
+
+@dataclass(frozen=True)
+class Solution:
+    """How a network puts the patches of `count` images back; row k of each field is image k's, (count, m*m).
+
+    `patches`: ids of the patches in its group (position * count + image); `predicted`: the place that each is put at; `own`:
+    whether it is a patch of image k; `right`: whether it is also at its own place.
+    """
+
+    patches: Tensor
+    predicted: Tensor
+    own: Tensor
+    right: Tensor
 
 
 @torch.no_grad()
 def recover(
-    network: nn.Module, make_patches: Patches, batch: Batch, epoch: int, bfloat16: bool, folder: Path
+    networks: Mapping[str, nn.Module], make_patches: Patches, batch: Batch, epoch: int, bfloat16: bool, folder: Path
 ) -> dict[str, float]:
-    """Draw recovery.png from up to IMAGES images and measure how much of it is right.
+    """Measure how well networks put patches back, IMAGES images at a time, and draw recovery.png from the first IMAGES.
+
+    The picture's rows: the montages, the images as put back by each network, the truth. A patch is framed in RIGHT if it is
+    with its own image and at its own place, in ELSEWHERE if it is at another place, in WRONG if it is with another image.
 
     Args:
-        network: montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); run in eval mode here.
+        networks: `untrained` and `trained`: montages (N, 3, S, S) -> embeddings (m*m*N, dim), logits (m*m*N, m*m); run in
+            eval mode here.
         make_patches: the method's patches, drawn for `epoch`.
-        batch: images, of which the first IMAGES are used.
+        batch: images, in an order without meaning: each IMAGES of them in turn are shuffled together.
         epoch: also chooses the permutation, as in training.
-        bfloat16: whether the network runs under autocast.
+        bfloat16: whether the networks run under autocast.
         folder: where recovery.png goes.
 
     Returns:
         Percentages of patches: `recovered_images`, those in their image's group (groups and images are matched one to one);
-        `recovered_chance`, the same for random groups; `recovered_places`, those also in their own position.
+        `recovered_places`, those also at their own place; both with `_untrained` of that network and with `_chance` for
+        random groups and places. `recovered_patches`: how many patches were counted.
     """
-    batch = Batch(*(field[:IMAGES] for field in batch))
-    m, count = make_patches.m, len(batch.labels)
-    patches = make_patches(batch, epoch, patch_size(make_patches.image_size, m))
-    permutation = counter_rng.permutation(make_patches.seed, counter_rng.MONTAGE, epoch, 0, m * m * count)
-    montages = stitch(patches, permutation.to(patches.device), m)
-    embeddings, logits = _predictions(network, montages, bfloat16)
+    m, rounds = make_patches.m, max(1, len(batch.labels) // IMAGES)
+    parts = [Batch(*(field[start * IMAGES :][:IMAGES] for field in batch)) for start in range(rounds)]
+    solved: dict[str, list[Solution]] = {name: [] for name in networks}
+    for number, part in enumerate(parts):
+        patches = make_patches(part, epoch, patch_size(make_patches.image_size, m))
+        permutation = counter_rng.permutation(make_patches.seed, counter_rng.MONTAGE, epoch, number, len(patches))
+        montages = stitch(patches, permutation.to(patches.device), m)
+        for name, network in networks.items():
+            solved[name].append(solve(*_predictions(network, montages, bfloat16), permutation, m))
+        if not number:
+            pixels, inputs = augment.to_pixels(patches).cpu(), augment.to_pixels(montages).cpu()
+            rows = [inputs, *(draw(pixels, solutions[0], m) for solutions in solved.values()), assemble(pixels, m)]
+            save_image(
+                make_grid(torch.cat(rows), nrow=len(part.labels), padding=4, pad_value=0.94), folder / "recovery.png"
+            )
+    found = {}
+    for name, ending in (("untrained", "_untrained"), ("trained", "")):
+        for what in ("own", "right"):
+            right = torch.cat([getattr(solution, what).flatten() for solution in solved[name]])
+            found[f"recovered_{'images' if what == 'own' else 'places'}{ending}"] = 100 * float(right.double().mean())
+    chance = chance_level(len(parts[0].labels), m * m)
+    counted = sum(solution.own.numel() for solution in solved["trained"])
+    found |= {"recovered_chance": chance, "recovered_places_chance": chance / m**2, "recovered_patches": counted}
+    return found
+
+
+def solve(embeddings: Tensor, logits: Tensor, permutation: Tensor, m: int) -> Solution:
+    """Group the vectors and place each: embeddings (m*m*n, dim) and logits (m*m*n, m*m) in the order of the permutation."""
+    count = len(embeddings) // (m * m)
     groups = group_vectors(embeddings, m * m)
     predicted = torch.stack([assigned_positions(logits[group].log_softmax(1)) for group in groups])
-    images, positions = permutation[groups] % count, permutation[groups] // count  # (count, m*m) each
-    owner = owners(images)
-    right_image, right_position = images == owner[:, None], predicted == positions
-    pixels = augment.to_pixels(patches).cpu()
-    rows = [
-        augment.to_pixels(montages).cpu(),
-        assemble(_by_position(_framed(pixels[permutation[groups]], right_image & right_position), predicted), m),
-        assemble(pixels.unflatten(0, (m * m, count))[:, owner].flatten(0, 1), m),
-        _squares(batch, montages.shape[-1])[owner],
-    ]
-    save_image(make_grid(torch.cat(rows), nrow=count, padding=4, pad_value=1), folder / "recovery.png")
-    return {
-        "recovered_images": _percent(right_image),
-        "recovered_places": _percent(right_image & right_position),
-        "recovered_chance": chance_level(count, m * m),
-    }
+    owner = owners(permutation[groups] % count)
+    order = owner.argsort()  # one group for each image
+    patches, predicted = permutation[groups][order], predicted[order]
+    own = patches % count == torch.arange(count)[:, None]
+    return Solution(patches, predicted, own, own & (predicted == patches // count))
 
 
-def _percent(right: Tensor) -> float:
-    return 100 * float(right.double().mean())
+def draw(pixels: Tensor, solution: Solution, m: int) -> Tensor:
+    """Patches (m*m*n, 3, h, h) as the network put them back, framed: (n, 3, m*h, m*h)."""
+    frames = torch.tensor(WRONG).expand(*solution.own.shape, 3).clone()
+    frames[solution.own] = torch.tensor(ELSEWHERE)
+    frames[solution.right] = torch.tensor(RIGHT)
+    return assemble(_by_position(_framed(pixels[solution.patches], frames), solution.predicted), m)
 
 
 def _predictions(network: nn.Module, montages: Tensor, bfloat16: bool) -> tuple[Tensor, Tensor]:
@@ -137,15 +174,8 @@ def _by_position(pixels: Tensor, positions: Tensor) -> Tensor:
     return pixels.gather(1, order).transpose(0, 1).flatten(0, 1)
 
 
-def _framed(pixels: Tensor, right: Tensor) -> Tensor:
-    """(k, m*m, 3, h, h), each patch framed in RIGHT or WRONG."""
-    line = max(1, pixels.shape[-1] // 24)
-    colours = torch.where(right[..., None], torch.tensor(RIGHT), torch.tensor(WRONG))[..., None, None]
+def _framed(pixels: Tensor, colours: Tensor) -> Tensor:
+    """(k, m*m, 3, h, h), each patch framed in its colour (k, m*m, 3)."""
+    line = max(1, pixels.shape[-1] // 16)
     inner = F.pad(torch.zeros_like(pixels[0, 0, :1])[:, line:-line, line:-line], (line,) * 4, value=1.0)
-    return torch.where(inner.bool(), colours, pixels)
-
-
-def _squares(batch: Batch, side: int) -> Tensor:
-    """The whole images as squares of `side` pixels."""
-    canvases = batch.canvas.cpu()
-    return crop_resize(canvases, full_boxes(batch.sizes.cpu())[:, 0], side)
+    return torch.where(inner.bool(), colours[..., None, None], pixels)

@@ -46,7 +46,7 @@ class Method(ABC):
         first_batch.draw_inputs(self.picture(prepared), folder / "inputs.png")
 
     def final_metrics(self, batch: Batch, epoch: int, folder: Path) -> dict[str, float]:
-        """Metrics of the trained network on a few training images, augmented as in `epoch`; figures go to `folder`.
+        """Metrics of the trained network on a few validation images, augmented as in `epoch`; figures go to `folder`.
 
         Called on rank 0 only. Most methods have none.
         """

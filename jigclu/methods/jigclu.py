@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jigclu import augment, counter_rng
 from jigclu.config import PretrainConfig
-from jigclu.config.methods import JigCluConfig
+from jigclu.config.methods import OFFICIAL_BASE, JigCluConfig
 from jigclu.data.loader import Batch
 from jigclu.figures import first_batch, recovery
 from jigclu.losses import clustering_loss, location_loss
@@ -19,8 +19,6 @@ from jigclu.network import JigCluNetwork
 from jigclu.patches import patch_size
 from jigclu.training.distributed import RankInfo, gather_batch
 from jigclu.training.inputs import Patches
-
-OFFICIAL_BASE = 0.07  # the released loss multiplies Eq. 2 by temperature / 0.07 (protocols.md §1.5, D2)
 
 
 class JigClu(Method):
@@ -98,7 +96,11 @@ class JigClu(Method):
         first_batch.draw_jigsaw(self.patches, batch, folder)
 
     def final_metrics(self, batch: Batch, epoch: int, folder: Path) -> dict[str, float]:
-        """`recovery.recover`: how well the network solves its own task, if its input is montages."""
+        """`recovery.recover`: how well the network solves its own task before and after training, if its input is montages."""
         if self.method.input != "montage":
             return {}
-        return recovery.recover(self.network, self.patches, batch, epoch, self.config.precision == "bfloat16", folder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)  # as the training does: the same initial weights
+            untrained = JigClu(self.config, self.seed, self.rank_info).network.to(self.rank_info.device)
+        networks = {"untrained": untrained, "trained": self.network}
+        return recovery.recover(networks, self.patches, batch, epoch, self.config.precision == "bfloat16", folder)

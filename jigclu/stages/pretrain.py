@@ -29,7 +29,7 @@ from jigclu.training.usage import peak_memory_mb
 
 log = logging.getLogger("jigclu")
 STARVED = 0.1  # above this share of the training time spent waiting for the loader, the loader is the limiter
-SAMPLES = 8  # training images for the method's final metrics
+SAMPLES = 64  # validation images for the method's final metrics
 
 
 def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def run(config: PretrainConfig, folder: str | Path) -> dict[str, Any]:
     Returns:
         The content of result.json. Its metrics are the last step's, the method's `final_metrics`, and: `hours` in training
         over all attempts; `peak_memory_mb`, in MiB, the peak on rank 0 over all attempts (`memory_kind`: device or resident);
+        `chance_loss`, the method's loss of a network that tells nothing apart;
         `loader_wait`, the share (0 to 1) of that time in which the loop waited for the loader. On a GPU the loop runs ahead of
         the device, so `loader_wait` is an upper bound of the device's idle time. `limiter`: loader or compute. What was
         computed, counted from the config (config/compute.py): `forwards`, `gmac`, `images_seen`.
@@ -185,6 +186,8 @@ class Trainer:
         self.session.require_finite()
         wait = self.waited / seconds
         metrics = {name: float(value) for name, value in self.last.items()}
+        if chance := self.config.method.chance_loss(self.config.batch_size):
+            metrics["chance_loss"] = chance
         metrics |= {"hours": seconds / 3600, "peak_memory_mb": self.peak_memory_mb, "loader_wait": wait}
         metrics |= cost_metrics(self.config, self.config.epochs * self.steps_per_epoch * self.config.batch_size)
         if not self.rank_info.is_main:
@@ -207,11 +210,12 @@ class Trainer:
         save_atomic(self.session.folder.path / "encoder.pt", weights)
 
     def final_metrics(self) -> dict[str, float]:
-        """Compute the method's metrics of the trained network, on training images drawn as in the epoch after the last."""
+        """Compute the method's metrics of the trained network, on validation images drawn at random from the split."""
         config = self.config
         try:
-            indices = epoch_groups(self.seed, config.epochs, len(self.dataset), config.batch_size)[0][:SAMPLES]
-            batch = next(batches(self.dataset, [indices], 0, self.unreadable, substitute=True))
+            self.val = self.val or open_dataset(config.data, "val")
+            indices = epoch_groups(self.seed, config.epochs, len(self.val), min(SAMPLES, len(self.val)))[0]
+            batch = next(batches(self.val, [indices], 0, Unreadable(), substitute=True))
             return self.method.final_metrics(batch, config.epochs, self.session.folder.path / "figures")
         except Exception as error:  # a figure that fails must not lose the training
             log.warning("the method's final metrics were not computed: %s", error)

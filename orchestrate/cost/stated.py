@@ -26,7 +26,14 @@ START_HOURS = {"GPU": 6 / 3600, "CPU": 4 / 3600}  # Python, torch and the stage'
 LOCAL_OVERHEAD_HOURS, LOCAL_ONCE_HOURS = 2 / 3600, 5 / 3600
 BASIS = {"GPU": "that of an A100", "CPU": "that of 2 free cores of an AMD EPYC"}
 MOST_SCHEDULED = 400  # jobs, of which wall_hours makes a schedule: its time grows with their square
-GIGA_MULTIPLY_ADDS = {"resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8, "resnet152": 11.6}
+GIGA_MULTIPLY_ADDS = {
+    "resnet10": 0.9,
+    "resnet18": 1.8,
+    "resnet34": 3.7,
+    "resnet50": 4.1,
+    "resnet101": 7.8,
+    "resnet152": 11.6,
+}
 
 
 def rate(stage: str, device: str) -> float:

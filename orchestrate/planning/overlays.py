@@ -118,6 +118,7 @@ def overlay(kind: str, name: str) -> Overlay:
         "methods": [*METHODS, RANDOM],
         "datasets": data_keys(),
         "backbones": list(get_args(Backbone)),
+        "detection": ["datasets", "backbones"],
     }
     notes = ["spread", "undecidable"] if kind == "scales" else []  # scale_notes.py
     _check_keys(path, values, [*STAGES, *sections, "gpus", *notes])

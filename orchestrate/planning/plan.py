@@ -84,6 +84,7 @@ class Plan:
     seeds: int
     settings: tuple[str, ...] = ()  # the values of --set, for the command that recomputes
     only: tuple[str, ...] = ()  # the values of --cells
+    first_seed: int = 0
 
     @property
     def naive(self) -> int:
@@ -108,7 +109,7 @@ class Plan:
     def command(self) -> str:
         """The command line that computes the plan's cells (in a store that lacks them)."""
         names = [experiment.name for experiment in self.experiments]
-        return command_line(names, self.scale, self.protocol, self.seeds, self.settings, self.only)
+        return command_line(names, self.scale, self.protocol, self.seeds, self.settings, self.only, self.first_seed)
 
 
 def command_line(
@@ -118,11 +119,13 @@ def command_line(
     seeds: int = 1,
     settings: Iterable[str] = (),
     cells: Iterable[str] = (),
+    first_seed: int = 0,
 ) -> str:
     """The `jigclu run` command line that computes these cells. The default protocol is not written."""
     words = ["jigclu", "run", *experiments, "--scale", scale]
     words += ["--protocol", protocol] if protocol != DEFAULT_PROTOCOL else []
     words += ["--seeds", str(seeds)] if seeds > 1 else []
+    words += ["--first-seed", str(first_seed)] if first_seed else []
     words += [word for setting in settings for word in ("--set", setting)]
     cells = list(cells)
     return shlex.join([*words, "--cells", *cells] if cells else words)
@@ -177,8 +180,10 @@ def make_plan(
     seeds: int = 1,
     settings: Overlay | None = None,
     only: Iterable[str] = (),
+    first_seed: int = 0,
 ) -> Plan:
-    """All jobs of the experiments' cells, each once; with `only`, of the cells with these keys.
+    """All jobs of the experiments' cells, each once, with seeds first_seed ... first_seed + seeds - 1; with `only`, of the
+    cells with these keys.
 
     Raises ConfigError for values that do not fit the schemas, and for a cell key that no experiment has.
     """
@@ -196,14 +201,14 @@ def make_plan(
     layers = overlay("scales", scale), overlay("protocols", protocol), settings
     experiments = [experiment.under(protocol) for experiment in experiments]
     set_values = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))
-    plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, set_values, only)
+    plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, set_values, only, first_seed)
     label = Labels(*layers)
     for experiment in experiments:
         for cell in experiment.all_cells:
             if not cell.runs or (only and cell.key not in only):
                 continue
             stages = resolve(experiment, cell, *layers)
-            for seed in range(seeds):
+            for seed in range(first_seed, first_seed + seeds):
                 _add_chain(plan, experiment, cell, stages, seed, label(stages.get(ENCODER_STAGE), experiment, cell))
     return plan
 

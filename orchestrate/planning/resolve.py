@@ -97,9 +97,10 @@ def resolve(
     """The configs of one cell's stages; None for the pretraining of a cell without a method.
 
     Schema defaults <- recipe <- method <- scale <- protocol <- --set <- cell. A scale may also replace the recipe's
-    data set and backbone (`datasets`, `backbones`). Method, scale and protocol may hold values `for_data` one of the
-    recipe's data sets, scale and protocol also values for one method (`methods`); each goes over the rest of its own
-    layer. An evaluation uses the data and backbone of the pretraining, as resolved, unless its own layers name others.
+    data set and backbone (`datasets`, `backbones`; those under `detection` if the recipe has the stage detect). Method,
+    scale and protocol may hold values `for_data` one of the recipe's data sets, scale and protocol also values for one
+    method (`methods`); each goes over the rest of its own layer. An evaluation uses the data and backbone of the
+    pretraining, as resolved, unless its own layers name others.
 
     Raises ConfigError, with experiment and cell, for values that do not fit a stage's schema.
     """
@@ -123,7 +124,7 @@ def apply_layers(
 ) -> Overlay:
     """The values of one stage: the recipe's, the layers' over them, the cell's own last."""
     recipe, own = _split_cell(stage, experiment, cell)
-    values = _stand_in(recipe, scale)
+    values = _stand_in(recipe, scale | scale.get("detection", {}) if "detect" in experiment.recipe else scale)
     for layer in layers_for(stage, _data_key(stage, experiment, cell), cell, scale, protocol, settings):
         values = merge(values, layer)
     return _apply_cell(values, own, stage)

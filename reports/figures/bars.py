@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from reports.figures.style import FAINT, INK, KINDS, MEASURED, PRINTED, WIDTH, save, style
@@ -27,9 +29,12 @@ def label(table: Table, result: Result) -> str:
 def bars(table: Table) -> dict[str, bytes]:
     """The table as bars, top to bottom in the ledger's order, one panel per unit: {"png", "pdf", "svg"}.
 
-    A cited cell has only its printed bar, a cell that does not apply has none. In a large table only cells that run do.
+    A cited cell has only its printed bar, a cell that does not apply has none. In a large table only cells that run do. If
+    the printed values are no measure, they have no bars, and lines show random weights and guessing instead.
     """
     shown = [result for result in table.results if result.cell.not_applicable is None]
+    if not table.comparable and any(result.value is not None for result in shown):
+        shown = [result for result in shown if result.cell.runs]
     if len(shown) > MANY:
         shown = [result for result in shown if result.cell.runs]
     panels = [[result for result in shown if table.unit(result.cell) == unit] for unit in table.units]
@@ -40,10 +45,14 @@ def bars(table: Table) -> dict[str, bytes]:
         grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
         for axes, panel in zip(grid.flat, panels, strict=True):
             _panel(axes, table, panel)
-        if any(result.cell.printed is not None for result in shown):
-            handles = [Patch(color=MEASURED), Patch(color=PRINTED)]
-            position = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0.2}
-            grid.flat[0].legend(handles, ["measured", "printed"], **position)
+        handles: dict[str, Any] = {}
+        position: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "borderaxespad": 0.2}
+        if any(_beside(table, result) for result in shown):
+            handles = {"measured": Patch(color=MEASURED), "printed": Patch(color=PRINTED)}
+        elif any(table.chance(result) for result in shown):
+            handles = {"guessing": Line2D([], [], color=INK, linestyle=":", linewidth=1)}
+        if handles:
+            grid.flat[0].legend([*handles.values()], [*handles], **position)
         return {kind: save(figure, kind) for kind in KINDS}
 
 
@@ -64,8 +73,11 @@ def _panel(axes: Axes, table: Table, results: list[Result]) -> None:
     own_axis = len(table.units) > 1 and all(result.cell.column == column for result in results)
     axes.set_yticks(middles, [_axis_label(table, result, own_axis) for result in results])
     axes.set_ylim(edge, 0)
-    axes.set_xlim(*_limits(results))
+    axes.set_xlim(*_limits(table, results))
     axes.set_xlabel(column if own_axis else table.unit(results[0].cell))
+    levels = {level for result in results if (level := table.chance(result)) is not None}
+    if not table.comparable and len(levels) == 1:
+        axes.axvline(levels.pop(), color=INK, linestyle=":", linewidth=1)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.spines["left"].set_visible(False)
 
@@ -78,11 +90,11 @@ def _axis_label(table: Table, result: Result, row_only: bool) -> str:
 
 
 def _bar(axes: Axes, position: float, table: Table, result: Result) -> None:
-    printed_value, value = result.cell.printed, result.value
+    printed_value, value = _beside(table, result), result.value
     both = printed_value is not None and result.computed
     above, below = (position - 0.19, position + 0.19) if both else (position, position)
     if value is not None:
-        spread = result.std or 0.0 if result.n > 1 else 0.0
+        spread = (result.std or 0.0) if result.n > 1 else result.half_width or 0.0
         hatch = "///" if result.reference else None
         axes.barh(above, value, height=0.34, color=MEASURED, hatch=hatch, edgecolor="white", linewidth=0)
         if spread:
@@ -95,13 +107,41 @@ def _bar(axes: Axes, position: float, table: Table, result: Result) -> None:
         _write(axes, max(printed_value, 0), below, printed(table, result))
 
 
+def _beside(table: Table, result: Result) -> float | None:
+    """The printed value, if it is drawn: it is a measure of the others, or the cell has no other."""
+    return result.cell.printed if table.comparable or not table.done or not result.computed else None
+
+
 def _write(axes: Axes, x: float, y: float, text: str, style: str = "normal") -> None:
     axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, style=style)
 
 
-def _limits(results: list[Result]) -> tuple[float, float]:
+def proof(pairs: list[tuple[str, Result]], chance: float | None) -> bytes:
+    """A short SVG of a few measured accuracies with their intervals, above a line at `chance`, the accuracy of guessing."""
+    with style():
+        figure = Figure(figsize=(2 * WIDTH, 0.5 + 0.42 * len(pairs)), layout="constrained")
+        axes = figure.add_subplot()
+        for position, (_, result) in enumerate(pairs):
+            value, spread = result.value or 0.0, (result.std or 0.0) if result.n > 1 else result.half_width or 0.0
+            axes.barh(position, value, height=0.62, color=PRINTED if result.cell.method is None else MEASURED)
+            axes.errorbar(value, position, xerr=spread, color=INK, capsize=4, elinewidth=1.3, capthick=1.3)
+            _write(axes, value + spread, position, f"{number(value, 1)} %")
+        if chance is not None:
+            axes.axvline(chance, color=INK, linestyle=":", linewidth=1)
+            text: dict[str, Any] = {"xytext": (3, 1), "textcoords": "offset points", "va": "bottom", "fontsize": 8}
+            axes.annotate("guessing", (chance, 1), xycoords=("data", "axes fraction"), **text)
+        axes.set_yticks(range(len(pairs)), [name for name, _ in pairs], fontsize=9)
+        axes.set_ylim(len(pairs) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of the validation images right, linear classifier on frozen features")
+        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+        axes.spines["left"].set_visible(False)
+        return save(figure, "svg")
+
+
+def _limits(table: Table, results: list[Result]) -> tuple[float, float]:
     """From zero, because a bar's length is its value, with room for the number after the longest bar."""
-    values = [value for result in results for value in (result.value, result.cell.printed) if value is not None]
-    spread = max((result.std or 0.0 for result in results), default=0.0)
+    values = [value for result in results for value in (result.value, _beside(table, result)) if value is not None]
+    spread = max(((result.std if result.n > 1 else result.half_width) or 0.0 for result in results), default=0.0)
     low, high = min([0.0, *values]), max([0.0, *values]) + spread
     return (low * 1.12, high * 1.12) if high > low else (0.0, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -78,17 +79,31 @@ def _spread(result: Result) -> float:
     return (result.std or 0.0) if result.n > 1 else (result.half_width or 0.0)
 
 
-def curves(panels: list[tuple[str, list[list[tuple[int, float]]]]], quantity: str) -> bytes:
-    """An SVG of small multiples on shared axes; a panel: (title, a list of (step, value) for every seed)."""
+@dataclass(frozen=True)
+class Panel:
+    """`lines`: (step, value) of every seed; `chance`: the loss of a network that tells nothing apart, if the job has it."""
+
+    title: str
+    lines: list[list[tuple[int, float]]]
+    chance: float | None = None
+
+
+def curves(panels: list[Panel], quantity: str) -> bytes:
+    """An SVG of small multiples; those with a line at chance share no axis, because m decides where chance is."""
     wide = min(3, len(panels))
     high = math.ceil(len(panels) / wide)
     with style():
         figure = Figure(figsize=(WIDTH, 0.5 + 1.5 * high), layout="constrained")
-        grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
-        for index, (axes, (title, lines)) in enumerate(zip(grid.flat, panels, strict=False)):
-            for points in lines:
-                axes.plot(*zip(*points, strict=True), color=MEASURED, alpha=0.8 if lines[1:] else 1)
-            axes.set_title(textwrap.fill(title, 22, break_long_words=False), fontsize=8)
+        grid = figure.subplots(high, wide, sharex=True, sharey=not any(panel.chance for panel in panels), squeeze=False)
+        for index, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+            for points in panel.lines:
+                axes.plot(*zip(*points, strict=True), color=MEASURED, alpha=0.8 if panel.lines[1:] else 1)
+            if panel.chance:
+                axes.axhline(panel.chance, color=INK, linestyle="--", linewidth=1)
+                above = {"xytext": (0, 2), "textcoords": "offset points", "va": "bottom", "ha": "right", "fontsize": 7}
+                axes.annotate("chance", (1, panel.chance), xycoords=("axes fraction", "data"), **above)
+                axes.margins(y=0.15)
+            axes.set_title(textwrap.fill(panel.title, 22, break_long_words=False), fontsize=8)
             axes.grid(color=FAINT, linewidth=0.6)
             axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
             axes.tick_params(labelsize=7, labelbottom=index + wide >= len(panels))

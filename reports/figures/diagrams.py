@@ -16,7 +16,7 @@ from matplotlib.transforms import Affine2D
 
 from reports.figures.style import FAINT, INK, MEASURED, PRINTED, WIDTH, save, style
 
-SHALLOW = ("resnet18", "resnet34")  # 512 channels in the last feature map; the deeper ones have 2048
+SHALLOW = ("resnet10", "resnet18", "resnet34")  # 512 channels in the last feature map; the deeper ones have 2048
 IMAGES = ("#0072b2", "#e69f00", "#009e73")  # a colour per image: which image a patch came from
 Box = tuple[float, float, float, float]  # left, upper, width, height
 

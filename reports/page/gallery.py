@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from reports.figures import diagrams
 from reports.figures.style import for_page
-from reports.frames import artifact, finite
+from reports.frames import artifact
 from reports.records import Job
 
 if TYPE_CHECKING:
@@ -97,36 +97,5 @@ def gallery(client: MlflowClient | None, jobs: Iterable[Job]) -> Gallery | None:
             "Augmentation is applied to every patch, after the split and before the montage.",
             svg=for_page(diagrams.augmentation(job.params)),
         ),
-        Picture(
-            "The task solved",
-            "From the top: new montages of training images; their patches as the network grouped and placed them, with "
-            f"frames that show whether it is correct{_recovered(job)}; the ground truth; the images.",
-            data_uri(client, job, "recovery"),
-        ),
-        *_neighbours(client, job, jobs),
     ]
     return Gallery(job, tuple(picture for picture in drawn if picture.image or picture.svg))
-
-
-def _recovered(job: Job) -> str:
-    """How much of it is correct, in words, if the job measured it."""
-    names = ("images", "chance", "places")
-    grouped, chance, placed = (finite(job.metrics.get(f"result.recovered_{name}")) for name in names)
-    if grouped is None or chance is None or placed is None:
-        return ""
-    return (
-        f" ({grouped:.0f} % of the patches are grouped with their own image, {chance:.0f} % by chance; {placed:.0f} % are "
-        "at their own position)"
-    )
-
-
-def _neighbours(client: MlflowClient | None, job: Job, jobs: list[Job]) -> list[Picture]:
-    """The nearest neighbours of the first evaluation of the job that drew them."""
-    caption = (
-        "Nearest neighbours among the validation images, by cosine similarity of the features. Each row: a query, then its "
-        "neighbours, with frames that show whether they have the query's class."
-    )
-    uris = (
-        data_uri(client, other, "neighbours") for other in jobs if job.job in other.upstream and other.state == "done"
-    )
-    return [Picture("What it learned", caption, uri) for uri in [next(filter(None, uris), "")] if uri]

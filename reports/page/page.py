@@ -22,9 +22,10 @@ from orchestrate.mirror.views import view_url
 from orchestrate.planning.experiments import Experiment
 from reports import export, formatting, tables, verdicts
 from reports.figures import bars, compute, curves, style
-from reports.frames import history
+from reports.frames import finite, history
 from reports.page import costs, register
 from reports.page.gallery import data_uri, gallery, plain
+from reports.page.lead import lead
 from reports.records import Job, Result, Table, unique_jobs
 
 if TYPE_CHECKING:
@@ -74,13 +75,13 @@ class Drawn:
 
 def draw(client: MlflowClient | None, table: Table, svg: bytes) -> Drawn:
     """Read the loss curves and first batches of the table's pretraining jobs, and its detectors' predictions."""
-    panels: list[tuple[str, list[list[tuple[int, float]]]]] = []
+    panels: list[curves.Panel] = []
     montages: dict[str, str] = {}
     groups = _by_config([job for job in table.jobs if job.stage == "pretrain"])
     for name, jobs in groups.items():
         lines = [points for job in jobs if (points := history(client, job.run_id, f"{job.stage}/loss"))]
         if lines:
-            panels.append((name, lines))
+            panels.append(curves.Panel(name, lines, finite(jobs[0].metrics.get("result.chance_loss"))))
         if picture := data_uri(client, jobs[0], "montage"):
             montages[name] = picture
     if len(montages) == 1 and plain(groups[next(iter(montages))][0]):
@@ -220,6 +221,7 @@ def render(
         register=register.points(shown),
         style=Markup((HERE / "style.css").read_text()),
         drawn=drawn,
+        lead=lead(client, shown),
         run=summary or overview(shown) | {"warning": ""},
         absent=absent,
         galleries=galleries,

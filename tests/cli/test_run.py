@@ -31,7 +31,7 @@ from helpers.orchestrator import (
 )
 from helpers.small_cifar import small_cifar
 from PIL import Image
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from orchestrate.jobs.snapshot import stage_digest
 
@@ -54,8 +54,8 @@ def test_a_whole_table_runs_to_the_end(whole: tuple[Path, Done]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == "" and done.stdout.count(" done     ") == 7
     assert sorted(job.job["name"] for job in jobs(store)) == sorted(
-        [f"{stage} resnet18 scenes m={m} seed 0" for stage in ("pretrain", "linear") for m in (2, 3, 4)]
-        + ["linear resnet18 scenes random init seed 0"]
+        [f"{stage} resnet10 textures m={m} seed 0" for stage in ("pretrain", "linear") for m in (2, 3, 4)]
+        + ["linear resnet10 textures random init seed 0"]
     )
 
 
@@ -100,11 +100,11 @@ def test_the_recorded_command_plans_the_same_jobs(whole: tuple[Path, Done]) -> N
 
 
 def test_a_pretraining_leaves_a_torchvision_encoder_and_a_picture(whole: tuple[Path, Done]) -> None:
-    backbone = resnet18()
+    backbone = ResNet(BasicBlock, [1, 1, 1, 1])  # ResNet-10
     backbone.fc = torch.nn.Identity()  # type: ignore[assignment]
     for job in jobs(whole[0], "pretrain"):
         weights = torch.load(job.path / "encoder.pt", weights_only=True)
-        assert weights.keys() == {name for name in resnet18().state_dict() if not name.startswith("fc.")}
+        assert weights.keys() == {name for name in backbone.state_dict() if not name.startswith("fc.")}
         backbone.load_state_dict(weights)
         with Image.open(job.path / "figures" / "montage.png") as picture:
             assert picture.format == "PNG" and min(picture.size) >= 3 * 32

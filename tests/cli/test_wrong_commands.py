@@ -191,7 +191,7 @@ def test_a_wrong_cluster_file_is_one_line_with_its_place(
     ("words", "store", "expected"),
     [
         (("--scale", "mini"), "runs", "would stop: data set imagenette: looked in "),
-        (("--scale", "smoke", "--set", "pretrain.image_size=1"), "runs", "would stop: pretrain resnet18 scenes m=2"),
+        (("--scale", "smoke", "--set", "pretrain.image_size=1"), "runs", "would stop: pretrain resnet10 textures m=2"),
         (("--scale", "smoke", "--set", "pretrain.batch_size=99999"), "runs", "do not fill one batch of 99999"),
         (("--scale", "smoke"), "/sys/runs", "would stop: the store /sys/runs is not writable"),
         (("--scale", "smoke"), "/etc", "would stop: /etc is no store: it has other files"),

@@ -206,10 +206,10 @@ def test_check_all_prints_a_line_for_every_set(tmp_path: Path, capsys: pytest.Ca
     assert main(["check", "all", "--root", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        "scenes", "imagenette", "imagenette_full", "imagenet100", "imagenet1k", "cifar10", "cifar100",
+        "scenes", "textures", "imagenette", "imagenette_full", "imagenet100", "imagenet1k", "cifar10", "cifar100",
         "coco", "coco_mini", "coco_scenes",
     ]  # fmt: skip
-    assert ["  ok (" in line for line in lines] == [True, *[False] * 4, True, False, False, False, True]
+    assert ["  ok (" in line for line in lines] == [True, True, *[False] * 4, True, False, False, False, True]
 
 
 def test_a_wrong_name_or_a_missing_set_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,7 +209,7 @@ def test_check_lists_packs_and_detects_folders_that_changed_since(
     ("arguments", "status", "expected"),
     [
         (["cifar10"], 2, "cifar10 is not packed: it is one array in memory already; data sets that are: imagenette,"),
-        (["scenes"], 2, "scenes is not packed: scenes are drawn when they are read"),
+        (["scenes"], 2, "scenes is not packed: its images are drawn when they are read"),
         (["coco_mini"], 2, "coco_mini is not packed: the detection stage reads it"),
         (["imagenete"], 2, "did you mean imagenette?"),
         (["imagenette", "--quality", "0"], 2, "--quality must be at least 1, not 0"),

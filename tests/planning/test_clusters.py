@@ -256,7 +256,7 @@ def test_the_dry_run_prints_what_would_stop_the_run(tmp_path: Path) -> None:
     assert "pretrain: 1 node x 3 GPU, 1 CPUs a task, 1 d 0 h at a time (gpu)" in done.stdout
     assert (
         "would stop: an estimated " in done.stdout
-        and "would stop: pretrain resnet18 scenes m=2 seed 0: a batch of 50" in done.stdout
+        and "would stop: pretrain resnet10 textures m=2 seed 0: a batch of 50" in done.stdout
     )
 
 

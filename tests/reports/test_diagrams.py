@@ -61,7 +61,7 @@ def words(svg: bytes) -> str:
 
 # -- bars -------------------------------------------------------------------------------------------------------------
 def test_a_cited_cell_has_only_its_printed_bar() -> None:
-    drawn = words(bars.bars(table_of("table1", {"JigClu": 60.25, "MoCo": 50.25}))["svg"])
+    drawn = words(bars.bars(table_of("table1", {"JigClu": 60.25, "MoCo": 50.25}, scale="paper"))["svg"])
     assert "(cited)" in drawn and "63.8" in drawn and "60.2" in drawn and drawn.count("not run") == 4
 
 
@@ -72,7 +72,9 @@ def test_in_a_large_table_only_cells_that_run_are_drawn() -> None:
 
 def test_each_unit_has_its_own_axis() -> None:
     drawn = words(
-        bars.bars(table_of("table6", {"montage accuracy": 70.0, "montage time": 0.083, "small memory": 900}))["svg"]
+        bars.bars(
+            table_of("table6", {"montage accuracy": 70.0, "montage time": 0.083, "small memory": 900}, scale="paper")
+        )["svg"]
     )
     assert all(axis in drawn for axis in ("Accuracy (%)", "Time (h)", "Memory (MB)")) and "0.083" in drawn
     assert "7300" in drawn and "7300.0" not in drawn

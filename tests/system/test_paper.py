@@ -85,7 +85,7 @@ def test_every_requested_cell_is_filled_with_a_number(template: Path) -> None:
 
 def test_cells_that_need_the_same_job_share_it(template: Path) -> None:
     store, _ = whole_paper(template)
-    of_default = [job for job in jobs(store, "pretrain") if job.job["name"] == "pretrain resnet18 scenes m=2 seed 0"]
+    of_default = [job for job in jobs(store, "pretrain") if job.job["name"] == "pretrain resnet10 textures m=2 seed 0"]
     (shared,) = of_default
     assert {"table3", "table5", "table7"} <= set(shared.job["experiments"])
     (floor,) = (
