@@ -44,7 +44,10 @@ def test_the_page_begins_with_the_puzzle_and_the_terminal_ends_with_words(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(demo, tmp_path / "out")
-    page, said = (tmp_path / "out" / "index.html").read_text(), capsys.readouterr().out.splitlines()
+    page, said = (
+        (tmp_path / "out" / "index.html").read_text().replace("\xa0", " "),
+        capsys.readouterr().out.splitlines(),
+    )
     words = (
         "puts 88 % of the patches back with their own image (by chance 36 %, before training 38 %), and 41 % also in "
         "their own place (by chance 9 %)."
