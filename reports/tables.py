@@ -119,9 +119,7 @@ def at_chance(table: Table) -> list[str]:
     keys = [result.cell.key for result in table.results if result.at_chance]
     if not keys:
         return []
-    return [
-        f"The pretraining loss ended at chance, so what is above random weights was not learnt from the task: {', '.join(keys)}."
-    ]
+    return [f"The pretraining loss ended at chance, so these networks have not learnt their task: {', '.join(keys)}."]
 
 
 def unfilled(table: Table) -> list[str]:

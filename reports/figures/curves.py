@@ -89,7 +89,11 @@ class Panel:
 
 
 def curves(panels: list[Panel], quantity: str) -> bytes:
-    """An SVG of small multiples; those with a line at chance share no axis, because m decides where chance is."""
+    """An SVG of small multiples on shared axes; where chance differs, on the same range relative to chance."""
+    shares = [
+        value / p.chance for p in panels if p.chance for points in p.lines for _, value in points if value == value
+    ]
+    low, high = (min([1.0, *shares]) - 0.03, max([1.0, *shares]) + 0.06)
     wide = min(3, len(panels))
     high = math.ceil(len(panels) / wide)
     with style():
@@ -102,7 +106,7 @@ def curves(panels: list[Panel], quantity: str) -> bytes:
                 axes.axhline(panel.chance, color=INK, linestyle="--", linewidth=1)
                 above = {"xytext": (0, 2), "textcoords": "offset points", "va": "bottom", "ha": "right", "fontsize": 7}
                 axes.annotate("chance", (1, panel.chance), xycoords=("axes fraction", "data"), **above)
-                axes.margins(y=0.15)
+                axes.set_ylim(low * panel.chance, high * panel.chance)
             axes.set_title(textwrap.fill(panel.title, 22, break_long_words=False), fontsize=8)
             axes.grid(color=FAINT, linewidth=0.6)
             axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))

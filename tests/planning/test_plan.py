@@ -94,8 +94,8 @@ def test_seed_upstream_and_stage_are_in_the_id_but_names_are_not() -> None:
 
 TABLE8_IDS = {
     "paper": "00459620df33 1cae3930acc2 3448a31eaf4a 41d6b9571e7c b0e64eabc242 d528ea1242e3 d76a53c901c9",
-    "mini": "009b5c6e968c 17729674fe91 33e24379141e 6bc8772c374b 94c53aeba9c9 dd3ffc5c0f80 f7877de1ed9d",
-    "smoke": "2dc4bb72b128 4a985cb5650a d3a3f3033949 d74b9bb24b2c db9af67ef242 ec6c560f776c f6e29111bfcb",
+    "mini": "009b5c6e968c 16ab78c1fc76 3de350757d98 6bc8772c374b 710d81e9f25e ca94d3439368 dd3ffc5c0f80",
+    "smoke": "0a567cfaa96f 581d68ea7678 6873741e7e18 e251f27219b8 e4d40b9a191e e625a8a4cc5e e817167c0512",
 }
 
 
