@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from orchestrate.mirror.job_content import UNREADABLE
 from reports import verdicts
 from reports.control import uninformative
-from reports.formatting import MINUS, PLUS_MINUS, number, places, printed, printed_places
+from reports.formatting import COUNTED, MINUS, PLUS_MINUS, number, places, printed, printed_places
 from reports.frames import finite
 from reports.records import Result, Table
 
@@ -46,7 +46,7 @@ def measured_text(table: Table, result: Result) -> str:
     if result.value is None:
         return result.lacking
     shown = number(result.value, places(table, result))
-    if result.n > 1:
+    if result.n > 1 and table.unit(result.cell) not in COUNTED:
         shown += f" {PLUS_MINUS} {number(result.std or 0.0, places(table, result))} (n={result.n})"
     return shown if result.state == "done" else f"{shown} ({result.state})"
 

@@ -60,13 +60,14 @@ def equal_compute(table: Table) -> bytes | None:
     drawn = {name: _rows(cells, cost) for name, cost in COSTS.items()}
     if len(methods) < 2 or len(drawn["images forwarded (millions)"]) < 2:
         return None
-    joined = table.experiment.layout.plot == "lines"
+    # A figure's columns are the points of one line; a table's are apart.
+    columns = [] if table.experiment.layout.plot == "lines" else table.columns
     with style():
         figure = Figure(figsize=(2 * WIDTH, 2.7), layout="constrained")
         panels = figure.subplots(1, len(COSTS), sharey=True)
         for axes, (name, rows) in zip(panels, drawn.items(), strict=True):
             for index, (row, points) in enumerate(rows.items()):
-                _draw(axes, row, points, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], joined)
+                _draw(axes, row, points, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], columns)
             axes.set_xlabel(name)
             axes.set_xlim(left=0)
             axes.grid(color=FAINT, linewidth=0.6)
@@ -94,11 +95,11 @@ def _rows(cells: list[Result], cost: Cost) -> dict[str, list[Point]]:
     return {row: sorted(points) for row, points in rows.items()}
 
 
-def _draw(axes: Axes, row: str, points: list[Point], colour: str, marker: str, joined: bool) -> None:
+def _draw(axes: Axes, row: str, points: list[Point], colour: str, marker: str, columns: list[str]) -> None:
     bars: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "capsize": 2.5, "elinewidth": 1}
-    columns = list(dict.fromkeys(point.column for point in points))
-    groups = [points] if joined else [[point for point in points if point.column == column] for column in columns]
-    for index, group in enumerate(groups):
+    groups = [[point for point in points if point.column == column] for column in columns] or [points]
+    for index, group in enumerate(filter(None, groups)):
         x, y, noise = zip(*((point.cost, point.value, point.noise) for point in group), strict=True)
-        hollow: dict[str, Any] = {"fillstyle": "none"} if index else {"label": row}
-        axes.errorbar(x, y, yerr=noise, linestyle="-" if joined else "", **bars, **hollow)
+        words: dict[str, Any] = {} if index else {"label": row}
+        words |= {"fillstyle": "none"} if columns and group[0].column != columns[0] else {}
+        axes.errorbar(x, y, yerr=noise, linestyle="" if columns else "-", **bars, **words)

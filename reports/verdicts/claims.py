@@ -47,7 +47,8 @@ def check_claim(claim: Claim, results: Mapping[str, Result], table: Table) -> Ch
         reasons = dict.fromkeys(missing.values())
         keys = {why: ", ".join(key for key in missing if missing[key] == why) for why in reasons}
         named = "missing: " + "; ".join(f"{keys[why]} ({why})" for why in reasons)
-        reason = f"so far {reason}; {named}" if reason else named
+        so_far = "" if outcome == UNDECIDABLE else "so far "
+        reason = f"{so_far}{reason}; {named}" if reason else named
         if outcome != UNDECIDABLE:
             outcome = UNDECIDABLE if CITED in reasons else NOT_RUN
     note = f"; {claim.note}" if claim.note else ""

@@ -29,7 +29,7 @@ def _best(relation: Best, evidence: Evidence) -> Finding:
     present = [evidence.values[key] for key in relation.cells if key in evidence.values]
     if len(present) < 2:
         return outcome, words
-    return outcome, f"{words}; the highest is {max(present, key=lambda value: value.value)}"
+    return outcome, f"{words}; " * bool(words) + f"the highest is {max(present, key=lambda value: value.value)}"
 
 
 def _rank(needed: list[Pair], pairs: list[Pair], evidence: Evidence) -> Finding:
