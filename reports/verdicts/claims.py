@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from orchestrate.planning.claims import Claim
+from reports.control import uninformative
 from reports.records import Result, Table
 from reports.verdicts.evidence import CITED, gather
 from reports.verdicts.floors import learns_nothing
@@ -37,7 +38,9 @@ def check_claim(claim: Claim, results: Mapping[str, Result], table: Table) -> Ch
     """Check the claim against `results`, cell key -> result, all of `table`, as the package's docstring defines it."""
     evidence = gather(claim, results, table)
     outcome, reason = EVALUATORS[type(claim.relation)](claim.relation, evidence)
-    if outcome != NOT_RUN:
+    if outcome != NOT_RUN and (why := uninformative(table)):
+        outcome, reason = UNDECIDABLE, f"{why}: {reason}"
+    elif outcome != NOT_RUN:
         for group in compared(claim.relation):
             if why := learns_nothing(group, evidence):
                 outcome, reason = NOTHING, f"{why}: {reason}"

@@ -43,7 +43,7 @@ def _images(result: Result, unit: str) -> float | None:
         ]
         share = (result.value or 0.0) / 100
         return 1e4 * share * (1 - share) / min(counts) if counts and 0 <= share <= 1 else None
-    if result.cell.stage == "detect":
+    if result.cell.stage in ("detect", "dense"):
         widths = [one.get(f"result.half_width.{result.cell.metric}") for one in metrics]
         known = [width for width in widths if width is not None and math.isfinite(width)]
         return (math.fsum(known) / len(known) / NORMAL) ** 2 if known and len(known) == len(widths) else None
