@@ -13,9 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
 )
 
 
@@ -44,13 +42,21 @@ class AddedLater:
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @model_serializer(mode="wrap")
-    def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        for name, field in type(self).model_fields.items():
-            if AddedLater in field.metadata and getattr(self, name) == field.default:
-                values.pop(name, None)
-        return values
+
+def plain(config: Strict) -> dict[str, Any]:
+    """The config as JSON values, without the settings of `AddedLater` that have their default."""
+    values = config.model_dump(mode="json")
+    _drop_added(config, values)  # not a serializer of the model: pydantic makes another error of a Ctrl-C inside one
+    return values
+
+
+def _drop_added(config: Strict, values: dict[str, Any]) -> None:
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if AddedLater in field.metadata and value == field.default:
+            del values[name]
+        elif isinstance(value, Strict):
+            _drop_added(value, values[name])
 
 
 # Numbers are numbers: no text ("3"), no true or yes, no NaN, no infinity, and nothing that no machine could hold.

@@ -30,6 +30,7 @@ from jigclu.config.base import (
     Whole,
     error_line,
     nearest,
+    plain,
 )
 from jigclu.config.datasets import DataConfig
 from jigclu.config.detection import DetectionDataConfig, DetectorConfig, SizesConfig, Solver
@@ -263,6 +264,6 @@ def parse(stage: str, values: dict[str, Any]) -> Any:
 
 def identity(config: Strict) -> dict[str, Any]:
     """The config as plain JSON values without its transient part: the input of the job id."""
-    values = config.model_dump(mode="json")
+    values = plain(config)
     values.pop("runtime", None)
     return values

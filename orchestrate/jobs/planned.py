@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jigclu.config import ConfigError, parse
+from jigclu.config.base import plain
 from jigclu.files import UnreadableFile
 from jigclu.job_folder import JobFolder
 from orchestrate.console import print_line
@@ -46,7 +47,7 @@ def _write_job(plan: Plan, job: Job, store: Path) -> bool:
     folder = job.folder(store).create()
     new_uses = [vars(use) for use in job.uses]
     content = {
-        "id": job.id, "stage": job.stage, "name": job.name, "config": job.config.model_dump(mode="json"),
+        "id": job.id, "stage": job.stage, "name": job.name, "config": plain(job.config),
         "upstream": list(job.upstream), "seed": job.seed, "label": job.label, "command": plan.command,
     }  # fmt: skip
 
