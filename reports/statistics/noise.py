@@ -7,8 +7,10 @@ set is a sample. The noise of a sum of cells with weights (a difference: 1 and -
   of one kind (stage, metric, data set) at the scale that have two or more seeds; cells with the same seeds are paired, so
   that what a seed adds to all of them drops out. With less than ENOUGH degrees of freedom, all percentages of the scale
   are pooled, and the larger of the two variances counts. From MANY seeds on, a difference has its own variance.
-- Images: the binomial variance of each percentage, without credit for shared images; of AP a bootstrap over images. With
-  several seeds the noise is never less than this part alone; with one seed the two are added (as variances).
+- Images: the binomial variance of a percentage; of AP that of a bootstrap over images. Where it is known which images
+  each cell has right, the variance of their sum is taken image by image: what is hard for all cells drops out of a
+  difference. With several seeds the noise is never less than this part alone; with one seed the two are added (as
+  variances).
 - A store without a cell of two seeds uses the spread that the scale records, with its source. Without one, the noise is
   unknown.
 - Time and memory: the spread of their own seeds; none for one seed. Counted and cited numbers have no noise.
@@ -42,6 +44,8 @@ class Sample:
 
     `images`: variance of their mean by the choice of validation images; None: unknown. `kind`: `linear.top1 imagenet1k`;
     cells of one kind share the spread between seeds. `nature`: a score, something that a machine measured, or exact.
+    `right`: for each validation image, the percentage of seeds that have it right; None: unknown. `data`: fingerprint of
+    the images; cells with the same one were measured on the same images.
     """
 
     values: tuple[float, ...]
@@ -50,6 +54,8 @@ class Sample:
     kind: str = ""
     percent: bool = True
     nature: Literal["score", "machine", "exact"] = "score"
+    right: np.ndarray | None = field(default=None, compare=False, repr=False)
+    data: str = ""
 
     @property
     def mean(self) -> float:
@@ -226,7 +232,7 @@ def estimate(terms: Terms, pooled: Pool) -> Estimate:
         return _of_own_seeds(value, noisy, n, same)
     if any(sample.images is None for _, sample in noisy):
         return Estimate(value, n=n, unknown=UNKNOWN_IMAGES)
-    images = math.sqrt(sum(weight**2 * (sample.images or 0.0) for weight, sample in noisy))
+    images = math.sqrt(_images_variance(noisy))
     # What a seed adds to every cell drops out only if the weights sum to zero.
     paired = len({sample.seeds for _, sample in noisy}) == 1 and abs(sum(weight for weight, _ in noisy)) < 1e-9
     if n >= MANY and paired:
@@ -245,6 +251,18 @@ def estimate(terms: Terms, pooled: Pool) -> Estimate:
     spread = math.sqrt(max(variance.value for variance in variances.values()))
     source = "; ".join(dict.fromkeys(variance.source for variance in variances.values() if variance.source))
     return Estimate(value, math.sqrt(total), images, df, n, paired, spread, source)
+
+
+def _images_variance(terms: Terms) -> float:
+    """Of the weighted sum, by the choice of validation images. Cells on other images are independent."""
+    shared: dict[tuple[str, int], list[np.ndarray]] = {}
+    alone = 0.0
+    for weight, sample in terms:
+        if sample.right is None or not sample.data:
+            alone += weight**2 * (sample.images or 0.0)
+        else:
+            shared.setdefault((sample.data, len(sample.right)), []).append(weight * sample.right)
+    return alone + math.fsum(float(np.var(np.sum(parts, axis=0))) / count for (_, count), parts in shared.items())
 
 
 def _of_own_seeds(value: float, terms: Terms, n: int, same: bool) -> Estimate:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 from orchestrate.planning.experiments import Cell
 from orchestrate.planning.scale_notes import scale_notes
 from reports.formatting import COUNTED, HARDWARE
@@ -30,7 +32,23 @@ def sample(result: Result, unit: str) -> Sample | None:
     seeds = tuple(result.seeds) if len(result.seeds) == len(values) else tuple(range(len(values)))
     nature = "machine" if unit in HARDWARE else "exact" if unit in COUNTED else "score"
     first = result.jobs[0] if result.jobs else None
-    return Sample(tuple(values), seeds, _images(result, unit), kind(cell, first), unit.startswith("%"), nature)  # type: ignore[arg-type]
+    percent, right = unit.startswith("%"), _right(result) if cell.metric == "top1" else None
+    data = first.fingerprint if first else ""
+    return Sample(tuple(values), seeds, _images(result, unit), kind(cell, first), percent, nature, right, data)  # type: ignore[arg-type]
+
+
+def _right(result: Result) -> np.ndarray | None:
+    """For each validation image, the percentage of the cell's jobs that have it right; None if a job does not say so, or if
+    they were measured on different images."""
+    jobs = result.jobs
+    counts = {int(job.metrics.get("result.val_images") or 0) for job in jobs}
+    if len(jobs) != len(result.values) or len(counts) != 1 or len({job.fingerprint for job in jobs}) != 1:
+        return None
+    count = counts.pop()
+    bits = [np.unpackbits(np.frombuffer(job.correct, np.uint8)) for job in jobs]
+    if not count or any(not count <= len(one) < count + 8 for one in bits):
+        return None
+    return 100.0 * np.mean([one[:count] for one in bits], axis=0)
 
 
 def _images(result: Result, unit: str) -> float | None:
