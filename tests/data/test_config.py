@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jigclu.config import ConfigError, parse
+from jigclu.config import STAGES, ConfigError, Strict, parse
 
 BLUR = "pretrain.augment.blur_sigma: two numbers are expected"
 
@@ -40,3 +40,17 @@ def test_a_mistake_in_a_config_is_one_plain_line(stage: str, values: dict[str, A
     with pytest.raises(ConfigError) as error:
         parse(stage, values)
     assert str(error.value).startswith(expected) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_python_code_runs_inside_pydantics_serializer(stage: str) -> None:
+    """It would make another error of a Ctrl-C at that moment: a traceback instead of one line."""
+    seen, left = set(), [STAGES[stage]]
+    while left:
+        schema = left.pop()
+        assert not schema.__pydantic_decorators__.model_serializers, schema
+        assert not schema.__pydantic_decorators__.field_serializers, schema
+        seen.add(schema)
+        values = [getattr(schema(), name) for name in schema.model_fields]
+        left += [type(value) for value in values if isinstance(value, Strict) and type(value) not in seen]
+    assert len(seen) > 2
