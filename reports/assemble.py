@@ -89,7 +89,7 @@ def _elsewhere(frames: Frames, jobs: _Jobs, experiment: Experiment, key: tuple[s
     found = {}
     for name in {name for claim in experiment.claims for name in claim.cells if "/" in name}:
         other, _, wanted = name.partition("/")
-        there = load_all()[other].under(key[1])
+        there = load_all()[other].under(key[1], key[0])
         cell = next(cell for cell in there.all_cells if cell.key == wanted)
         row = next((row for row in _rows(frames.cells, (other, *key)) if row["cell"] == wanted), None)
         unit = cell.unit or there.unit
@@ -100,7 +100,7 @@ def _elsewhere(frames: Frames, jobs: _Jobs, experiment: Experiment, key: tuple[s
 def _table(
     frames: Frames, jobs: _Jobs, experiment: Experiment, pooled: Pool, scale: str, protocol: str, variant: str
 ) -> Table:
-    ledger, experiment, key = experiment, experiment.under(protocol), (experiment.name, scale, protocol, variant)
+    ledger, experiment, key = experiment, experiment.under(protocol, scale), (experiment.name, scale, protocol, variant)
     records = {row["cell"]: row for row in _rows(frames.cells, key)}
     parent = next(iter(_rows(frames.tables, key)), {})
     references = {cell.key for cell in experiment.references}

@@ -93,7 +93,7 @@ def sync_tables(tracking: Tracking, jobs: Mapping[Path, Mirrored], live: frozens
     ledger, changed = experiments.load_all(), 0
     for table, fillers in _tables(jobs).items():
         if table.table in ledger:
-            contents = _contents(table, ledger[table.table].under(table.protocol), fillers)
+            contents = _contents(table, ledger[table.table].under(table.protocol, table.scale), fillers)
             key = json.dumps([table.scale, table.table, table.protocol, table.variant])
             entries[key], wrote = _sync_table(tracking, table, contents, entries.get(key), path)
             changed += wrote

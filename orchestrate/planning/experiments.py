@@ -30,7 +30,7 @@ class Cell(Strict):
     experiments/methods; null: random weights, evaluated as random.yaml there says. `read`: a number that the paper shows
     here without printing it: it stands in another table, or was read off the figure. `set`: dotted keys that override
     the recipe; `protocols`: the same for one protocol only, or the reason why the cell does not exist under it. A value
-    such as 40% is that share of the scale's value.
+    such as 40% is that share of the scale's value. `not_at`: scales whose tables lack this reference.
     """
 
     key: str
@@ -45,6 +45,7 @@ class Cell(Strict):
     method: str | None = "jigclu"
     set: Overlay = Field(default_factory=dict)
     protocols: dict[str, Overlay | str] = Field(default_factory=dict)
+    not_at: tuple[str, ...] = ()
 
     @property
     def runs(self) -> bool:
@@ -109,10 +110,12 @@ class Experiment(Strict):
     def all_cells(self) -> tuple[Cell, ...]:
         return self.cells + self.references
 
-    def under(self, protocol: str) -> Experiment:
-        """The experiment with every cell under that protocol."""
-        update = {name: tuple(cell.under(protocol) for cell in getattr(self, name)) for name in ("cells", "references")}
-        return self.model_copy(update=update)
+    def under(self, protocol: str, scale: str) -> Experiment:
+        """The experiment with every cell under that protocol, without the references that the scale lacks."""
+        there = {"cells": self.cells, "references": [cell for cell in self.references if scale not in cell.not_at]}
+        return self.model_copy(
+            update={name: tuple(cell.under(protocol) for cell in part) for name, part in there.items()}
+        )
 
     @property
     def printed_table(self) -> bool:
@@ -174,6 +177,16 @@ class Experiment(Strict):
         for key in (self.control.cell, self.control.floor) if self.control else ():
             if key not in keys:
                 raise ValueError(f"control names the cell {key!r}; {nearest(key, keys)}")
+        needed = {key for claim in self.claims for key in claim.cells}
+        needed |= {self.control.cell, self.control.floor} if self.control else set()
+        for cell in self.all_cells:
+            for scale in cell.not_at:
+                if scale not in overlays("scales"):
+                    raise ValueError(
+                        f"cell {cell.key!r}: unknown scale {scale!r}; {nearest(scale, overlays('scales'))}"
+                    )
+            if cell.not_at and (cell.key in needed or cell in self.cells):
+                raise ValueError(f"cell {cell.key!r} has not_at: only a reference that no claim or control names may")
         for claim in self.claims:
             if unknown := [key for key in claim.cells if key not in keys and "/" not in key]:
                 raise ValueError(f"claim {claim.text!r} names the cell {unknown[0]!r}; {nearest(unknown[0], keys)}")
@@ -239,7 +252,7 @@ def load_all() -> dict[str, Experiment]:
                     raise ConfigError(
                         f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(other, list(ledger))}"
                     )
-                if cell not in (keys := [own.key for own in ledger[other].all_cells]):
+                if cell not in (keys := [own.key for own in ledger[other].all_cells if not own.not_at]):
                     raise ConfigError(f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(cell, keys)}")
     return ledger
 

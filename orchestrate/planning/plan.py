@@ -189,6 +189,8 @@ def make_plan(
     """
     settings, only = settings or {}, tuple(only)
     _check_sets(settings, experiments)
+    layers = overlay("scales", scale), overlay("protocols", protocol), settings
+    experiments = [experiment.under(protocol, scale) for experiment in experiments]
     keys = [cell.key for experiment in experiments for cell in experiment.all_cells]
     for key in only:
         if key not in keys:
@@ -198,8 +200,6 @@ def make_plan(
         raise ConfigError(
             f"{count} results in one command, at most {MOST_RESULTS} are planned at once; choose fewer --seeds or experiments"
         )
-    layers = overlay("scales", scale), overlay("protocols", protocol), settings
-    experiments = [experiment.under(protocol) for experiment in experiments]
     set_values = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))
     plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, set_values, only, first_seed)
     label = Labels(*layers)

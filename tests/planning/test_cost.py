@@ -252,9 +252,9 @@ def test_the_dry_run_says_what_the_jobs_would_run_on(tmp_path: Path) -> None:
 
 
 def test_a_budget_counts_what_the_jobs_would_take_here(tmp_path: Path, template: Path) -> None:
-    """30 GPU-hours are enough on GPUs; here they would be thousands of CPU-hours."""
+    """60 GPU-hours are enough on GPUs; here they would be thousands of CPU-hours."""
     store = prepared_store(tmp_path / "runs", template)
-    words = ["table8", "--cluster", "local", "--budget", "30"]
+    words = ["table8", "--cluster", "local", "--budget", "60"]
     done = run(store, [*words, "--dry-run"])
-    assert "CPU-hours are left to run (this machine has no GPU), the budget is 30" in done.stdout, done.stdout
+    assert "CPU-hours are left to run (this machine has no GPU), the budget is 60" in done.stdout, done.stdout
     assert "the budget is" not in run(store, [*words[:2], "slurm", *words[3:], "--dry-run"]).stdout

@@ -167,7 +167,7 @@ def test_every_cell_that_runs_is_planned(scale: str, protocol: str) -> None:
     assert planned == {
         (experiment.name, cell.key)
         for experiment in ledger
-        for cell in experiment.under(protocol).all_cells
+        for cell in experiment.under(protocol, scale).all_cells
         if cell.runs
     }
     assert len(planned) > 120 and {experiment.name for experiment in ledger} == {name for name, _ in planned}

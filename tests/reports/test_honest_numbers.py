@@ -28,7 +28,7 @@ def test_an_upstream_that_was_run_again_makes_the_cell_stale(store: Path, tmp_pa
     encoder = add_job(store, ENCODER, metrics={"loss": 1.0})
     add_job(store, FIRST, use("m=2"), metrics={"top1": 60.0}, upstream=[ENCODER])
     found, shown = cell(store, tmp_path / "out")
-    assert not found["stale"] and "Stale" not in shown
+    assert not found["stale"] and "Stale, " not in shown
     encoder.write_result({"loss": 2.0})
     found, shown = cell(store, tmp_path / "out")
     assert found["stale"] and found["why_stale"] == f"upstream {ENCODER} was run again later"
