@@ -210,7 +210,7 @@ def test_the_dry_run_prints_the_wall_time_on_a_number_of_gpus(tmp_path: Path) ->
         output = run(tmp_path / "runs", words).stdout
         (line,) = [line for line in output.splitlines() if line.startswith(f"wall time on {gpus} GPU")]
         assert "this machine has no GPU: on its CPU the jobs would take about " in output
-        assert ("so 4 of the 8 GPUs would be enough" in output) == (gpus == 8)
+        assert ("so 7 of the 8 GPUs would be enough" in output) == (gpus == 8)
         return line.split(": about ")[1]
 
     def hours(text: str) -> float:

@@ -22,7 +22,8 @@ def test_an_encoder_has_one_probe_in_all_tables(scale: str) -> None:
     by_encoder = defaultdict(list)
     for job in probes(scale):
         assert isinstance(job.config, LinearConfig) and job.config.standardize and job.config.selection == "held_out"
-        by_encoder[(job.upstream, job.config.data.model_dump_json())].append(job)
+        features = job.upstream, job.config.calibrate_bn, job.config.data.model_dump_json()
+        by_encoder[features].append(job)
     assert [[job.name for job in jobs] for jobs in by_encoder.values() if len(jobs) > 1] == []
     after = max(by_encoder.values(), key=lambda jobs: len(jobs[0].experiments))[0]  # JigClu's, of the plain recipe
     assert {"table1", "table2", "table7", "table8", "table9", "figure7"} <= after.experiments
