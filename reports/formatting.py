@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from reports.records import Result, Table
 
@@ -16,6 +17,11 @@ def number(value: float | None, places: int, sign: bool = False) -> str:
     if value is None:
         return ""
     return f"{value:{'+' if sign else ''}.{places}f}".replace("-", MINUS)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names with commas between them, or semicolons if a name has a comma itself: `random; random, BN calibrated`."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def printed_places(table: Table, unit: str) -> int:

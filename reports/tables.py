@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from orchestrate.mirror.job_content import UNREADABLE
 from reports import verdicts
 from reports.control import uninformative
-from reports.formatting import COUNTED, MINUS, PLUS_MINUS, number, places, printed, printed_places
+from reports.formatting import COUNTED, MINUS, PLUS_MINUS, listed, number, places, printed, printed_places
 from reports.frames import finite
 from reports.records import Result, Table
 
@@ -96,7 +96,7 @@ def notes(table: Table) -> list[str]:
             lines.append(f"{result.cell.key} {BROKEN[result.state]}: {result.message or 'no message'}")
     missing = [result.cell.key for result in table.results if result.missing]
     if missing:
-        lines.append(f"Not run: {', '.join(missing)}. To run: {table.command}")
+        lines.append(f"Not run: {listed(missing)}. To run: {table.command}")
     return [line for line in lines if line]
 
 
@@ -119,7 +119,7 @@ def at_chance(table: Table) -> list[str]:
     keys = [result.cell.key for result in table.results if result.at_chance]
     if not keys:
         return []
-    return [f"The pretraining loss ended at chance, so these networks have not learnt their task: {', '.join(keys)}."]
+    return [f"The pretraining loss ended at chance, so these networks have not learnt their task: {listed(keys)}."]
 
 
 def unfilled(table: Table) -> list[str]:
@@ -147,9 +147,9 @@ def stale(table: Table) -> list[str]:
     for result in table.results:
         if result.stale and result.state != UNREADABLE:
             reasons.setdefault(result.why_stale, []).append(result.cell.key)
-    lines = [f"Stale, {reason}: {', '.join(keys)}." for reason, keys in reasons.items()]
+    lines = [f"Stale, {reason}: {listed(keys)}." for reason, keys in reasons.items()]
     if other := [result.cell.key for result in table.results if result.other_recipe]:
-        lines.append(f"Computed with another recipe than the experiment files have now: {', '.join(other)}.")
+        lines.append(f"Computed with another recipe than the experiment files have now: {listed(other)}.")
     return lines + mixed_data(table)
 
 

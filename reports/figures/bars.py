@@ -15,7 +15,7 @@ from reports.formatting import number, places, printed
 from reports.records import Result, Table
 from reports.tables import NOT_IN_PAPER, measured_text
 
-MANY = 24  # cells; if there are more, only those that run are drawn
+MANY = 24  # cells of a panel; if there are more, only those that run are drawn
 
 
 def label(table: Table, result: Result) -> str:
@@ -29,16 +29,17 @@ def label(table: Table, result: Result) -> str:
 def bars(table: Table) -> dict[str, bytes]:
     """The table as bars, top to bottom in the ledger's order, one panel per unit: {"png", "pdf", "svg"}.
 
-    A cited cell has only its printed bar, a cell that does not apply has none. In a large table only cells that run do. If
+    A cited cell has only its printed bar, a cell that does not apply has none. In a large panel only cells that run do.
+    A panel without any bar is left out, unless none has one. If
     the printed values are no measure, they have no bars, and lines show random weights and guessing instead.
     """
     shown = [result for result in table.results if result.cell.not_applicable is None]
     if not table.comparable and any(result.value is not None for result in shown):
         shown = [result for result in shown if result.cell.runs]
-    if len(shown) > MANY:
-        shown = [result for result in shown if result.cell.runs]
-    panels = [[result for result in shown if table.unit(result.cell) == unit] for unit in table.units]
-    panels = [panel for panel in panels if panel]
+    panels = [_panel_cells(table, shown, unit) for unit in table.units]
+    panels = [panel for panel in panels if any(_has_bar(table, result) for result in panel)] or list(
+        filter(None, panels)
+    )
     heights = [0.35 + 0.55 * sum(map(_height, panel)) for panel in panels]
     with style():
         figure = Figure(figsize=(WIDTH, 0.4 + sum(heights)), layout="constrained")
@@ -54,6 +55,16 @@ def bars(table: Table) -> dict[str, bytes]:
         if handles:
             grid.flat[0].legend([*handles.values()], [*handles], **position)
         return {kind: save(figure, kind) for kind in KINDS}
+
+
+def _panel_cells(table: Table, shown: list[Result], unit: str) -> list[Result]:
+    """The cells of one unit."""
+    found = [result for result in shown if table.unit(result.cell) == unit]
+    return found if len(found) <= MANY else [result for result in found if result.cell.runs]
+
+
+def _has_bar(table: Table, result: Result) -> bool:
+    return result.value is not None or _beside(table, result) is not None
 
 
 def _height(result: Result) -> float:

@@ -230,6 +230,7 @@ def render(
         formatting=formatting,
         verdicts=verdicts,
         label=bars.label,
+        not_run=lambda table: formatting.listed([bars.label(table, r) for r in table.results if r.missing]),
         markup=Markup,
     )
     return own_ids(re.sub(r"\n\s*\n+", "\n", text))

@@ -52,11 +52,15 @@ def test_table_is_uploaded_again_when_its_bytes_changed(half_store: Path, out: P
 
 def test_half_a_table_shows_what_is_missing_and_why(out: Path) -> None:
     text = (out / "table8-mini-official.md").read_text()
-    assert "| m | 2 | 3 | 4 | random init (not in the paper) |" in text
-    assert "| Accuracy (%) | 61.5 ± 2.1 (n=2) | n/a | failed | not run |" in text
+    added = ("random init", "random init, BN calibrated", "3, cell share", "4, cell share")
+    assert f"| m | 2 | 3 | 4 | {' | '.join(f'{column} (not in the paper)' for column in added)} |" in text
+    assert "| Accuracy (%) | 61.5 ± 2.1 (n=2) | n/a | failed | not run | not run | not run | not run |" in text
     assert "| printed | 80.9 | 74.7 | 70.1 | |" in text.replace("  |", " |")
     assert "−19.4" not in text  # no measure: another data set and network
-    assert "Not run: random. To run: jigclu run table8 --scale mini\n" in text
+    assert (
+        "Not run: random; random, BN calibrated; m=3 cell share; m=4 cell share. To run: jigclu run table8 --scale mini\n"
+        in text
+    )
     assert FAILURE in text
     page = (out / "index.html").read_text()
     assert "loss is NaN at step 310 | epoch 3 &lt;b&gt;" in page and "<b>" not in page
@@ -78,18 +82,20 @@ def test_results_json_has_every_cell_of_every_shown_table(half_store: Path, out:
     shown = list(dict.fromkeys((one["scale"], one["protocol"], one["variant"]) for one in results["cells"]))
     variant = "linear.milestones=[0.3, 0.6] linear.epochs=3"
     assert shown == [("mini", "official", ""), ("smoke", "official", ""), ("smoke", "paper", variant)]
-    assert [one["cell"] for one in results["cells"]] == [cell.key for cell in ledger.all_cells] * 3
+    smoke = ["m=2", "m=3", "m=4", "random"]  # a table of seven jobs: the demo
+    every = [cell.key for cell in ledger.all_cells]
+    assert len(every) == 7 and [one["cell"] for one in results["cells"]] == every + smoke * 2
     cell = by_cell(results)["m=2"]
     assert (cell["value"], cell["n"], cell["seeds"], cell["values"]) == (61.5, 2, [0, 1], [60.0, 63.0])
     assert cell["std"] == pytest.approx(4.5**0.5) and cell["difference"] == pytest.approx(61.5 - 80.9)
     assert cell["jobs"] == ["bbbbbbbbbb00", "bbbbbbbbbb01"] and cell["commit"] == "c0ffee" * 6
     assert cell["command"] == "jigclu run table8 --scale mini --seeds 2 --cells m=2"
     states = {key: (one["state"], one["value"]) for key, one in by_cell(results).items() if key != "m=2"}
-    assert states == {"m=3": ("done", None), "m=4": ("failed", None), "random": ("not run", None)}
+    assert states == dict.fromkeys(every[3:], ("not run", None)) | {"m=3": ("done", None), "m=4": ("failed", None)}
     assert by_cell(results)["random"]["reference"] and not cell["reference"] and not cell["comparable"]
     assert results["run"]["jobs"] == {"done": 6, "failed": 1, "pending": 1, "running": 1}
     with open(out / "table8-mini-official.csv", newline="") as file:
-        assert [line["cell"] for line in csv.DictReader(file)] == [cell.key for cell in ledger.all_cells]
+        assert [line["cell"] for line in csv.DictReader(file)] == every
 
 
 def test_one_seed_has_the_binomial_interval_of_its_validation_set(out: Path) -> None:
@@ -129,7 +135,7 @@ def test_a_report_without_runs_says_how_to_start(tmp_path: Path, capsys: pytest.
 
 def test_named_experiment_without_runs_is_shown_cell_by_cell(tmp_path: Path) -> None:
     results = run(tmp_path / "runs", tmp_path / "out", "--scale", "mini", "--targets", "table8")
-    assert {one["state"] for one in results["cells"]} == {"not run"} and len(results["cells"]) == 4
+    assert {one["state"] for one in results["cells"]} == {"not run"} and len(results["cells"]) == 7
     assert (tmp_path / "out" / "table8-mini-official.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -165,13 +171,16 @@ def test_cited_and_inapplicable_cells_are_shown_but_not_counted(tmp_path: Path) 
         *(None, None),
     )
     assert by_cell(results, "paper")["montage"]["state"] == "not applicable" and pirl["command"] == ""
-    assert results["run"]["cells"] == 6 + 5 * 4 + 4  # Table 1 with the costs of what it trains
+    assert results["run"]["cells"] == 7 + 5 * 4 + 5  # Table 1 with the costs of what it trains
     text = (tmp_path / "table1-paper-official.md").read_text()
     assert "| PIRL | cited |  |  |  |  |\n| printed | 63.6 |  |  |  |  |\n| SimCLR | not run | not run |" in text
-    assert "Not run: Supervised, JigClu, MoCo, SimCLR, MoCo v2, Random init. To run:" in text and "PIRL [26]" in text
+    assert (
+        "Not run: Supervised; JigClu; MoCo; SimCLR; MoCo v2; Random init; Random init, BN calibrated. To run:" in text
+    )
+    assert "PIRL [26]" in text
     text = (tmp_path / "table7-paper-official.md").read_text()
     assert "| Aug after montage | not applicable |\n| Random init (not in the paper) |" in text
-    assert "0 of 26" in (tmp_path / "index.html").read_text()
+    assert "0 of 32" in (tmp_path / "index.html").read_text()
 
 
 def test_a_figure_without_printed_numbers_shows_measured_ones_only(tmp_path: Path) -> None:

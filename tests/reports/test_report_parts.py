@@ -153,7 +153,7 @@ def test_a_deleted_job_folder_leaves_a_page_that_says_what_is_missing(filled: Pa
     assert found["m=2", "official"]["value"] == 46.2
     assert found["m=3", "official"]["state"] == "not run" and found["m=3", "official"]["value"] is None
     page = (tmp_path / "after" / "index.html").read_text()
-    missing = "m = 3, m = 4, random init, random init, BN calibrated, 3, cell share, 4, cell share"
+    missing = "m = 3; m = 4; random init; random init, BN calibrated; 3, cell share; 4, cell share"
     assert f"Not run: {missing}. To run what is missing:" in " ".join(page.split())
 
 
