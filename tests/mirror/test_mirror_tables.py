@@ -33,6 +33,9 @@ def test_a_table_has_every_cell_of_the_ledger(store: Path) -> None:
         "m=3": "running",
         "m=4": "not run",
         "random": "not run",
+        "random, BN calibrated": "not run",
+        "m=3 cell share": "not run",
+        "m=4 cell share": "not run",
     }
     done = found["m=2"]
     assert done.data.metrics == {"value": 61.0, "n": 1.0, "printed": 80.9, "difference": pytest.approx(-19.9)}
@@ -40,7 +43,7 @@ def test_a_table_has_every_cell_of_the_ledger(store: Path) -> None:
     assert done.data.tags["jigclu.jobs"] == "aaaaaaaaaaaa" and done.data.tags["jigclu.job_runs"] == job_run.info.run_id
     assert found["m=4"].data.metrics == {"n": 0.0, "printed": 70.1} and "printed" not in found["random"].data.metrics
     (parent,) = [run for run in runs(store, "jigclu-mini-tables") if "jigclu.cell" not in run.data.tags]
-    assert parent.info.run_name == "table8 official" and "1 of 4 cells done" in parent.data.tags["mlflow.note.content"]
+    assert parent.info.run_name == "table8 official" and "1 of 7 cells done" in parent.data.tags["mlflow.note.content"]
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
 
 
@@ -62,8 +65,8 @@ def test_cells_that_no_job_fills_say_why_and_do_not_count(store: Path) -> None:
     parents = {
         run.info.run_name: run for run in runs(store, "jigclu-mini-tables") if "jigclu.cell" not in run.data.tags
     }
-    assert "1 of 6 cells done" in parents["table1 official"].data.tags["mlflow.note.content"]
-    assert "0 of 4 cells done" in parents["table7 official"].data.tags["mlflow.note.content"]
+    assert "1 of 27 cells done" in parents["table1 official"].data.tags["mlflow.note.content"]
+    assert "0 of 5 cells done" in parents["table7 official"].data.tags["mlflow.note.content"]
 
 
 def test_time_and_memory_have_their_own_units_and_say_how_they_were_measured(store: Path) -> None:
@@ -100,7 +103,7 @@ def test_several_seeds_give_mean_and_standard_deviation(store: Path) -> None:
 def test_a_job_of_several_tables_fills_all_and_is_one_run(store: Path) -> None:
     make_job(store, "aaaaaaaaaaaa", uses=[use("m=2"), use("m=2", "paper"), use("m=2", variant="linear.epochs=3")])
     mirror.sync(store)
-    assert len(runs(store)) == 1 and len(runs(store, "jigclu-mini-tables")) == 3 * 5
+    assert len(runs(store)) == 1 and len(runs(store, "jigclu-mini-tables")) == 3 * 8
     JobFolder(store / "linear" / "aaaaaaaaaaaa").write_result({"top1": 61.0})
     mirror.sync(store)
     for tags in ({"protocol": "paper"}, {"protocol": "official", "variant": ""}, {"variant": "linear.epochs=3"}):
@@ -127,8 +130,8 @@ def test_two_syncs_at_once_on_a_fresh_store_both_succeed(tmp_path: Path, monkeyp
     processes = [in_new_process(tmp_path) for _ in range(2)]
     for process in processes:
         out, err = process.communicate()
-        assert process.returncode == 0 and "runs=6" in out and not err, err
-    assert steps(tmp_path, folder) == [0, 10] and len(cells(tmp_path)) == 4
+        assert process.returncode == 0 and "runs=9" in out and not err, err
+    assert steps(tmp_path, folder) == [0, 10] and len(cells(tmp_path)) == 7
 
 
 def test_prepare_with_nothing_to_do_is_nearly_free(store: Path) -> None:
@@ -209,4 +212,4 @@ def test_a_side_mirror_sends_a_running_job_to_a_server(
     client(store).delete_run(run_of(store, folder).info.run_id)
     folder.update_job(experiments=["table8", "table9"])
     mirror.sync(store)
-    assert steps(store, folder) == [0, 10, 20] and len(cells(store)) == 4
+    assert steps(store, folder) == [0, 10, 20] and len(cells(store)) == 7

@@ -17,7 +17,8 @@ from orchestrate.planning import experiments
 from orchestrate.planning.experiments import Cell
 from reports import verdicts
 
-# A pretraining is 20 steps, on the tenth 2: its ten classes have two images each, of which a probe holds out one. What is not among the jobs (m = 3 and 4, other augmentations) has tests of its own.
+# A pretraining is 20 steps, on a tenth of the set 2: each class has two images there, of which a probe holds out one.
+# What is not among the jobs (m = 3 and 4, other augmentations) has tests of its own.
 CUT: dict[str, Any] = {
     **{key: value for key, value in TINY.items() if not key.startswith("linear.data.")},
     "pretrain.data.train_images": 200, "pretrain.batch_size": 20, "pretrain.epochs": 2,
