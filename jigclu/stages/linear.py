@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jigclu.config import ConfigError, LinearConfig
+from jigclu.config.sweeps import edge_of_sweep
 from jigclu.data.canvases import CanvasDataset, open_dataset
 from jigclu.data.order import epoch_groups
 from jigclu.evaluation.metrics import accuracy, by_class, write_correct
@@ -255,6 +256,10 @@ class Probe:
         if self.selectors:
             self.right = (self.heads[order[0]](self.queries).argmax(1) == self.truth).cpu()
             log.info("lr %g, weight decay %g are best on %d images held out of train", *chosen, len(self.held_labels))
+            if edge := edge_of_sweep(chosen.lr, {setting.lr for setting in self.settings}):
+                log.warning(
+                    "lr %g is the %s of those tried: a better one may lie outside (linear.other_lrs)", chosen.lr, edge
+                )
         reported = by_lr[f"{chosen.lr:g}"]
         metrics = {name: reported[name] for name in ("top1", "top5", "best_top1", "last_top1")}
         counts, truth = torch.zeros(2, len(self.val.classes), dtype=torch.int64), self.truth.cpu()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from jigclu.config.sweeps import edge_of_sweep
 from jigclu.job_folder import duration
 from orchestrate.jobs.spent import ESTIMATED, SPENT, device_hours
 from orchestrate.mirror.address import server
@@ -182,8 +183,12 @@ def highlights(job: Job) -> str:
     words = [f"{label} {value}" for label, value in labelled if value not in (None, "", "null")]
     sweep = [f"{rate}: {formatting.number(value, 1)}" for rate, value in export.by_rate(job).items()]
     text = ", ".join(words) + (f"; top-1 by rate {', '.join(sweep)}" if sweep else "")
-    chosen = f"; rate chosen on a held-out tenth of train: {export.reported_rate(job):g}"
-    return text + (chosen if held_out and sweep else "")
+    if not (held_out and sweep):
+        return text
+    chosen = export.reported_rate(job)
+    edge = edge_of_sweep(chosen, [float(rate) for rate in export.by_rate(job)])
+    beyond = f", the {edge} tried: a better one may lie outside" if edge else ""
+    return f"{text}; rate chosen on a held-out tenth of train: {chosen:g}{beyond}"
 
 
 def render(

@@ -18,6 +18,7 @@ from reports.records import Job
 BY_LR = {
     "0.03": {"top1": 61.0, "best_top1": 62.0, "held_out_top1": 58.0},
     "0.3": {"top1": 63.0, "best_top1": 63.5, "held_out_top1": 60.0},
+    "3": {"top1": 40.0, "best_top1": 40.5, "held_out_top1": 39.0},
 }
 
 
@@ -40,11 +41,17 @@ def test_the_page_says_how_the_rate_was_chosen(tmp_path: Path, chosen: bool) -> 
     spec = job_run_spec(probe(tmp_path, "aaaaaaaaaaaa", chosen).path)
     metrics = {name.removeprefix("linear/"): value for name, value, _, _ in spec.points}
     job = Job(job="aaaaaaaaaaaa", name=spec.name, stage="linear", state="done", params=spec.params, metrics=metrics)
-    assert export.by_rate(job) == {"0.03": 61.0, "0.3": 63.0}
+    assert export.by_rate(job) == {"0.03": 61.0, "0.3": 63.0, "3": 40.0}
     text = highlights(job)
     if chosen:
         assert text.endswith("; rate chosen on a held-out tenth of train: 0.3") and ", lr " not in text
-        assert "standardize true" in text and export.by_rate(job, "held_out_top1") == {"0.03": 58.0, "0.3": 60.0}
+        assert "standardize true" in text and export.by_rate(job, "held_out_top1") == {
+            "0.03": 58.0,
+            "0.3": 60.0,
+            "3": 39.0,
+        }
+        del job.metrics["result.top1.lr3"]
+        assert highlights(job).endswith(": 0.3, the highest tried: a better one may lie outside")
     else:
         assert "held-out" not in text and ", lr 0.03" in text and export.by_rate(job, "held_out_top1") == {}
 
@@ -56,5 +63,6 @@ def test_the_sweep_names_the_chosen_rate(tmp_path: Path, store: Path) -> None:
     assert [(row["lr"], row["reported"], row["top1"], row["held_out_top1"]) for row in rows] == [
         ("0.03", "False", "61.0", "58.0"),
         ("0.3", "True", "63.0", "60.0"),
+        ("3", "False", "40.0", "39.0"),
     ]
     assert "rate chosen on a held-out tenth of train: 0.3" in (tmp_path / "out" / "index.html").read_text()

@@ -52,7 +52,7 @@ def test_the_register_shows_both_readings_if_both_were_run(filled: Path, tmp_pat
     page = (tmp_path / "out" / "index.html").read_text()
     assert "table8 m=2 at mini: official 46.2, paper 44.1" in page
     assert "table8 (mini, official): m=2 46.2, m=3 40.0" in page
-    ids = [*(f"D{n}" for n in range(1, 21)), *(f"B{n}" for n in range(1, 11)), "S1", "S2"]
+    ids = [*(f"D{n}" for n in range(1, 21)), *(f"B{n}" for n in range(1, 11)), "S1", "S2", "S3"]
     assert all(f'<div id="{name}">' in page for name in ids)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,19 @@ def test_a_weight_decay_is_chosen_with_the_rate(tmp_path: Path) -> None:
         best = min(pair, key=order.index)
         assert result["by_lr"][rate]["weight_decay"] == probe.settings[best].weight_decay
         assert result["by_lr"][rate]["last_top1"] == probe.now[best]["top1"]
+
+
+@pytest.mark.parametrize(("index", "edge"), [(0, ""), (1, "lr 0.001 is the lowest"), (2, "lr 3 is the highest")])
+def test_a_rate_at_the_edge_of_the_sweep_is_named_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, index: int, edge: str
+) -> None:
+    probe = trained(changed(epochs=1), tmp_path)
+    order = probe.rank()
+    monkeypatch.setattr(probe, "rank", lambda: [index, *(other for other in order if other != index)])
+    with caplog.at_level(logging.WARNING, "jigclu"):
+        probe.finish()
+    said = [record.getMessage() for record in caplog.records if "of those tried" in record.getMessage()]
+    assert [line.split(" of those tried: a better one may lie outside")[0] for line in said] == ([edge] if edge else [])
 
 
 def test_weight_decays_without_a_choice_and_classes_of_one_image_are_one_line(tmp_path: Path) -> None:
