@@ -40,7 +40,7 @@ def table8(**settings: Any) -> list[str]:
     return ["table8", "--scale", "smoke", "--cluster", "local", *sets]
 
 
-PRETRAIN, PROBE = "pretrain resnet10 textures m=2 seed 0", "linear resnet18 scenes m=2 seed 0"
+PRETRAIN, PROBE = "pretrain resnet10 textures m=2 seed 0", "linear resnet10 textures m=2 seed 0"
 RANDOM = "linear resnet10 textures random init seed 0"
 
 
