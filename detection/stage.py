@@ -108,8 +108,7 @@ class Detector:
         )  # also seeds torch, so that d2's initialisation depends on the seed
         model: nn.Module = build_model(self.cfg)
         load_backbone(model, backbone)
-        if self.session.restored:
-            model.load_state_dict(self.session.restored["network"])
+        self.session.restore(network=model)
         return model
 
     def _batches(self, start: int, end: int) -> Generator[Any, None, None]:

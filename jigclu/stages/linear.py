@@ -82,11 +82,9 @@ class Probe:
         self.now: list[dict[str, float]] = []
         self.classes = torch.zeros(2, len(train.classes), dtype=torch.int64)  # of the reported rate's best epoch
         self.epoch = 0
-        if session.restored:
-            self.heads.load_state_dict(session.restored["heads"])
-            self.optimizer.load_state_dict(session.restored["optimizer"])
-            self.best = session.restored["best"]
-            self.classes = session.restored.get("classes", self.classes)  # older checkpoints lack it
+        session.restore(heads=self.heads, optimizer=self.optimizer)
+        self.best = session.restored_value("best", self.best)
+        self.classes = (session.restored or {}).get("classes", self.classes)  # older checkpoints lack it
         self.truth_features, self.truth = self.extractor.test_features(val)
         log.info("val features: %d x %d", *self.truth_features.shape)
         self.views = [self._view(view) for view in range(min(config.views, config.epochs))] if config.views else []
