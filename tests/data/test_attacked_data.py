@@ -231,7 +231,11 @@ def test_what_would_be_scored_wrongly_is_named(key: str, change: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [(0, "it holds a int"), ({"images": []}, "no list of annotations"), ({"images": {}}, "no list of images")],
+    [
+        (0, "(it holds 0, not an object)"),
+        ({"images": []}, "no list of annotations"),
+        ({"images": {}}, "no list of images"),
+    ],
 )
 def test_what_is_no_annotation_file_is_named(values: Any, expected: str) -> None:
     with pytest.raises(IncompleteDatasetError) as error:

@@ -109,9 +109,11 @@ def parse(text: bytes, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise IncompleteDatasetError(path, f"it holds a {type(values).__name__}, not an object in COCO's format")
+            raise IncompleteDatasetError(
+                path, f"not annotations in COCO's format (it holds {values!r:.20}, not an object)"
+            )
         if lacking := [key for key in ("images", "annotations", "categories") if not isinstance(values.get(key), list)]:
-            raise IncompleteDatasetError(path, f"it has no list of {lacking[0]}, as COCO's format has")
+            raise IncompleteDatasetError(path, f"not annotations in COCO's format (no list of {lacking[0]})")
         return checked(values, path)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IncompleteDatasetError(
