@@ -114,8 +114,7 @@ class Detector:
         model: nn.Module = build_model(self.cfg)
         load_backbone(model, backbone)
         self._freeze(model)
-        if self.session.restored:
-            model.load_state_dict(self.session.restored["network"])
+        self.session.restore(network=model)
         return model
 
     def _freeze(self, model: nn.Module) -> None:

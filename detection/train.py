@@ -62,9 +62,7 @@ class Training:
     ):
         self.cfg, self.session = cfg, session
         self.optimizer, self.scheduler = optimizer, build_lr_scheduler(cfg, optimizer)
-        if session.restored:
-            optimizer.load_state_dict(session.restored["optimizer"])
-            self.scheduler.load_state_dict(session.restored["scheduler"])
+        session.restore(optimizer=optimizer, scheduler=self.scheduler)
         self.batches, self.trainer = batches, SimpleTrainer(network, batches, optimizer)
         # The schedule first: a checkpoint saved at the boundary must include its step.
         boundary = StepBoundary(session, images, cfg.SOLVER.IMS_PER_BATCH)

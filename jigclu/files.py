@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -68,7 +70,15 @@ NUMBER = Shape("a number", lambda value: isinstance(value, int | float))  # NaN 
 POSITIVE = Shape("a positive number", lambda value: is_finite(value) and value > 0)
 COUNT = Shape("a whole number from 0", lambda value: is_finite(value) and isinstance(value, int) and value >= 0)
 OBJECT = Shape("an object", lambda value: isinstance(value, dict))
+SEED = Shape("a whole number from 0 to 2^64 - 1", lambda value: COUNT.fits(value) and value < 1 << 64)
 TEXTS = Shape("a list of texts", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+IDS = Shape("a list of job ids", lambda value: TEXTS.fits(value) and not any(map(_is_path, value)))
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).name != name or name == ".."
 
 
 def objects(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:
@@ -107,14 +117,31 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     except IsADirectoryError:
         raise UnreadableFile(f"{path} is a folder, not a file") from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UnreadableFile(f"{path} is a link to itself") from None
     if not data.strip(b"\0 \r\n\t"):  # after a power cut a file may have its length but only zero bytes
         raise UnreadableFile(f"{path} is empty")
     try:
-        values = json.loads(data)
+        values = json.loads(data, object_pairs_hook=_once)
+    except _Twice as error:
+        raise UnreadableFile(f"{path} has the key {error.args[0]!r} twice") from None
     except (ValueError, RecursionError):
         raise UnreadableFile(f"{path} is torn or is no JSON") from None
     if not isinstance(values, dict):
         raise UnreadableFile(f"{path} holds no JSON object")
+    return values
+
+
+class _Twice(Exception):
+    """A key that an object has twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _Twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
     return values
 
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ from jigclu.files import (
     COUNT,
     FINITE,
     FINITE_OR_NULL,
+    IDS,
     NUMBER,
     OBJECT,
     POSITIVE,
+    SEED,
     TEXT,
     TEXT_OR_NULL,
     TEXTS,
@@ -48,10 +51,10 @@ JOB_FIELDS = {
     **dict.fromkeys(("stage", "name", "label", "scale", "protocol", "command", "commit"), TEXT),
     **dict.fromkeys(("source_digest", "data_fingerprint"), TEXT_OR_NULL),
     "config": OBJECT,
-    "upstream": TEXTS,
+    "upstream": IDS,
     "experiments": TEXTS,
     "uses": objects(dict.fromkeys(("experiment", "cell", "metric"), TEXT)),
-    "seed": COUNT,
+    "seed": SEED,
 }
 STATUS_FIELDS = {
     "state": Shape(f"one of {', '.join(STATES)}", lambda value: value in STATES),
@@ -72,6 +75,9 @@ RESULT_FIELDS = {
     "versions": OBJECT,
     "by_lr": OBJECT,
 }
+
+
+PERCENT = re.compile(r"(\w+_)?top[15]|ap(\d\d|_\w+)?")  # metrics in percent
 
 
 def duration(seconds: float) -> str:
@@ -106,10 +112,16 @@ class JobFolder:
         self._last_write = -math.inf
 
     def create(self) -> JobFolder:
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chmod(self.path, 0o700)
-        for name in ("checkpoint", "figures", "logs"):
-            (self.path / name).mkdir(exist_ok=True, mode=0o700)
+        """Raises UnreadableFile if a file is where one of its folders must be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.chmod(self.path, 0o700)
+            for name in ("checkpoint", "figures", "logs"):
+                (self.path / name).mkdir(exist_ok=True, mode=0o700)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UnreadableFile(f"{error.filename} is a file, not a folder; remove it") from None
+        if self.metrics_path.is_dir():
+            raise UnreadableFile(f"{self.metrics_path} is a folder, not a file; remove it")
         return self
 
     # -- job.json -------------------------------------------------------------------------------------------------
@@ -210,7 +222,7 @@ class JobFolder:
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Every complete line with a step; others (truncated by a kill, garbled by the disk) are skipped."""
-        if not self.metrics_path.exists():
+        if not self.metrics_path.is_file():
             return
         with open(self.metrics_path, errors="replace") as file:
             for line in file:
@@ -263,8 +275,11 @@ class JobFolder:
         metrics = values.get("metrics")
         if not isinstance(metrics, dict) or not metrics:
             return {}, "result.json has no metrics"
-        wrong = [name for name, value in metrics.items() if not is_finite(value)]
-        return ({}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}") if wrong else (values, "")
+        if wrong := [name for name, value in metrics.items() if not is_finite(value)]:
+            return {}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}"
+        if wrong := [name for name, value in metrics.items() if PERCENT.fullmatch(name) and not 0 <= value <= 100]:
+            return {}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}, and must be from 0 to 100 (percent)"
+        return values, ""
 
     def write_result(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
         """Write result.json, then status done. `metrics`: flat numbers that cells refer to, accuracies in percent.

@@ -94,6 +94,12 @@ class Cluster(Request):
     options: dict[str, Option] = {}
 
     @model_validator(mode="after")
+    def _local_requests_nothing(self) -> Cluster:
+        if self.kind == "local" and (ignored := sorted(self.model_fields_set - {"name", "path", "kind"})):
+            raise ValueError(f"{ignored[0]}: kind local requests nothing from SLURM and takes no other key; use --jobs")
+        return self
+
+    @model_validator(mode="after")
     def _options_are_no_fields(self) -> Cluster:
         for option in self.options:
             name = option.replace("_", "-")

@@ -31,7 +31,7 @@ def starting_backbone(config: EvaluationConfig | DetectConfig | DenseConfig, ses
     """Load the upstream pretraining's encoder.pt; without upstream, random weights from the job's seed (the floor).
 
     Raises:
-        ConfigError: the encoder is not the one of the checkpoint, not finite, or of another backbone.
+        ConfigError: the encoder is not the one of the checkpoint, not finite, all zero, or of another backbone.
     """
     torch.manual_seed(session.folder.seed)
     path = session.folder.upstream_encoder()
@@ -43,6 +43,8 @@ def starting_backbone(config: EvaluationConfig | DetectConfig | DenseConfig, ses
         raise ConfigError(f"{error}; pretrain it again") from None
     if name := first_not_finite(_dense(weights)):
         raise ConfigError(f"{path} has values that are not finite (the first are in {name}): pretrain it again")
+    if not any(bool(value.any()) for value in _dense(weights).values() if isinstance(value, torch.Tensor)):
+        raise ConfigError(f"{path} has only zeros: pretrain it again")
     session.read_encoder(digest)
     try:
         return load_encoder(config.backbone, weights)

@@ -75,8 +75,7 @@ class Finetuner:
         head = fresh_classifier(backbone.dim, len(train.classes), self.seed)
         model = nn.Sequential(OrderedDict(backbone=backbone, head=head))
         self.model = model.to(self.rank_info.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if session.restored:
-            self.model.load_state_dict(session.restored["network"])
+        session.restore(network=self.model)
         self.network = distribute(self.model, self.rank_info)
         self.bases = (config.lr, config.head_lr or config.lr)
         self.optimizer = torch.optim.SGD(
@@ -90,10 +89,9 @@ class Finetuner:
         self.best: dict[str, float] = {"top1": -1.0, "top5": -1.0, "epoch": -1}
         self.now: dict[str, float] = {}
         self.outcomes = self.outcomes_now = torch.zeros(0, dtype=torch.uint8)  # of the best epoch
-        if session.restored:
-            self.optimizer.load_state_dict(session.restored["optimizer"])
-            self.best = session.restored["best"]
-            self.outcomes = session.restored.get("outcomes", self.outcomes)  # older checkpoints lack it
+        session.restore(optimizer=self.optimizer)
+        self.best = session.restored_value("best", self.best)
+        self.outcomes = (session.restored or {}).get("outcomes", self.outcomes)  # older checkpoints lack it
         broken = (session.restored or {}).get("unreadable", {})
         self.unreadable = {split: Unreadable(broken.get(split, [])) for split in ("train", "val")}
         self.validated = 0  # images

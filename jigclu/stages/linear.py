@@ -92,12 +92,11 @@ class Probe:
         self.best: list[dict[str, float]] = [{"top1": -1.0, "top5": -1.0, "epoch": -1} for _ in self.settings]
         self.now: list[dict[str, float]] = []
         self.right = torch.zeros(0, dtype=torch.bool)  # (n,) of the first head's best epoch
-        if session.restored:
-            self.heads.load_state_dict(session.restored["heads"])
-            self.selectors.load_state_dict(session.restored.get("selectors", {}))
-            self.optimizer.load_state_dict(session.restored["optimizer"])
-            self.best = session.restored["best"]
-            self.right = session.restored.get("right", self.right)  # older checkpoints lack it
+        session.restore(heads=self.heads, optimizer=self.optimizer)
+        if self.selectors:
+            session.restore(selectors=self.selectors)
+        self.best = session.restored_value("best", self.best)
+        self.right = (session.restored or {}).get("right", self.right)  # older checkpoints lack it
         self._compute_features()
         length = len(self.views[0][1]) if self.views else len(train)
         self.steps_per_epoch = -(-length // config.batch_size)

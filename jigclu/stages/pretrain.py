@@ -85,8 +85,7 @@ class Trainer:
         torch.manual_seed(self.seed)
         self.method = methods.build(config, self.seed, self.rank_info, len(dataset.classes))
         network = self.method.network.to(self.rank_info.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if session.restored:
-            network.load_state_dict(session.restored["network"])
+        session.restore(network=network)
         self.network = distribute(network, self.rank_info)
         # All parameters, biases and BN included, decay alike (protocols.md §1.7).
         self.optimizer = torch.optim.SGD(
@@ -95,8 +94,7 @@ class Trainer:
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
         )
-        if session.restored:
-            self.optimizer.load_state_dict(session.restored["optimizer"])
+        session.restore(optimizer=self.optimizer)
         self.steps_per_epoch = len(epoch_groups(self.seed, 0, len(dataset), config.batch_size))
         self.last: dict[str, Any] = {}
         restored = session.restored or {}

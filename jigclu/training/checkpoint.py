@@ -99,7 +99,7 @@ class Checkpoints:
         """
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-        damaged: list[Path] = []
+        damaged: dict[Path, str] = {}
         found: dict[str, Any] | None = None
         for path in reversed(self.paths()):
             if not path.with_name(path.name + ".sha256").exists():
@@ -113,10 +113,12 @@ class Checkpoints:
             except ValueError as error:
                 found = None
                 log.warning("%s; going back to the checkpoint before it", error)
-                damaged.append(path)
+                damaged[path] = str(error).removeprefix(f"{path} ")
         if damaged and found is None:
+            newest, why = next(iter(damaged.items()))
             raise ValueError(
-                f"every checkpoint in {self.folder} is damaged; remove the folder to start from the beginning"
+                f"every checkpoint in {self.folder} is damaged ({newest.name} {why}); remove the folder to start from the "
+                "beginning"
             )
         for path in damaged:
             path.rename(path.with_name(f"damaged-{path.name}"))

@@ -10,9 +10,9 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 import torchvision
@@ -27,6 +27,14 @@ from jigclu.training.usage import Usage
 
 log = logging.getLogger("jigclu")
 _STOP, _SAVE = 1, 2
+T = TypeVar("T")
+
+
+class Stateful(Protocol):
+    """A module, optimiser or schedule."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 class TrainingError(RuntimeError):
@@ -47,7 +55,7 @@ class Session:
         self.checkpoints = Checkpoints(self.folder.path / "checkpoint")
         self.restored = self.checkpoints.latest()
         self.step: int = self.restored["step"] if self.restored else 0
-        self._seconds_before: float = self.restored["seconds"] if self.restored else 0.0
+        self._seconds_before = self.restored_value("seconds", 0.0)
         self._started = self._saved = self._printed = time.monotonic()
         self._window: list[tuple[int, float, dict[str, Tensor | float], bool]] = []
         self._rate_from = (time.monotonic(), 0)
@@ -65,6 +73,40 @@ class Session:
     def seconds(self) -> float:
         """Wall time in training over all attempts, without the time lost after each attempt's last checkpoint."""
         return self._seconds_before + time.monotonic() - self._started
+
+    def restore(self, **parts: Stateful) -> None:
+        """Load the checkpoint into these parts, each under its name in `state()`. A fresh start loads nothing.
+
+        Raises:
+            ConfigError: the checkpoint lacks one, or has it with other tensors.
+        """
+        for name, part in parts.items() if self.restored else ():
+            values = self.restored_value(name, dict[str, Any]())
+            own = part.state_dict()
+            if other := [key for key, value in values.items() if _other_type(value, own.get(key))]:
+                self._unusable(f"{name} has {other[0]} as {values[other[0]].dtype}, not {own[other[0]].dtype}")
+            try:
+                part.load_state_dict(values)
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+                self._unusable(f"its {name} does not fit: {' '.join(str(error).split())[:200]}")
+
+    def restored_value(self, name: str, start: T) -> T:
+        """The checkpoint's value of that name; `start` at a fresh start.
+
+        Raises:
+            ConfigError: the checkpoint lacks it, or has a value of another type than `start`.
+        """
+        if not self.restored:
+            return start
+        if not isinstance(value := self.restored.get(name), type(start)):
+            self._unusable(f"it has no {name}")
+        return value
+
+    def _unusable(self, what: str) -> NoReturn:
+        raise ConfigError(
+            f"{self.folder.path.parent.name} {self.folder.id}: the checkpoint of step {self.step} cannot be used: {what}; "
+            f"remove {self.checkpoints.folder} to start from the beginning"
+        )
 
     def read_data(self, *fingerprints: str) -> None:
         """Record the data that this attempt reads: the fingerprint of each split.
@@ -230,6 +272,10 @@ class Session:
         self.folder.set_status("done", step=self.step)
         self.checkpoints.clear()
         return result
+
+
+def _other_type(value: Any, own: Any) -> bool:
+    return isinstance(value, Tensor) and isinstance(own, Tensor) and value.dtype != own.dtype
 
 
 def device_name(device: torch.device) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -12,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.packs import COUNTS, TINY, folders, register
+from helpers.packs import COUNTS, TINY, folders, packed, register
 from helpers.small_cifar import seal, small_cifar
 from PIL import Image
 
 from jigclu.config import ConfigError, DataConfig
 from jigclu.data import catalog
 from jigclu.data.canvases import open_dataset
-from jigclu.data.sources.coco_annotations import checked
+from jigclu.data.sources.coco_annotations import checked, parse
 from jigclu.data.sources.decoding import decode
-from jigclu.data.sources.subsets import IncompleteDatasetError
+from jigclu.data.sources.folder_index import require_separate
+from jigclu.data.sources.subsets import IncompleteDatasetError, read_list
 
 CIFAR = DataConfig(name="cifar10", canvas=32)
 
@@ -41,7 +44,7 @@ def test_the_same_images_in_train_and_val_are_refused(tmp_path: Path, monkeypatc
     assert "20 of 20 val images are in train too" in refusal(lambda: catalog.check(TINY, root))
     shutil.rmtree(root / "imagenette/train")
     (root / "imagenette/train").symlink_to("val")
-    assert "20 of 20 val images are in train too" in refusal(lambda: catalog.check(TINY, root))
+    assert "train and val are one folder, by a link" in refusal(lambda: open_dataset(TINY, "train", root))
 
 
 def test_a_class_that_is_a_copy_or_a_link_of_another_is_named(tiny: Path) -> None:
@@ -83,6 +86,63 @@ def test_a_line_break_in_a_name_is_refused_in_one_line(name: str, tiny: Path) ->
     for split in COUNTS:
         (tiny / "imagenette" / split / "n3").rename(tiny / "imagenette" / split / name)
     assert "has a line break in it" in refusal(lambda: catalog.check(TINY, tiny))
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"n0/a\n\xff\xfe\n", "it is not UTF-8 text"),
+        (b" \n", "it names nothing"),
+        (b"n0/a\nn0/b\nn0/a\n", "it names n0/a twice"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_named(text: bytes, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(text)
+    with pytest.raises(IncompleteDatasetError) as error:
+        read_list(path, hashlib.sha256(text).hexdigest())
+    assert str(error.value) == expected and error.value.path == path
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    text = b"\xef\xbb\xbfn0/a\r\nn0/b\r\n"
+    (tmp_path / "list.txt").write_bytes(text)
+    assert read_list(tmp_path / "list.txt", hashlib.sha256(text).hexdigest()) == ["n0/a", "n0/b"]
+
+
+# -- packs ------------------------------------------------------------------------------------------------------------
+def edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    values = json.loads((folder / "pack.json").read_text())
+    change(values)
+    (folder / "pack.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [("fingerprint", "0" * 16, "the fingerprint of train.index.npz is"), ("unreadable", 7, "0 images are unreadable")],
+)
+def test_a_pack_whose_facts_do_not_fit_its_index_is_damaged(key: str, value: Any, expected: str, tiny: Path) -> None:
+    folder = packed(TINY, tiny)
+    edited(folder, lambda values: values["splits"]["train"].update({key: value}))
+    message = refusal(lambda: open_dataset(TINY, "train", tiny))
+    assert "is damaged" in message and expected in message
+
+
+def test_a_pack_whose_array_has_another_shape_is_damaged_even_if_its_digest_fits(tiny: Path) -> None:
+    folder = packed(TINY, tiny)
+    np.save(folder / "train.npy", np.zeros((3, 3, TINY.canvas, TINY.canvas), np.uint8))
+    content = (folder / "train.npy").read_bytes()
+    facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edited(folder, lambda values: values["splits"]["train"]["files"].update({"train.npy": facts}))
+    assert "train.npy is uint8 of shape (3, 3, " in refusal(lambda: open_dataset(TINY, "train", tiny))
+
+
+def test_a_pack_of_another_number_of_images_is_not_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed(TINY, tiny)
+    register(monkeypatch, {**COUNTS, "val": COUNTS["val"] + 10})
+    message = refusal(lambda: open_dataset(TINY, "val", tiny))
+    assert "is of another version of it: val has 20 images, not 30; make it again with" in message
 
 
 # -- CIFAR ------------------------------------------------------------------------------------------------------------
@@ -135,7 +195,7 @@ def test_a_batch_that_is_a_copy_of_another_is_refused(tmp_path: Path) -> None:
     folder = small_cifar(tmp_path)
     shutil.copy(folder / "test_batch", folder / "data_batch_4")
     seal(folder)
-    assert "data_batch_4 is the same file as another batch" in refusal(lambda: open_dataset(CIFAR, "val", tmp_path))
+    assert "data_batch_4 and test_batch are the same file" in refusal(lambda: open_dataset(CIFAR, "val", tmp_path))
 
 
 # -- COCO -------------------------------------------------------------------------------------------------------------
@@ -151,6 +211,8 @@ COCO: dict[str, Any] = {
     [
         ("annotations", {"iscrowd": 1}, "no box of a single object"),
         ("annotations", {"bbox": [60, 3, 20, 30]}, "is outside its image of 60 x 50 pixels"),
+        ("annotations", {"bbox": [-1e6, -1e6, 2e6, 2e6]}, "is far larger than its image of 60 x 50 pixels"),
+        ("annotations", {"bbox": [2, 3, 200, 30]}, "is far larger than its image"),
         ("annotations", {"bbox": [10**400, 3, 20, 30]}, "bbox must be"),
         ("annotations", {"area": 1e11}, "area must be"),
         ("annotations", {"id": 1 << 63}, "no integer"),
@@ -165,3 +227,30 @@ def test_what_would_be_scored_wrongly_is_named(key: str, change: dict[str, Any],
     with pytest.raises(IncompleteDatasetError) as error:
         checked(values, Path("x.json"))
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (0, "(it holds 0, not an object)"),
+        ({"images": []}, "no list of annotations"),
+        ({"images": {}}, "no list of images"),
+    ],
+)
+def test_what_is_no_annotation_file_is_named(values: Any, expected: str) -> None:
+    with pytest.raises(IncompleteDatasetError) as error:
+        parse(json.dumps(values).encode(), Path("x.json"))
+    assert expected in str(error.value) and "Error" not in str(error.value)
+
+
+def test_photographs_that_are_in_both_splits_are_named(tmp_path: Path) -> None:
+    sizes = {f"{number}.jpg": 3 for number in range(4)}
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).mkdir()
+        for name in sizes:
+            (tmp_path / split / name).write_bytes(b"one")
+    one, other = tmp_path / "train2017", tmp_path / "val2017"
+    with pytest.raises(IncompleteDatasetError, match=r"4 of 4 val images are in train too, the first is 0\.jpg"):
+        require_separate(one, sizes, other, sizes)
+    (other / "0.jpg").write_bytes(b"two")  # same names and sizes, other pixels
+    require_separate(one, sizes, other, sizes)

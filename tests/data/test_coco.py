@@ -72,7 +72,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for split, count in FAKE.items():
         (folder / f"{split}2017").mkdir()
         for i in range(count):
-            Image.new("RGB", (8 + i, 6)).save(folder / f"{split}2017" / f"{i:012}.jpg")
+            Image.new("RGB", (8 + i, 6), "red" if split == "train" else "blue").save(
+                folder / f"{split}2017" / f"{i:012}.jpg"
+            )
         images = [{"id": 10 + i, "file_name": f"{i:012}.jpg", "width": 8 + i, "height": 6} for i in range(count)]
         boxes = [(10 + i, category, 0) for i in range(count) for category in (1, 5, 7)] + [(10, 5, 1)]
         values = {

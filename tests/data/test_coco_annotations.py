@@ -44,7 +44,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for split in ("train", "val"):
         (tmp_path / "coco" / f"{split}2017").mkdir()
         for image in VALUES["images"]:
-            Image.new("RGB", (60, 50)).save(tmp_path / "coco" / f"{split}2017" / image["file_name"])
+            colour = "red" if split == "train" else "blue"
+            Image.new("RGB", (60, 50), colour).save(tmp_path / "coco" / f"{split}2017" / image["file_name"])
         write(tmp_path, split, VALUES)
     return tmp_path
 

@@ -117,10 +117,10 @@ def test_a_job_is_queued_while_its_nodes_are_down_for_maintenance(tmp_path: Path
 def test_status_shows_a_jobs_own_error_and_logs_shows_the_traceback(tmp_path: Path, template: Path) -> None:
     store, cluster = store_with_only(tmp_path, template, PROBE), cluster_file(tmp_path)
     encoder = named(store, PRETRAIN)
-    (probe,) = submitted(store, cluster, PROBE)  # its pretraining counts as done, but left no encoder
+    (probe,) = submitted(store, cluster, PROBE)  # its pretraining counts as done, but its encoder is empty
     assert until_state(probe, "failed", "done").name == "failed"
     line = status_line(store, probe)
-    assert "FileNotFoundError: upstream encoder is missing: " in line and encoder.id in line
+    assert f"{encoder.id}/encoder.pt has no digest beside it: it is incomplete; pretrain it again" in line
     code, said = orchestrate(store, "logs", probe.id[:6])
     assert code == 0 and "Traceback" in said and "_0_log.out <==" in said, said
 

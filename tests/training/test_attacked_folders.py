@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from jigclu.config import ConfigError, parse
+from jigclu.files import UnreadableFile, write_json
 from jigclu.job_folder import JobFolder
 from jigclu.network import load_encoder
 from jigclu.stages import knn, pretrain
@@ -97,6 +99,70 @@ def test_a_checkpoint_that_is_none_is_damaged(state: Any, tmp_path: Path) -> Non
         Checkpoints(tmp_path).latest()
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda state: state.pop("network"), "it has no network"),
+        (lambda state: state.pop("seconds"), "it has no seconds"),
+        (lambda state: state.update(optimizer=[1]), "it has no optimizer"),
+        (lambda state: state["optimizer"].pop("state"), "its optimizer does not fit"),
+        (lambda state: state["network"].popitem(), "its network does not fit: "),
+        (lambda state: halve(state["network"]), r"network has \S+ as torch.float16, not torch.float32"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_refused(
+    change: Callable[[dict[str, Any]], Any], expected: str, tmp_path: Path, stop_at: dict[int, str]
+) -> None:
+    folder = stopped(tmp_path, stop_at)
+    (path,) = Checkpoints(folder.path / "checkpoint").paths()
+    state = load_verified(path)[0]
+    change(state)
+    save_atomic(path, state)
+    with pytest.raises(ConfigError, match=f"the checkpoint of step 1 cannot be used: {expected}") as error:
+        run(folder)
+    assert "to start from the beginning" in str(error.value) and "\n" not in str(error.value)
+
+
+def halve(weights: dict[str, Any]) -> None:
+    weights.update({key: value.half() for key, value in weights.items() if value.is_floating_point()})
+
+
+def test_files_and_folders_that_changed_places_are_named(tmp_path: Path) -> None:
+    folder = job(tmp_path, "pretrain", "aaaa")
+    shutil.rmtree(folder.path / "checkpoint")
+    (folder.path / "checkpoint").write_text("")
+    with pytest.raises(UnreadableFile, match="checkpoint is a file, not a folder"):
+        run(folder)
+    (folder.path / "checkpoint").unlink()
+    folder.metrics_path.mkdir()
+    with pytest.raises(UnreadableFile, match=r"metrics\.jsonl is a folder, not a file"):
+        run(folder)
+    assert list(folder.metrics()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("seed", 2**64, "a whole number from 0 to 2\\^64 - 1"),
+        ("upstream", ["../knn/beef"], "a list of job ids"),
+        ("upstream", [".."], "a list of job ids"),
+    ],
+)
+def test_fields_of_job_json_that_no_job_has_are_named(field: str, value: Any, expected: str, tmp_path: Path) -> None:
+    folder = job(tmp_path, "knn", "aaaa")
+    write_json(folder.path / "job.json", {**folder.job, field: value})
+    with pytest.raises(UnreadableFile, match=f"{field} is .* and must be {expected}"):
+        run(folder)
+
+
+def test_a_job_json_that_is_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    folder = job(tmp_path, "knn", "aaaa")
+    (folder.path / "job.json").unlink()
+    (folder.path / "job.json").symlink_to("job.json")
+    with pytest.raises(UnreadableFile, match="is a link to itself"):
+        run(folder)
+
+
 def test_a_file_with_code_is_refused_not_run_and_no_advice_is_given(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"step": 1, "code": Code(tmp_path / "ran")}, buffer)
@@ -134,6 +200,15 @@ def test_an_encoder_that_is_none_is_named(wrong: Any, tmp_path: Path) -> None:
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_encoder_of_zeros_is_refused(tmp_path: Path) -> None:
+    folder = job(tmp_path, "knn", "abcd", upstream=["beef"])
+    path = tmp_path / "pretrain" / "beef" / "encoder.pt"
+    path.parent.mkdir(parents=True)
+    save_atomic(path, {key: value * 0 for key, value in load_encoder("resnet18", None).weights().items()})
+    with pytest.raises(ConfigError, match="has only zeros: pretrain it again"):
+        run(folder)
+
+
 # -- results ----------------------------------------------------------------------------------------------------------
 def test_a_finished_folder_under_another_id_is_not_done(tmp_path: Path) -> None:
     folder = job(tmp_path, "knn", "aaaa")
@@ -148,6 +223,22 @@ def test_a_result_without_numbers_is_none(tmp_path: Path) -> None:
     folder = job(tmp_path, "knn", "aaaa")
     (folder.path / "result.json").write_text('{"metrics": {}}')
     assert not folder.done and folder.problems == ["result.json has no metrics"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"metrics": {"top1": 250.0}}', "result.json: top1 is 250.0, and must be from 0 to 100 (percent)"),
+        ('{"metrics": {"last_top1": -1}}', "result.json: last_top1 is -1, and must be from 0 to 100 (percent)"),
+        ('{"metrics": {"ap_small": 101}}', "result.json: ap_small is 101, and must be from 0 to 100 (percent)"),
+        ('{"metrics": {"top1": 50}, "metrics": {"top1": 99}}', "result.json has the key 'metrics' twice"),
+        ('{"metrics": {"top1": 50, "top1": 99}}', "result.json has the key 'top1' twice"),
+    ],
+)
+def test_a_result_that_no_stage_writes_is_none(text: str, problem: str, tmp_path: Path) -> None:
+    folder = job(tmp_path, "knn", "aaaa")
+    (folder.path / "result.json").write_text(text)
+    assert not folder.done and folder.problems == [problem]
 
 
 def test_a_result_from_another_encoder_is_stale_whatever_the_clocks_say(tmp_path: Path) -> None:

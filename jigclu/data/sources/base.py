@@ -67,8 +67,18 @@ class Source(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of sha256 over `facts`."""
-        return hashlib.sha256("\n".join(self.facts()).encode()).hexdigest()[:16]
+        """`of_lines(facts())`."""
+        return of_lines(self.facts())
+
+
+def file_lines(paths: np.ndarray, sizes: np.ndarray) -> Iterable[str]:
+    """`<path> <bytes>` of every file, from (n,) names and (n,) int64 sizes."""
+    return (f"{path} {size}" for path, size in zip(paths.tolist(), sizes.tolist(), strict=True))
+
+
+def of_lines(lines: Iterable[str]) -> str:
+    """The fingerprint of lines of text: the first 16 hex digits of their sha256."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 class Collection(Protocol):

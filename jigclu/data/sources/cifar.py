@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -112,9 +113,9 @@ class CifarCollection:
     def open(self, data: DataConfig, split: Split, root: Path) -> ArraySource:
         digests = self._digests(root)
         batches = [*self.files.train, *self.files.test]
-        if len({digests[name] for name in batches}) < len(batches):
-            first = next(name for name in batches if [digests[other] for other in batches].count(digests[name]) > 1)
-            raise self._incomplete(root, f"{first} is the same file as another batch")
+        for one, other in itertools.combinations(batches, 2):
+            if digests[one] == digests[other]:
+                raise self._incomplete(root, f"{one} and {other} are the same file")
         try:
             source = self._read(split, root, digests)
         except IncompleteDatasetError as error:

@@ -15,7 +15,7 @@ from jigclu.config import ConfigError
 from jigclu.config.detection import DetectionDataConfig, detection_spec
 from jigclu.data.sources.base import SPLITS, Split
 from jigclu.data.sources.coco_annotations import categories_of, compare, parse
-from jigclu.data.sources.folder_index import SUMS, cached_digest, read_sums, scan
+from jigclu.data.sources.folder_index import SUMS, cached_digest, read_sums, require_separate, scan
 from jigclu.data.sources.scenes import KINDS, VERSION, scene
 from jigclu.data.sources.subsets import IncompleteDatasetError
 
@@ -56,11 +56,12 @@ def check(data: DetectionDataConfig, root: Path, fresh: bool = False) -> None:
     `fresh`: no listing of photographs comes from the cache.
     """
     if not detection_spec(data.name).drawn:
-        _sizes(data, root, fresh)
-        if (root / "coco" / "train2017").samefile(root / "coco" / "val2017"):
-            raise _incomplete(
-                data, IncompleteDatasetError(root / "coco", "train2017 and val2017 are one folder, by a link")
-            )
+        sizes = _sizes(data, root, fresh)
+        train, val = (root / "coco" / f"{split}2017" for split in SPLITS)
+        try:
+            require_separate(train, sizes["train"], val, sizes["val"])
+        except IncompleteDatasetError as error:
+            raise _incomplete(data, error) from None
         _check_categories(data, root)
 
 

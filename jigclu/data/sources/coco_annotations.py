@@ -13,7 +13,7 @@ from jigclu.data.sources.subsets import IncompleteDatasetError
 from jigclu.files import is_finite
 
 log = logging.getLogger("jigclu")
-VERSION = 2  # of the checks below: raise it when they change, so that a file that passed older ones is read again
+VERSION = 3  # of the checks below: raise it when they change, so that a file that passed older ones is read again
 LARGEST = 1e10  # pycocotools takes no larger area, and ids are kept in 64 bits
 Categories = dict[int, str]
 
@@ -96,6 +96,9 @@ def _box_fault(box: dict[str, Any], images: dict[int, dict[str, Any]], categorie
     apart = left >= image["width"] or upper >= image["height"] or left + width <= 0 or upper + height <= 0
     if apart and width and height:
         return f"bbox {bbox} is outside its image of {image['width']} x {image['height']} pixels"
+    over = max(-left, left + width - image["width"]), max(-upper, upper + height - image["height"])
+    if over[0] > image["width"] or over[1] > image["height"]:  # COCO's own stick out by less than a pixel
+        return f"bbox {bbox} is far larger than its image of {image['width']} x {image['height']} pixels"
     if not _number(box.get("area")) or box["area"] < 0:
         return f"area must be a number of pixels, not {box.get('area')!r}"
     return "" if box.get("iscrowd") in (0, 1) else f"iscrowd must be 0 or 1, not {box.get('iscrowd')!r}"
@@ -104,7 +107,14 @@ def _box_fault(box: dict[str, Any], images: dict[int, dict[str, Any]], categorie
 def parse(text: bytes, path: Path) -> dict[str, Any]:
     """The checked annotations of a file's text. Raises IncompleteDatasetError if it is cut short or wrong."""
     try:
-        return checked(json.loads(text), path)
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise IncompleteDatasetError(
+                path, f"not annotations in COCO's format (it holds {values!r:.20}, not an object)"
+            )
+        if lacking := [key for key in ("images", "annotations", "categories") if not isinstance(values.get(key), list)]:
+            raise IncompleteDatasetError(path, f"not annotations in COCO's format (no list of {lacking[0]})")
+        return checked(values, path)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IncompleteDatasetError(
             path, f"not annotations in COCO's format ({type(error).__name__}: {error})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ SUMS = "SHA256SUMS"  # beside the folders of a data set
 SUFFIXES = (".jpeg", ".jpg", ".png")
 # Folders that file systems, Macs and Synology's NAS put beside the class folders: no class, unless images are in them.
 SYSTEM = {"lost+found", "@eaDir", "#recycle", "#snapshot", "__MACOSX", "System Volume Information", "$RECYCLE.BIN"}
+MOST_COMMON = 0.05  # share of val that train may contain by name and size
+COMPARED = 3  # of those, how many are read: small drawn images may have the same size and differ
 SAMPLED = 8  # images of a class folder (or 1 %) whose size and ctime are compared with the cached listing
 
 
@@ -53,6 +56,34 @@ def _has_images(folder: Path) -> bool:
     try:
         return any(name.lower().endswith(SUFFIXES) for name in os.listdir(folder))
     except OSError:  # lost+found belongs to root
+        return False
+
+
+def require_two_folders(train: Path, val: Path) -> None:
+    """Raises IncompleteDatasetError if both names lead to one folder."""
+    with contextlib.suppress(OSError):  # one of them is missing or unreadable: what needs it says so
+        if train.samefile(val):
+            raise IncompleteDatasetError(train.parent, f"{train.name} and {val.name} are one folder, by a link")
+
+
+def require_separate(train: Path, train_sizes: dict[str, int], val: Path, val_sizes: dict[str, int]) -> None:
+    """Raises IncompleteDatasetError if val is measured on what was learned: the same names, sizes and, of a few, bytes.
+
+    `train_sizes` and `val_sizes`: bytes by name below the folders `train` and `val`.
+    """
+    require_two_folders(train, val)
+    common = sorted(name for name, size in val_sizes.items() if size and train_sizes.get(name) == size)
+    if len(common) > MOST_COMMON * len(val_sizes) and all(
+        same_bytes(train / name, val / name) for name in common[:COMPARED]
+    ):
+        what = f"{len(common)} of {len(val_sizes)} val images are in train too, the first is {common[0]}"
+        raise IncompleteDatasetError(train.parent, what)
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
         return False
 
 

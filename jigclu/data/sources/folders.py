@@ -8,7 +8,6 @@ If <root>/packed/ has a pack for the config's canvas, images are read from there
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -19,10 +18,20 @@ import numpy as np
 from PIL import Image
 
 from jigclu.config import ConfigError, DataConfig, DatasetSpec, dataset_spec
-from jigclu.data.sources.base import SPLITS, Source, Split
+from jigclu.data.sources.base import SPLITS, Source, Split, file_lines
 from jigclu.data.sources.decoding import decode
-from jigclu.data.sources.folder_index import Files, class_folders, is_folder, require_folder, scan
-from jigclu.data.sources.packed import PackedSource, open_pack
+from jigclu.data.sources.folder_index import (
+    COMPARED,
+    Files,
+    class_folders,
+    is_folder,
+    require_folder,
+    require_separate,
+    require_two_folders,
+    same_bytes,
+    scan,
+)
+from jigclu.data.sources.packed import PackedSource, open_pack, pack_command
 from jigclu.data.sources.subsets import IncompleteDatasetError, balanced, by_rule, listed, read_list
 
 
@@ -37,14 +46,12 @@ class FolderSource(Source):
         return decode(self.folder / str(self.paths[index]), longest, int(self.sizes[index]) or None)
 
     def facts(self) -> Iterable[str]:
-        return (f"{path} {size}" for path, size in zip(self.paths.tolist(), self.sizes.tolist(), strict=True))
+        return file_lines(self.paths, self.sizes)
 
     def take(self, chosen: np.ndarray) -> Self:
         return replace(super().take(chosen), sizes=self.sizes[chosen])
 
 
-MOST_COMMON = 0.05  # share of val that train may contain by name and size
-COMPARED = 3  # of those, how many are read: small drawn images may have the same size and differ
 S = TypeVar("S", bound=FolderSource | PackedSource)
 
 
@@ -56,7 +63,17 @@ class FolderCollection:
 
     def open(self, data: DataConfig, split: Split, root: Path, thorough: bool = True) -> Source:
         packed = open_pack(data, split, root, thorough)
-        return self.from_files(data, split, root) if packed is None else self._part(packed, data, split, root)
+        if packed is None:
+            return self.from_files(data, split, root)
+        try:
+            members = packed.by_class()
+            self._count(packed.folder, split, dict(zip(packed.classes, map(len, members), strict=True)))
+        except IncompleteDatasetError as error:
+            raise ConfigError(
+                f"data set {data.name}: the pack {packed.folder} is of another version of it: {split} has {error}; make "
+                f"it again with `{pack_command(data, root)} --force`"
+            ) from None
+        return self._part(packed, data, split, root)
 
     def fingerprint(self, data: DataConfig, split: Split, root: Path) -> str:
         return self.open(data, split, root, thorough=False).fingerprint
@@ -76,17 +93,15 @@ class FolderCollection:
     def check(self, data: DataConfig, root: Path) -> None:
         train, val = (self.open(data, split, root) for split in SPLITS)
         if isinstance(train, FolderSource) and isinstance(val, FolderSource):
-            self._compare_images(train, val, root)
+            self._compare_images(train, val)
 
-    def _compare_images(self, train: FolderSource, val: FolderSource, root: Path) -> None:
+    def _compare_images(self, train: FolderSource, val: FolderSource) -> None:
         """Raises ConfigError if val is measured on what was learned: the same names, sizes and, of a few, bytes."""
-        common = sorted(set(val.facts()) & set(train.facts()))
-        paths = [fact.rpartition(" ")[0] for fact in common if not fact.endswith(" 0")]
-        if len(paths) > MOST_COMMON * len(val.paths) and all(
-            _same(train.folder / path, val.folder / path) for path in paths[:COMPARED]
-        ):
-            what = f"{len(paths)} of {len(val.paths)} val images are in train too, the first is {paths[0]}"
-            raise self._incomplete(IncompleteDatasetError(root / self.spec.folder, what))
+        one, other = (dict(zip(source.paths.tolist(), source.sizes.tolist(), strict=True)) for source in (train, val))
+        try:
+            require_separate(train.folder, one, val.folder, other)
+        except IncompleteDatasetError as error:
+            raise self._incomplete(error) from None
 
     def verified(self, data: DataConfig, root: Path) -> str:
         lists = [self.spec.class_list, self.spec.subsets.get(data.subset or "")]
@@ -110,6 +125,7 @@ class FolderCollection:
     def _whole(self, split: Split, root: Path, fresh: bool) -> FolderSource:
         folder, list_ = root / self.spec.folder / split, self.spec.class_list
         require_folder(folder)
+        require_two_folders(*(root / self.spec.folder / name for name in SPLITS))
         wnids = read_list(root / list_.path, list_.sha256) if list_ else None
         if wnids is None:
             self._compare_splits(root)
@@ -118,7 +134,7 @@ class FolderCollection:
             raise IncompleteDatasetError(
                 folder, f"{len(missing)} of {len(wnids or ())} class folders are missing, the first is {missing[0]}"
             )
-        self._count(folder, split, classes)
+        self._count(folder, split, {wnid: len(files) for wnid, files in classes.items()})
         _require_different(folder, classes)
         self._require_form(folder, classes)
         return FolderSource(
@@ -142,20 +158,21 @@ class FolderCollection:
                 folders[0].parent, f"train and val have different class folders: {', '.join(sides)}"
             )
 
-    def _count(self, folder: Path, split: Split, classes: dict[str, Files]) -> None:
+    def _count(self, folder: Path, split: Split, classes: dict[str, int]) -> None:
+        """Raises IncompleteDatasetError unless the classes have as many images as the data set's record says."""
         if len(classes) != self.spec.classes:
             raise IncompleteDatasetError(
                 folder, f"{len(classes)} class folders, not {self.spec.classes}{_odd(classes)}"
             )
         train, val = self.spec.per_class or (0, 0)
-        for wnid, files in classes.items():
-            if not files:
+        for wnid, count in classes.items():
+            if not count:
                 raise IncompleteDatasetError(folder, f"class folder {wnid} is empty")
-            if self.spec.per_class and split == "train" and len(files) < train:
-                raise IncompleteDatasetError(folder, f"class {wnid} has {len(files)} images, not at least {train}")
-            if self.spec.per_class and split == "val" and len(files) != val:
-                raise IncompleteDatasetError(folder, f"class {wnid} has {len(files)} images, not {val}")
-        found = sum(map(len, classes.values()))
+            if self.spec.per_class and split == "train" and count < train:
+                raise IncompleteDatasetError(folder, f"class {wnid} has {count} images, not at least {train}")
+            if self.spec.per_class and split == "val" and count != val:
+                raise IncompleteDatasetError(folder, f"class {wnid} has {count} images, not {val}")
+        found = sum(classes.values())
         if not self.spec.per_class and found != self.spec.images[split]:
             raise IncompleteDatasetError(folder, f"{found} images, not {self.spec.images[split]}")
 
@@ -189,20 +206,13 @@ def _sizes(paths: Iterable[Path]) -> list[tuple[int, int]]:
     return found
 
 
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return filecmp.cmp(one, other, shallow=False)
-    except OSError:
-        return False
-
-
 def _require_different(folder: Path, classes: dict[str, Files]) -> None:
     """Two classes with the same images would give each image two labels."""
     seen: dict[tuple[tuple[str, int], ...], str] = {}
     for wnid, files in classes.items():
         other = seen.setdefault(tuple(files), wnid)
         first = [(folder / other / name, folder / wnid / name) for name, _ in files[:COMPARED]]
-        if other != wnid and any(size for _, size in files) and all(_same(*pair) for pair in first):
+        if other != wnid and any(size for _, size in files) and all(same_bytes(*pair) for pair in first):
             raise IncompleteDatasetError(folder, f"class folders {other} and {wnid} have the same images")
 
 
@@ -211,9 +221,9 @@ def _some(names: list[str], most: int = 3) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
-def _odd(classes: dict[str, Files]) -> str:
+def _odd(classes: dict[str, int]) -> str:
     """The folders that are likely no classes: those without images, or those not named like most others, by a wnid."""
-    if empty := [name for name, files in classes.items() if not files]:
+    if empty := [name for name, count in classes.items() if not count]:
         return f" (without images: {_some(empty)})"
     odd = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
     return f" (not named like a class: {_some(odd)})" if 0 < len(odd) < len(classes) / 2 else ""

@@ -29,7 +29,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from jigclu.config import ConfigError, DataConfig, Strict
-from jigclu.data.sources.base import SPLITS, Source, Split, data_root
+from jigclu.data.sources.base import SPLITS, Source, Split, data_root, file_lines, of_lines
 from jigclu.data.sources.decoding import fit
 from jigclu.data.sources.folder_index import cache_path, digest, file_state, keep, settled
 
@@ -158,9 +158,11 @@ def _verified(
         facts, indices, states = _read_facts(folder, data), {}, {}
         for split in splits:
             indices[split] = _read_index(folder, split, facts)
-            states[split] = _check_data(
-                folder / data_name(split), facts.splits[split].files[data_name(split)], thorough
-            )
+            path = folder / data_name(split)
+            states[split] = _check_data(path, facts.splits[split].files[path.name], thorough)
+            _check_header(path, indices[split], facts)
+            if thorough:
+                _check_fingerprint(split, indices[split], facts)
     except (CorruptPackError, OSError) as error:
         what = _describe(error) if isinstance(error, OSError) else str(error)
         raise ConfigError(
@@ -212,9 +214,13 @@ def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
     needed, count = ("paths", "labels", "heights", "widths", "sizes"), facts.splits[split].images
     if wrong := [key for key in needed if index.get(key, np.empty(0)).shape != (count,)]:
         raise CorruptPackError(f"{name}: {wrong[0]} are not {count}, one per image as {FACTS} says")
+    if facts.quality is not None and index.get("offsets", np.empty(0)).shape != (count + 1,):
+        raise CorruptPackError(f"{name}: offsets are not {count + 1}, one more than images")
     for key, most in (("labels", len(facts.classes) - 1), ("heights", facts.canvas), ("widths", facts.canvas)):
         if count and not 0 <= index[key].min() <= index[key].max() <= most:
             raise CorruptPackError(f"{name}: {key} must be from 0 to {most}")
+    if (broken := int((index["heights"] == 0).sum())) != facts.splits[split].unreadable:
+        raise CorruptPackError(f"{name}: {broken} images are unreadable, not the number in {FACTS}")
     for label, first in zip(*np.unique(index["labels"], return_index=True), strict=True):
         if (named := str(index["paths"][first]).partition("/")[0]) != facts.classes[label]:
             raise CorruptPackError(f"its {split} images of class {named} are labelled {facts.classes[label]}")
@@ -234,6 +240,22 @@ def _check_data(path: Path, expected: FileFacts, thorough: bool) -> State:
     if settled(state):
         keep("verified", path, [*state, expected.sha256])
     return current
+
+
+def _check_fingerprint(split: Split, index: Index, facts: PackFacts) -> None:
+    if (found := of_lines(file_lines(index["paths"], index["sizes"]))) != (noted := facts.splits[split].fingerprint):
+        raise CorruptPackError(f"the fingerprint of {index_name(split)} is {found}, not {noted} as {FACTS} says")
+
+
+def _check_header(path: Path, index: Index, facts: PackFacts) -> None:
+    count, side = len(index["paths"]), facts.canvas
+    expected = (count, 3, side, side) if facts.quality is None else (int(index["offsets"][-1]),)
+    try:
+        array: Any = np.lib.format.open_memmap(path, mode="r") if max(expected) else np.load(path)
+    except ValueError as error:
+        raise CorruptPackError(f"{path.name} is no array ({error})") from None
+    if array.shape != expected or array.dtype != np.uint8:
+        raise CorruptPackError(f"{path.name} is {array.dtype} of shape {array.shape}, not uint8 of {expected}")
 
 
 def _recorded(path: Path) -> Any:
@@ -292,7 +314,7 @@ class PackedSource(Source):
 
     def facts(self) -> Iterable[str]:
         """The same lines as the folders give."""
-        return (f"{path} {size}" for path, size in zip(self.paths.tolist(), self.sizes.tolist(), strict=True))
+        return file_lines(self.paths, self.sizes)
 
     def take(self, chosen: np.ndarray) -> Self:
         part = {"sizes": self.sizes[chosen], "shapes": self.shapes[chosen], "starts": self.starts[chosen]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,14 +29,22 @@ def wanted(data: DataConfig, split: Split) -> int | None:
 
 
 def read_list(path: Path, sha256: str) -> list[str]:
-    """The words of a list file with that digest. Raises IncompleteDatasetError if it is missing or another file."""
+    """The words of a list file with that digest. Raises IncompleteDatasetError: missing, another file, or no list of names."""
     try:
         text = path.read_bytes()
     except OSError:
         raise IncompleteDatasetError(path, "there is no such file") from None
     if hashlib.sha256(text).hexdigest() != sha256:
         raise IncompleteDatasetError(path, f"this is not the expected list (its sha256 is not {sha256[:12]}...)")
-    return text.decode().split()
+    try:
+        names = text.decode("utf-8-sig").split()
+    except UnicodeDecodeError:
+        raise IncompleteDatasetError(path, "it is not UTF-8 text") from None
+    if not names:
+        raise IncompleteDatasetError(path, "it names nothing")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise IncompleteDatasetError(path, f"it names {twice[0]} twice")
+    return names
 
 
 def listed(source: S, paths: list[str], folder: Path) -> S:
