@@ -160,12 +160,15 @@ def _own_keys(cell: Cell) -> Iterator[str]:
         )
 
 
-def _unknown_cell(key: str, keys: list[str], experiments: list[Experiment]) -> ConfigError:
+def _unknown_cell(key: str, keys: list[str], experiments: list[Experiment], scale: str) -> ConfigError:
     names = ", ".join(experiment.name for experiment in experiments)
     parts = [part.strip() for part in key.split(",")]
     if len(parts) > 1 and all(part in keys for part in parts):
         return ConfigError(f"no cell {key!r}: separate cells by spaces, --cells {shlex.join(parts)}")
     others = [experiment for experiment in load_all().values() if key in [cell.key for cell in experiment.all_cells]]
+    if lack := [experiment for experiment in experiments if experiment.name in {other.name for other in others}]:
+        there = sorted({cell.key for experiment in lack for cell in experiment.all_cells})
+        return ConfigError(f"no cell {key!r} in {lack[0].name} at scale {scale}; {nearest(key, there)}")
     if others:
         return ConfigError(f"no cell {key!r} in {names}; {', '.join(other.name for other in others)} has it")
     if find_or_none(key):
@@ -194,7 +197,7 @@ def make_plan(
     keys = [cell.key for experiment in experiments for cell in experiment.all_cells]
     for key in only:
         if key not in keys:
-            raise _unknown_cell(key, keys, experiments)
+            raise _unknown_cell(key, keys, experiments, scale)
     count = seeds * sum(cell.runs for experiment in experiments for cell in experiment.all_cells)
     if count > MOST_RESULTS:
         raise ConfigError(

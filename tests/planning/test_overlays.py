@@ -33,6 +33,7 @@ def test_an_overlay_with_an_unknown_key_is_refused(
 
 HEAD = "title: t\nsource: s\ntopic: p\nunit: u\nrecipe: {pretrain: {}}\n"
 COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
+ADDED = COLUMN + "rows: [{row: r, printed: [1]}]\nreferences: [{row: q, "
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,18 @@ COLUMN = "columns: [{column: a, report: pretrain.loss}]\n"
             ["'r b'", "did you mean r a?"],
         ),
         (COLUMN + "rows: [{row: r, printed: [1]}]\nclaims: [{text: t, source: s}]", ["exactly one of order, best"]),
+        (COLUMN + "rows: [{row: r, printed: [1], not_at: [smoke]}]", ["'r a' has not_at: only a reference"]),
+        (ADDED + "not_at: [smok]}]", ["unknown scale 'smok'", "did you mean smoke?"]),
+        (ADDED + "not_at: [smoke]}]\nclaims: [{text: t, source: s, best: [r a, q a]}]", ["'q a' has not_at"]),
     ],
 )
 def test_a_mistake_in_an_experiment_file_is_one_line(
     text: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "protocols").mkdir()
-    for name in ("official", "paper"):
-        (tmp_path / "protocols" / f"{name}.yaml").write_text("")
+    for kind, names in {"protocols": ("official", "paper"), "scales": ("smoke",)}.items():
+        (tmp_path / kind).mkdir()
+        for name in names:
+            (tmp_path / kind / f"{name}.yaml").write_text("")
     (tmp_path / "table1.yaml").write_text(HEAD + text)
     monkeypatch.setattr(overlays, "ROOT", tmp_path)
     with pytest.raises(ConfigError) as error:

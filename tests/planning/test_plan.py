@@ -286,6 +286,16 @@ def test_only_the_requested_cells_are_planned(tmp_path: Path) -> None:
     )
 
 
+def test_a_reference_that_a_scale_lacks_is_neither_planned_nor_known_there(tmp_path: Path) -> None:
+    there = {use.cell for job in planned(scale="smoke").jobs.values() for use in job.uses}
+    assert there == {"m=2", "m=3", "m=4", "random"}
+    assert {"m=3 cell share", "random, BN calibrated"} <= {
+        use.cell for job in planned(scale="mini").jobs.values() for use in job.uses
+    }
+    words = ["table8", "--scale", "smoke", "--cells", "m=3 cell share"]
+    refused(tmp_path / "runs", words, "no cell 'm=3 cell share' in table8 at scale smoke", "valid: m=2, m=3, m=4, ran")
+
+
 def test_no_two_jobs_of_the_paper_have_the_same_name() -> None:
     for scale in ("paper", "mini"):
         names = [job.name for job in make_plan(experiments.find(["all"]), scale, "official").jobs.values()]
