@@ -67,7 +67,7 @@ def evaluate(network: nn.Module, batches: Counted, name: str, folder: Path) -> d
         truth = COCO(MetadataCatalog.get(name).json_file) if found else None
     if truth is None:
         return {}
-    boxes = json.loads((folder / RESULTS).read_text())
+    boxes = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     if boxes:
         scores = {metric: float(found["bbox"][column]) for metric, column in COLUMNS.items()}
     else:  # d2 returns NaN for no boxes, but the precision is 0 if there was anything to find

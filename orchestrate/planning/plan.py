@@ -15,8 +15,9 @@ from typing import Any
 from jigclu.config import ConfigError, PretrainConfig, identity, nearest
 from jigclu.job_folder import JobFolder
 from orchestrate.planning.experiments import Cell, Experiment, find_or_none, load_all
-from orchestrate.planning.overlays import Overlay, overlay
-from orchestrate.planning.resolve import ENCODER_STAGE, StageConfig, dataset_name, resolve, undot, variant_of
+from orchestrate.planning.overlays import overlay
+from orchestrate.planning.resolve import ENCODER_STAGE, StageConfig, dataset_name, resolve, variant_of
+from orchestrate.planning.settings import Overlay, undot
 
 DEFAULT_PROTOCOL = "official"
 MOST_RESULTS = 20_000  # cells times seeds of one command
