@@ -102,20 +102,21 @@ class Experiment(Strict):
         return self.cells + self.references
 
     def under(self, protocol: str) -> Experiment:
-        """The experiment with every cell under that protocol.
-
-        Raises ConfigError if cells that only `protocols` tells apart are the same under this one.
-        """
+        """The experiment with every cell under that protocol."""
         update = {name: tuple(cell.under(protocol) for cell in getattr(self, name)) for name in ("cells", "references")}
+        return self.model_copy(update=update)
+
+    def require_distinct(self, protocol: str) -> None:
+        """Raises ConfigError if cells that only `protocols` tells apart are the same under this one."""
         seen: dict[str, Cell] = {}
-        for cell, before in zip((*update["cells"], *update["references"]), self.all_cells, strict=True):
+        for before in self.all_cells:
+            cell = before.under(protocol)
             other = seen.setdefault(f"{cell.method} {cell.report} {sorted(cell.set.items())}", before)
             if cell.report and other.protocols != before.protocols:
                 raise ConfigError(
                     f"{self.name}: cells {other.key!r} and {before.key!r} are the same under protocol {protocol}; give them "
                     f"values under protocols: {protocol}"
                 )
-        return self.model_copy(update=update)
 
     @property
     def printed_table(self) -> bool:

@@ -195,6 +195,8 @@ def make_plan(
             f"{count} results in one command, at most {MOST_RESULTS} are planned at once; choose fewer --seeds or experiments"
         )
     layers = overlay("scales", scale), overlay("protocols", protocol), settings
+    for experiment in experiments:
+        experiment.require_distinct(protocol)
     experiments = [experiment.under(protocol) for experiment in experiments]
     set_values = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(settings.items()))
     plan = Plan({}, experiments, scale, protocol, variant_of(settings), seeds, set_values, only)
