@@ -35,7 +35,7 @@ def register(name: str, split: DetectionSplit, folder: Path) -> list[dict[str, A
     Images and boxes are as d2 reads them; `iscrowd` boxes are kept, because the evaluation ignores detections on them.
     """
     annotations = folder / f"{name}.json"
-    annotations.write_text(json.dumps(split.annotations))
+    annotations.write_text(json.dumps(split.annotations), encoding="utf-8")
     for catalog in (DatasetCatalog, MetadataCatalog):  # they are global, and this process may have run a job before
         if name in catalog.list():
             catalog.remove(name)

@@ -114,7 +114,7 @@ def evaluate(network: nn.Module, batches: Counted, name: str, folder: Path) -> S
         truth = COCO(MetadataCatalog.get(name).json_file) if found else None
     if truth is None:
         return Scores({}, {}, {})
-    scores, drawn = score(truth, json.loads((folder / RESULTS).read_text()), proposals.boxes)
+    scores, drawn = score(truth, json.loads((folder / RESULTS).read_text(encoding="utf-8")), proposals.boxes)
     return Scores(scores, {**uncertainties(drawn), "resamples": resamples(len(truth.getImgIds()))}, drawn)
 
 

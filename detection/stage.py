@@ -172,7 +172,7 @@ class Detector:
 
     def _draw(self) -> None:
         names = {category["id"]: category["name"] for category in self.val_split.annotations["categories"]}
-        boxes = json.loads((self.scratch / RESULTS).read_text())
+        boxes = json.loads((self.scratch / RESULTS).read_text(encoding="utf-8"))
         drawn = pictures.predictions(data.with_objects(self.val_images), boxes, names)
         save_image(drawn, self.session.folder.path / "figures" / "predictions.png")
 

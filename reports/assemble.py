@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from jigclu.config import ConfigError
 from jigclu.job_folder import JobFolder
 from orchestrate.jobs.snapshot import STAGE_MODULES, stage_digest
 from orchestrate.jobs.staleness import OTHER_CODE, Staleness
@@ -118,8 +117,6 @@ def _table(
         results=results,
         **{name: parent[name] for name in ("run_id", "digest", "published_claims", "experiment_id") if parent},
     )
-    if len(table.grid) < len(results):
-        raise ConfigError(f"{experiment.name}.yaml: two cells have the same row and column")
     other = of_another_recipe(table, ledger)
     checked = (with_noise(replace(result, other_recipe=result.cell.key in other), table) for result in results)
     return replace(table, results=tuple(checked))

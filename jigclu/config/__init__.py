@@ -6,6 +6,7 @@ Import order: `base`, then `datasets`, `methods` and `detection`, then `stages`.
 from jigclu.config.base import ConfigError, Strict, error_line, nearest
 from jigclu.config.datasets import DATASETS, DataConfig, DatasetName, DatasetSpec, Subset, dataset_spec, packable_names
 from jigclu.config.stages import (
+    METRICS,
     STAGES,
     AugmentConfig,
     Backbone,
@@ -27,6 +28,7 @@ from jigclu.config.stages import (
 
 __all__ = [
     "DATASETS",
+    "METRICS",
     "STAGES",
     "AugmentConfig",
     "Backbone",

@@ -252,6 +252,29 @@ STAGES: dict[str, type[Strict]] = {  # in the order of StageName
 }
 
 
+# What a cell can report of each stage. Pretraining: any, because methods have metrics of their own.
+METRICS: dict[str, tuple[str, ...]] = {
+    "pretrain": (),
+    "linear": ("top1", "top5", "best_top1", "last_top1", "knn_top1", "alignment", "uniformity", "rankme"),
+    "finetune": ("top1", "top5", "last_top1", "best_epoch"),
+    "knn": ("top1", "top5"),
+    "detect": (
+        "ap",
+        "ap50",
+        "ap75",
+        "ap_small",
+        "ap_medium",
+        "ap_large",
+        "agnostic_ap",
+        "agnostic_ap50",
+        "person_ap",
+        "person_ap50",
+        "proposal_ar100",
+    ),
+    "dense": ("object_ap", "object_chance", "person_ap", "person_chance"),
+}
+
+
 def parse(stage: str, values: dict[str, Any]) -> Any:
     """The stage's schema from plain values. Raises ConfigError (one line) on an unknown stage, key or type."""
     if stage not in STAGES:

@@ -127,7 +127,11 @@ def _is_young(path: Path) -> bool:
 def _tree_of_submission(store: Path, name: str) -> Path | None:
     """The frozen tree that a submission's script runs from."""
     script = submissions_folder(store) / name / SCRIPT
-    found = [path for path in (store / "source").glob("*") if script.exists() and path.name in script.read_text()]
+    found = [
+        path
+        for path in (store / "source").glob("*")
+        if script.exists() and path.name in script.read_text(encoding="utf-8")
+    ]
     return found[0].resolve() if found else None
 
 

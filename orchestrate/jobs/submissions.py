@@ -53,7 +53,7 @@ def _from_groups(folder: JobFolder) -> dict[str, Any]:
 
 def _listed(listing: Path) -> list[str]:
     """Ids of a submission's jobs."""
-    return [Path(line).name for line in listing.read_text().splitlines()] if listing.exists() else []
+    return [Path(line).name for line in listing.read_text(encoding="utf-8").splitlines()] if listing.exists() else []
 
 
 def note_submission(folder: JobFolder, **fields: Any) -> None:

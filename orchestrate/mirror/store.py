@@ -78,7 +78,7 @@ def prepare(store: Path) -> None:
     try:
         version = importlib.metadata.version("mlflow")
         with locked(database.with_name(f"{database.name}.lock") if database else marker.with_suffix(".lock")):
-            known = marker.read_text() if marker.exists() else ""
+            known = marker.read_text(encoding="utf-8") if marker.exists() else ""
             if known == _prepared(version, database) and (not database or has_tables(database)):
                 return
             if database:

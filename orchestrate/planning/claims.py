@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from jigclu.config import Strict
+from jigclu.config import Strict, nearest
 from jigclu.config.base import Number, PositiveFloat
 
 
@@ -61,6 +61,12 @@ class Reaches(Strict):
     target: str
     series: tuple[str, ...]
     at: str
+
+    @model_validator(mode="after")
+    def _at_in_series(self) -> Reaches:
+        if self.at not in self.series:
+            raise ValueError(f"at: {self.at!r} is not in the series; {nearest(self.at, self.series)}")
+        return self
 
     @property
     def cells(self) -> tuple[str, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from jigclu.config import STAGES, ConfigError, Strict, error_line, nearest
+from jigclu.config import METRICS, ConfigError, Strict, error_line, nearest
 from jigclu.config.base import Number
 from orchestrate.planning.claims import Claim
-from orchestrate.planning.overlays import Overlay, experiment_files, overlays, read_yaml
+from orchestrate.planning.overlays import experiment_files, overlays, read_yaml
+from orchestrate.planning.settings import Overlay, check_dotted, check_stages
 
 
 class Layout(Strict):
@@ -117,6 +119,18 @@ class Experiment(Strict):
             update={name: tuple(cell.under(protocol) for cell in part) for name, part in there.items()}
         )
 
+    def require_distinct(self, protocol: str) -> None:
+        """Raises ConfigError if cells that only `protocols` tells apart are the same under this one."""
+        seen: dict[str, Cell] = {}
+        for before in self.all_cells:
+            cell = before.under(protocol)
+            other = seen.setdefault(f"{cell.method} {cell.report} {sorted(cell.set.items())}", before)
+            if cell.report and other.protocols != before.protocols:
+                raise ConfigError(
+                    f"{self.name}: cells {other.key!r} and {before.key!r} are the same under protocol {protocol}; give them "
+                    f"values under protocols: {protocol}"
+                )
+
     @property
     def printed_table(self) -> bool:
         return self.name.startswith("table")
@@ -125,6 +139,15 @@ class Experiment(Strict):
     @classmethod
     def _lay_out(cls, values: Overlay) -> Overlay:
         values = dict(values)
+        for part in ("columns", "rows", "references", "cells"):
+            entries = values.get(part, [])
+            if not isinstance(entries, list | tuple) or not all(isinstance(entry, dict | Cell) for entry in entries):
+                raise ValueError(f"{part}: a list of mappings is expected (got {entries!r:.60})")
+        for part, name in (("columns", "column"), ("rows", "row")):
+            for number, entry in enumerate(values.get(part, []), 1):
+                _check_entry(f"{part} {number}", name, entry)
+        for number, entry in enumerate(values.get("references", []), 1):
+            _check_entry(f"references {number}", "", entry)
         columns = values.pop("columns", [])
         added = [_without(column, "added") for column in columns if column.get("added")]
         columns = [column for column in columns if not column.get("added")]
@@ -154,12 +177,12 @@ class Experiment(Strict):
         keys = [cell.key for cell in self.all_cells]
         if len(keys) != len(set(keys)):
             raise ValueError(f"two cells share the key {next(key for key in keys if keys.count(key) > 1)!r}")
-        for stage in self.recipe:
-            if stage not in STAGES:
-                raise ValueError(f"unknown stage {stage!r} in recipe; {nearest(stage, list(STAGES))}")
+        check_stages("recipe", "", self.recipe)
         for cell in self.all_cells:
             if cell.report and cell.stage not in self.recipe:
                 raise ValueError(f"cell {cell.key!r} reports {cell.report!r}, but the recipe has no such stage")
+            if cell.report and (known := METRICS[cell.stage]) and cell.metric not in known:
+                raise ValueError(f"cell {cell.key!r} reports {cell.report!r}; {nearest(cell.metric, list(known))}")
         for cell in self.all_cells:
             for protocol, values in {"": cell.set, **cell.protocols}.items():
                 if protocol and protocol not in overlays("protocols"):
@@ -171,6 +194,13 @@ class Experiment(Strict):
                         raise ValueError(
                             f"cell {cell.key!r} sets {key!r}; {nearest(stage, list(self.recipe))}, each with .key"
                         )
+                check_dotted(f"cell {cell.key!r}", values if isinstance(values, dict) else {})
+        places = [(cell.row, cell.column) for cell in self.all_cells]
+        if len(set(places)) < len(places):
+            row, column = next(place for place in places if places.count(place) > 1)
+            raise ValueError(f"two cells have the row {row!r} and the column {column!r}")
+        if self.layout.plot == "lines" and (odd := [column for _, column in places if not _is_number(column)]):
+            raise ValueError(f"column {odd[0]!r} is no number, as layout.plot: lines needs; write plot: bars")
         for cell in self.cells if self.printed_table else ():
             if cell.printed is None and cell.not_applicable is None:
                 raise ValueError(f"cell {cell.key!r} has no printed value: it belongs among the references")
@@ -191,6 +221,26 @@ class Experiment(Strict):
             if unknown := [key for key in claim.cells if key not in keys and "/" not in key]:
                 raise ValueError(f"claim {claim.text!r} names the cell {unknown[0]!r}; {nearest(unknown[0], keys)}")
         return self
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_entry(where: str, needed: str, entry: Overlay) -> None:
+    """Raises ValueError unless a row or column has its name and mappings, and a row's printed values are a list."""
+    if needed and needed not in entry:
+        raise ValueError(f"{where}: {needed} is missing")
+    for key in ("set", "protocols"):
+        if not isinstance(entry.get(key, {}), dict):
+            raise ValueError(f"{where}: {key}: a mapping (lines of `key: value`) is expected (got {entry[key]!r:.40})")
+    if needed == "row" and not isinstance(entry.get("printed", []), list):
+        raise ValueError(
+            f"{where}: printed: a list is expected, one value for each column (got {entry['printed']!r:.40})"
+        )
 
 
 def _without(values: Overlay, key: str) -> Overlay:
@@ -230,31 +280,38 @@ def _over(column: Overlay | str, row: Overlay | str) -> Overlay | str:
 
 
 def _validate(path: Path) -> Experiment:
+    values = read_yaml(path)
+    if "name" in values:
+        raise ConfigError(f"{path.name}: unknown key name: an experiment is named after its file")
     try:
-        return Experiment.model_validate({"name": path.stem, **read_yaml(path)})
-    except (KeyError, TypeError, AttributeError) as error:  # rows or columns with another shape
-        raise ConfigError(f"{path.name}: rows or columns are malformed: {error!r}") from None
+        return Experiment.model_validate({"name": path.stem, **values})
     except ValidationError as error:
         line = error_line(error, Experiment, hidden=("name",), extra=("columns", "rows"))
         raise ConfigError(f"{path.name}: {line}") from None
 
 
 def load_all() -> dict[str, Experiment]:
-    """All experiments by name, in the paper's order."""
+    """All experiments by name, in the paper's order. Raises ConfigError, one line with the file, for a mistake in one."""
     ledger = {path.stem: _validate(path) for path in experiment_files()}
+    owners = {"all": "all", **{name: name for name in ledger}}
     for name, experiment in ledger.items():
+        if (owner := owners.setdefault(experiment.topic, name)) != name:
+            raise ConfigError(f"{name}.yaml: topic {experiment.topic!r} already means {owner}; choose another word")
         for claim in experiment.claims:
-            for key in claim.cells:
-                other, slash, cell = key.partition("/")
-                if not slash or key in {own.key for own in experiment.all_cells}:
-                    continue
-                if other not in ledger:
-                    raise ConfigError(
-                        f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(other, list(ledger))}"
-                    )
-                if cell not in (keys := [own.key for own in ledger[other].all_cells if not own.not_at]):
-                    raise ConfigError(f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(cell, keys)}")
+            _check_cells_elsewhere(name, experiment, claim, ledger)
     return ledger
+
+
+def _check_cells_elsewhere(name: str, experiment: Experiment, claim: Claim, ledger: dict[str, Experiment]) -> None:
+    """Raises ConfigError if the claim names a cell of another experiment that is not there."""
+    for key in claim.cells:
+        other, slash, cell = key.partition("/")
+        if not slash or key in {own.key for own in experiment.all_cells}:
+            continue
+        if other not in ledger:
+            raise ConfigError(f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(other, list(ledger))}")
+        if cell not in (keys := [own.key for own in ledger[other].all_cells if not own.not_at]):
+            raise ConfigError(f"{name}.yaml: claim {claim.text!r} names {key!r}; {nearest(cell, keys)}")
 
 
 def _by_word(ledger: dict[str, Experiment]) -> dict[str, Experiment]:

@@ -9,13 +9,20 @@ from typing import Any, get_args
 
 import yaml
 
-from jigclu.config import DATASETS, STAGES, Backbone, ConfigError, Subset, nearest
-from jigclu.config.detection import DETECTION_DATASETS
+from jigclu.config import DATASETS, STAGES, Backbone, ConfigError, DataConfig, Subset, nearest
+from jigclu.config.detection import DETECTION_DATASETS, DetectionDataConfig
 from jigclu.config.methods import METHODS
+from orchestrate.planning.settings import Overlay, check, check_stages, contains_itself, mapping
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
-Overlay = dict[str, Any]
 RANDOM = "random"  # methods/random.yaml: cells without a pretraining
+SECTIONS = {  # what an overlay of each kind may hold beside stages
+    "methods": ("for_data",),
+    "protocols": ("for_data", "methods"),
+    # spread and undecidable: scale_notes.py
+    "scales": ("for_data", "methods", "datasets", "backbones", "detection", "gpus", "spread", "undecidable"),
+}
+MOST_GPUS = 4096
 
 
 def data_keys() -> list[str]:
@@ -77,6 +84,18 @@ def parse_yaml(text: str) -> Any:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises ConfigError, one line with file and line number, for anything else."""
+    values = read_yaml_value(path)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        kinds = {list: "a list", str: "a text", bool: "true or false"}
+        kind = kinds.get(type(values), "a single value")
+        raise ConfigError(f"{path}: expected a mapping (lines of `key: value`), found {kind}")
+    return values
+
+
+def read_yaml_value(path: Path) -> Any:
+    """Any YAML value. Raises ConfigError, one line with file and line number, for a file that is not YAML."""
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,12 +106,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         position = f"{path}:{error.line}" if error.line else str(path)
         kind = "" if "appears twice" in error.problem else "not YAML: "
         raise ConfigError(f"{position}: {kind}{error.problem}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        kinds = {list: "a list", str: "a text", bool: "true or false"}
-        kind = kinds.get(type(values), "a single value")
-        raise ConfigError(f"{path}: expected a mapping (lines of `key: value`), found {kind}")
+    if contains_itself(values):
+        raise ConfigError(f"{path}: a value contains itself, by an anchor")
     return values
 
 
@@ -112,22 +127,49 @@ def overlay(kind: str, name: str) -> Overlay:
     if name not in overlays(kind):
         raise ConfigError(f"unknown {kind[:-1]} {name!r}; {nearest(name, overlays(kind))}")
     path = ROOT / kind / f"{name}.yaml"
-    values = read_yaml(path)
-    sections = {
-        "for_data": data_keys(),
-        "methods": [*METHODS, RANDOM],
-        "datasets": data_keys(),
-        "backbones": list(get_args(Backbone)),
-        "detection": ["datasets", "backbones"],
-    }
-    notes = ["spread", "undecidable"] if kind == "scales" else []  # scale_notes.py
-    _check_keys(path, values, [*STAGES, *sections, "gpus", *notes])
-    for section, names in sections.items():
+    where, read = path.name, read_yaml(path)
+    _check_keys(path, read, [*STAGES, *SECTIONS[kind]])
+    values = {key: part if key == "spread" else mapping(where, key, part) for key, part in read.items()}
+    stages = {key: part for key, part in values.items() if key in STAGES}
+    check_stages(where, "", stages)
+    for section, names in (("for_data", data_keys()), ("methods", [*METHODS, RANDOM])):
         _check_keys(path, values.get(section, {}), names, section)
-    for section in ("for_data", "methods"):
-        for name, stages in values.get(section, {}).items():
-            _check_keys(path, stages, list(STAGES), f"{section}.{name}")
+        for key, part in values.get(section, {}).items():
+            values[section][key] = own = mapping(where, f"{section}.{key}", part)
+            _check_keys(path, own, list(STAGES), f"{section}.{key}")
+            own.update({stage: mapping(where, f"{section}.{key}.{stage}", some) for stage, some in own.items()})
+            check_stages(where, f"{section}.{key}.", own)
+    _check_stand_ins(path, values)
+    _check_keys(path, values.get("detection", {}), ["datasets", "backbones"], "detection")
+    _check_stand_ins(path, values.get("detection", {}), "detection.")
+    _check_gpus(path, values.get("gpus", {}))
+    if kind == "methods" and name != RANDOM and not stages.get("pretrain", {}).get("method", {}).get("name"):
+        raise ConfigError(f"{where}: pretrain.method.name is missing; valid: {', '.join(METHODS)}")
     return values
+
+
+def _check_stand_ins(path: Path, values: Overlay, prefix: str = "") -> None:
+    """Raises ConfigError unless `datasets` maps names to data settings, and `backbones` names to names."""
+    datasets, backbones = (mapping(path.name, f"{prefix}{key}", values.get(key)) for key in ("datasets", "backbones"))
+    _check_keys(path, datasets, data_keys(), f"{prefix}datasets")
+    for name, data in datasets.items():
+        check(path.name, f"{prefix}datasets.{name}", [DataConfig, DetectionDataConfig], data)
+    known = list(get_args(Backbone))
+    _check_keys(path, backbones, known, f"{prefix}backbones")
+    for name, other in backbones.items():
+        if other not in known:
+            raise ConfigError(
+                f"{path.name}: {prefix}backbones.{name}: unknown backbone {other!r}; {nearest(str(other), known)}"
+            )
+
+
+def _check_gpus(path: Path, gpus: Overlay) -> None:
+    _check_keys(path, gpus, list(STAGES), "gpus")
+    for stage, count in gpus.items():
+        if type(count) is not int or not 1 <= count <= MOST_GPUS:
+            raise ConfigError(
+                f"{path.name}: gpus.{stage}: a whole number from 1 to {MOST_GPUS} is expected (got {count!r:.40})"
+            )
 
 
 def _check_keys(path: Path, values: Any, names: list[str], parent: str = "") -> None:

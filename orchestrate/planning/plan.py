@@ -15,8 +15,9 @@ from typing import Any
 from jigclu.config import ConfigError, PretrainConfig, identity, nearest
 from jigclu.job_folder import JobFolder
 from orchestrate.planning.experiments import Cell, Experiment, find_or_none, load_all
-from orchestrate.planning.overlays import Overlay, overlay
-from orchestrate.planning.resolve import ENCODER_STAGE, StageConfig, dataset_name, resolve, undot, variant_of
+from orchestrate.planning.overlays import overlay
+from orchestrate.planning.resolve import ENCODER_STAGE, StageConfig, dataset_name, resolve, variant_of
+from orchestrate.planning.settings import Overlay, undot
 
 DEFAULT_PROTOCOL = "official"
 MOST_RESULTS = 20_000  # cells times seeds of one command
@@ -193,6 +194,8 @@ def make_plan(
     settings, only = settings or {}, tuple(only)
     _check_sets(settings, experiments)
     layers = overlay("scales", scale), overlay("protocols", protocol), settings
+    for experiment in experiments:
+        experiment.require_distinct(protocol)
     experiments = [experiment.under(protocol, scale) for experiment in experiments]
     keys = [cell.key for experiment in experiments for cell in experiment.all_cells]
     for key in only:

@@ -21,34 +21,12 @@ from jigclu.config import (
     parse,
 )
 from orchestrate.planning.experiments import Cell, Experiment
-from orchestrate.planning.overlays import RANDOM, NotYaml, Overlay, overlay, parse_yaml
+from orchestrate.planning.overlays import RANDOM, NotYaml, overlay, parse_yaml
+from orchestrate.planning.settings import Overlay, check_apart, merge, undot
 
 StageConfig = PretrainConfig | LinearConfig | FinetuneConfig | KnnConfig | DetectConfig | DenseConfig
 # The stage that trains the encoder of the others, if the recipe has it.
 ENCODER_STAGE = "pretrain"
-
-
-def merge(base: Overlay, over: Overlay) -> Overlay:
-    """`over` merged into a copy of `base`: mappings merge, everything else replaces. Neither argument is changed."""
-    merged = deepcopy(base)
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = deepcopy(value)
-    return merged
-
-
-def undot(settings: Overlay) -> Overlay:
-    """{"pretrain.method.m": 3} -> {"pretrain": {"method": {"m": 3}}}."""
-    tree: Overlay = {}
-    for dotted, value in settings.items():
-        *parents, last = dotted.split(".")
-        leaf: Overlay = {last: value}
-        for parent in reversed(parents):
-            leaf = {parent: leaf}
-        tree = merge(tree, leaf)
-    return tree
 
 
 def parse_sets(words: Iterable[str]) -> Overlay:
@@ -68,6 +46,7 @@ def parse_sets(words: Iterable[str]) -> Overlay:
         if key in settings and json.dumps(settings[key]) != json.dumps(read):
             raise ConfigError(f"--set {key} is given twice, with different values; give it once")
         settings[key] = read
+    check_apart("--set", settings)
     return settings
 
 
@@ -108,11 +87,11 @@ def resolve(
     def values_of(stage: str) -> Overlay:
         return apply_layers(stage, experiment, cell, scale, protocol, settings)
 
-    encoder = values_of(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
-    stages = {ENCODER_STAGE: encoder if cell.method else {}}
-    if cell.stage != ENCODER_STAGE:
-        stages[cell.stage] = inherit_encoder(values_of(cell.stage), encoder)
     try:
+        encoder = values_of(ENCODER_STAGE) if ENCODER_STAGE in experiment.recipe else {}
+        stages = {ENCODER_STAGE: encoder if cell.method else {}}
+        if cell.stage != ENCODER_STAGE:
+            stages[cell.stage] = inherit_encoder(values_of(cell.stage), encoder)
         return {stage: parse(stage, values) if values else None for stage, values in stages.items()}
     except ConfigError as error:
         which = f" ({experiment.name} {cell.key}, {cell.method or 'random weights'})" if experiment.name else ""
@@ -193,8 +172,9 @@ def _apply_cell(values: Overlay, own: Overlay, path: str) -> Overlay:
     for key, value in own.items():
         if isinstance(value, dict):
             merged[key] = _apply_cell(values.get(key) or {}, value, f"{path}.{key}")
-        elif isinstance(value, str) and re.fullmatch(r"\d+%", value):
-            whole = values.get(key, STAGES[path].model_fields[key].default if path in STAGES else None)
+        elif isinstance(value, str) and re.fullmatch(r"\d{1,4}%", value):
+            field = STAGES[path].model_fields.get(key) if path in STAGES else None
+            whole = values.get(key, field.default if field else None)
             if not isinstance(whole, int):
                 raise ConfigError(f"{path}.{key}: {value} of {whole!r}: only a whole number has shares")
             merged[key] = max(1, round(whole * int(value[:-1]) / 100))

@@ -85,8 +85,8 @@ def write_script(
     command = f'{shlex.join(step)} --output "${{logs//%/%%}}/${{id}}_%t_log.out" {run}'
     text = submitit_bridge.script_text(folder, command, parameters)
     folder.mkdir(parents=True, mode=0o700)
-    (folder / LIST).write_text("".join(f"{path}\n" for path in jobs))
-    (folder / SCRIPT).write_text(text)
+    (folder / LIST).write_text("".join(f"{path}\n" for path in jobs), encoding="utf-8")
+    (folder / SCRIPT).write_text(text, encoding="utf-8")
     return folder / SCRIPT
 
 
@@ -120,7 +120,7 @@ def sbatch(script: Path, *more: str) -> str:
     hold the lock finds either no sbatch running or its job in the queue.
     """
     try:
-        command, env = ["sbatch", "--parsable", *more, str(script)], _environment(script.read_text())
+        command, env = ["sbatch", "--parsable", *more, str(script)], _environment(script.read_text(encoding="utf-8"))
         process = subprocess.run(command, capture_output=True, text=True, env=env, close_fds=False)
     except OSError as error:
         raise SubmissionRejected(str(error)) from None

@@ -224,7 +224,7 @@ def render(
         estimated_means=ESTIMATED,
         recompute=recompute(shown),
         register=register.points(shown),
-        style=Markup((HERE / "style.css").read_text()),
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         drawn=drawn,
         lead=lead(client, shown),
         run=summary or overview(shown) | {"warning": ""},

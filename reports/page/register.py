@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+from pydantic import TypeAdapter, ValidationError
 
+from jigclu.config import ConfigError, Strict, error_line
+from orchestrate.planning.overlays import read_yaml_value
 from reports.formatting import number, places
 from reports.records import Result, Table
 from reports.tables import measured_text
 
+REGISTER = Path(__file__).with_name("register.yaml")
 MOST = 12  # lines of numbers per point; results.json has every cell
+
+
+class Entry(Strict):
+    """A point in register.yaml. `both`: where the readings are compared: `protocols`, `see <id>`, or cells of experiments."""
+
+    id: str
+    what: str
+    paper: str
+    code: str
+    here: str
+    both: str | dict[str, tuple[str, ...]] = ""
 
 
 @dataclass(frozen=True)
@@ -29,18 +42,32 @@ class Point:
 
 
 def points(shown: list[Table]) -> list[Point]:
-    """Every point of register.yaml, with the numbers about it in the shown tables."""
-    entries: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("register.yaml").read_text())
+    """Every point of register.yaml, with the numbers about it in the shown tables. Raises ConfigError, in one line."""
     found = []
-    for entry in entries:
-        both = entry.pop("both", {})
-        if isinstance(both, str) and both.startswith("see "):
-            lines = [f"{both}: the protocols differ in both points"] if by_protocol(shown) else []
+    for entry in read_entries(REGISTER):
+        if isinstance(entry.both, dict):
+            lines = side_by_side(shown, entry.both)
         else:
-            lines = by_protocol(shown) if both == "protocols" else side_by_side(shown, both)
+            lines = by_protocol(shown) if entry.both else []
+            lines = (
+                [f"{entry.both}: the protocols differ in both points"] if lines and entry.both != "protocols" else lines
+            )
         more = [f"and {len(lines) - MOST} more, in results.json"] if len(lines) > MOST else []
-        found.append(Point(**{key: str(value) for key, value in entry.items()}, numbers=(*lines[:MOST], *more)))
+        found.append(Point(**entry.model_dump(exclude={"both"}), numbers=(*lines[:MOST], *more)))
     return found
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """The points of a register. Raises ConfigError, one line that names the point and the key."""
+    try:
+        entries = TypeAdapter(list[Entry]).validate_python(read_yaml_value(path))
+    except ValidationError as error:
+        raise ConfigError(error_line(error, Entry, path.name)) from None
+    for entry in entries:
+        named = isinstance(entry.both, dict) or entry.both in ("", "protocols") or entry.both.startswith("see ")
+        if not named:
+            raise ConfigError(f"{path.name}: {entry.id}: both must be protocols, see <id>, or cells of experiments")
+    return entries
 
 
 def by_protocol(shown: Iterable[Table]) -> list[str]:
@@ -58,7 +85,7 @@ def by_protocol(shown: Iterable[Table]) -> list[str]:
     ]
 
 
-def side_by_side(shown: Iterable[Table], wanted: dict[str, list[str]]) -> list[str]:
+def side_by_side(shown: Iterable[Table], wanted: Mapping[str, Iterable[str]]) -> list[str]:
     """A line per table with the values of its wanted cells; none if fewer than two have a value. `wanted`: experiment -> cells."""
     lines = []
     for table in shown:

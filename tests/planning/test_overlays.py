@@ -40,9 +40,12 @@ ADDED = COLUMN + "rows: [{row: r, printed: [1]}]\nreferences: [{row: q, "
     ("text", "expected"),
     [
         (COLUMN + "rows: [{row: r, printed: [1, 2]}]", ["prints 2 values for 1 columns"]),
-        (COLUMN + "rows: [{row: r, printed: 3.0}]", ["rows or columns"]),
-        (COLUMN + "rows: [1]", ["rows or columns"]),
-        ("columns: [{colum: a}]\nrows: [{row: r, printed: [1]}]", ["rows or columns", "column"]),
+        (
+            COLUMN + "rows: [{row: r, printed: 3.0}]",
+            ["rows 1: printed: a list is expected, one value for each column (got 3.0)"],
+        ),
+        (COLUMN + "rows: [1]", ["rows: a list of mappings is expected (got [1])"]),
+        ("columns: [{colum: a}]\nrows: [{row: r, printed: [1]}]", ["columns 1: column is missing"]),
         (
             COLUMN + "rows: [{row: r, printed: [1], set: {pretrian.epochs: 3}}]",
             ["sets 'pretrian.epochs'", "did you mean pretrain?"],

@@ -184,3 +184,12 @@ def test_the_same_figure_twice_has_separate_ids() -> None:
     assert page.own_ids(f'<p id="a">{figure}{figure}') == '<p id="a">' + "".join(
         f'<svg><path id="a-{n}"/><use href="#a-{n}"/><g clip-path="url(#a-{n})"/></svg>' for n in (0, 1)
     )
+
+
+def test_dollar_signs_are_text_not_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of("table8", {"m=2": 40.0})
+    results = tuple(
+        replace(result, cell=result.cell.model_copy(update={"column": "$\\bad{ $" + result.cell.key}))
+        for result in table.results
+    )
+    assert "$\\bad{ $" in words(bars.bars(replace(table, results=results))["svg"])

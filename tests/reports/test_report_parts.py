@@ -13,12 +13,14 @@ import pytest
 from helpers.orchestrator import environment
 from helpers.report import ROOT, add_job, run, use
 
+from jigclu.config import ConfigError
 from jigclu.files import write_json
 from orchestrate import mirror
 from orchestrate.jobs.snapshot import stage_digest
 from orchestrate.mirror.address import server
 from orchestrate.mirror.store import connect
 from orchestrate.mirror.views import views
+from orchestrate.planning import experiments
 from reports.page import register
 
 PRETRAIN, OFFICIAL, PRINTED, OTHER = "aaaaaaaaaa00", "bbbbbbbbbb00", "bbbbbbbbbb01", "bbbbbbbbbb02"
@@ -57,16 +59,30 @@ def test_the_register_shows_both_readings_if_both_were_run(filled: Path, tmp_pat
 
 
 def test_every_point_of_the_register_names_cells_that_exist() -> None:
-    import yaml
-
-    from orchestrate.planning import experiments
-
     ledger = experiments.load_all()
-    entries: list[dict[str, Any]] = yaml.safe_load(Path(register.__file__).with_name("register.yaml").read_text())
-    for entry in entries:
-        both = entry.get("both", {})
-        for name, keys in ({} if isinstance(both, str) else both).items():
-            assert set(keys) <= {cell.key for cell in ledger[name].all_cells}, entry["id"]
+    for entry in register.read_entries(register.REGISTER):
+        for name, keys in entry.both.items() if isinstance(entry.both, dict) else ():
+            assert set(keys) <= {cell.key for cell in ledger[name].all_cells}, entry.id
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- [", "register.yaml:2: not YAML"),
+        ("", "register.yaml: a list is expected"),
+        ("- {id: D1, what: a, code: b, here: c}", "register.yaml.0.paper is missing"),
+        ("- {id: D1, what: a, ppaper: x, code: b, here: c}", "unknown key register.yaml.0.ppaper"),
+        (
+            "- {id: D1, what: a, paper: x, code: b, here: c, both: all}",
+            "register.yaml: D1: both must be protocols, see",
+        ),
+    ],
+)
+def test_a_damaged_register_is_named_in_one_line(text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "register.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        register.read_entries(tmp_path / "register.yaml")
+    assert expected in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_page_compares_estimated_and_spent_hours(filled: Path, tmp_path: Path) -> None:
