@@ -90,7 +90,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("data", "check", "Imagenette"), "did you mean imagenette?"),
     # options that exclude each other, or mean nothing
     (("run", "--list", "extra"), "--list lists all experiments and takes nothing else; leave out extra"),
-    (("run", "--list", "--dry-run"), "leave out --dry_run"),
+    (("run", "--list", "--dry-run"), "leave out --dry-run"),
     (("run", "--list=3"), "--list takes no value (got '3')"),
     ((*TABLE8, "--wait", "--no-wait"), "--wait and --no-wait exclude each other: choose one"),
     ((*TABLE8, "--gpus", "4"), "--gpus is a number for the estimate of --dry-run"),
