@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jigclu.config import ConfigError
 from jigclu.files import locked
 from jigclu.job_folder import JobFolder, duration
 from orchestrate import submitit_bridge
@@ -85,6 +86,10 @@ class LocalScheduler:
             except KeyboardInterrupt:
                 self._stop()
                 raise
+            except FileNotFoundError:
+                if self.store.exists():
+                    raise
+                raise ConfigError(f"the store {self.store} was moved or deleted while its jobs were running") from None
         if cancelled := sum(state == "cancelled" for state in self.outcomes.values()):
             print_line(f"{_now()} cancelled: {cancelled} of {len(self.plan.jobs)} jobs (`jigclu retry` resumes them)")
         return 1 if any(state != "done" for state in self.outcomes.values()) else 0

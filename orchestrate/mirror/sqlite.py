@@ -81,7 +81,7 @@ def may_be_database(path: Path) -> bool:
         with open(path, "rb") as file:
             return file.read(16) in (b"", b"SQLite format 3\0")
     except OSError:
-        return True  # opening it says why
+        return not path.is_dir()  # opening anything else says why
 
 
 @contextmanager

@@ -111,12 +111,12 @@ def read_yaml_value(path: Path) -> Any:
 
 def experiment_files() -> list[Path]:
     """The experiments' files in the paper's order: tables, then figures."""
-    return sorted(ROOT.glob("*.yaml"), key=lambda path: (path.stem.rstrip("0123456789") != "table", path.stem))
+    return sorted(ROOT.glob("[!.]*.yaml"), key=lambda path: (path.stem.rstrip("0123456789") != "table", path.stem))
 
 
 def overlays(kind: str) -> list[str]:
     """Names of the overlays of a kind: `scales`, `protocols` or `methods`."""
-    return sorted(path.stem for path in (ROOT / kind).glob("*.yaml"))
+    return sorted(path.stem for path in (ROOT / kind).glob("[!.]*.yaml"))
 
 
 @cache
@@ -146,7 +146,7 @@ def overlay(kind: str, name: str) -> Overlay:
 
 def _check_stand_ins(path: Path, values: Overlay) -> None:
     """Raises ConfigError unless `datasets` maps names to data settings, and `backbones` names to names."""
-    _check_keys(path, values.get("datasets", {}), data_keys(), "datasets")
+    _check_keys(path, values.get("datasets", {}), [*DATASETS, *DETECTION_DATASETS], "datasets")
     for name, data in values.get("datasets", {}).items():
         check(path.name, f"datasets.{name}", [DataConfig, DetectionDataConfig], data)
     known = list(get_args(Backbone))
