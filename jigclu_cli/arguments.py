@@ -119,10 +119,10 @@ def mistake(prog: str, message: object) -> int:
 
 
 def file_problem(error: OSError) -> str:
-    """A file that cannot be read or written, with the reason. Raises the error again if it names no file."""
-    if error.filename is None:
+    """A file that cannot be read or written, with the reason. Raises the error again if it has none."""
+    if error.strerror is None:
         raise error
-    return f"{error.filename}: {error.strerror}"
+    return ": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))
 
 
 def version() -> str:

@@ -70,7 +70,7 @@ def main(words: list[str] | None = None, prog: str = "python -m orchestrate") ->
     """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
     args = parser(prog).parse_args(words)
     name = f"{prog.removeprefix('python -m ')} {args.verb}"
-    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
+    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
     try:
         from orchestrate.cli.select import check_store
 

@@ -204,11 +204,11 @@ def visible_gpus() -> list[int]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         words = [word.strip() for word in visible.split(",") if word.strip()]
-        if odd := [word for word in words if not word.lstrip("-").isdigit()]:
+        if odd := [word for word in words if not re.fullmatch("-?[0-9]+", word)]:
             raise ConfigError(
                 f"CUDA_VISIBLE_DEVICES names {odd[0]!r}; name GPUs by index, as nvidia-smi -L numbers them"
             )
-        return [int(word) for word in words if int(word) >= 0]
+        return list(dict.fromkeys(int(word) for word in words if int(word) >= 0))
     return list(range(machine_gpus()))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jigclu.config import ConfigError
 from jigclu.files import locked
 from jigclu.job_folder import JobFolder, duration
 from orchestrate import submitit_bridge
@@ -60,6 +61,7 @@ class LocalScheduler:
         self.estimates, self.pace = self._wall_estimates(), Pace()
         self._printed, self._said_busy = 0.0, False
         self._patience: float | None = None  # seconds that a stop waits for the jobs; None: until they have saved
+        self._stopping, self._deadline = False, math.inf
 
     def run(self) -> int:
         """0: every job is done; 1: some failed or were cancelled.
@@ -84,14 +86,21 @@ class LocalScheduler:
             except KeyboardInterrupt:
                 self._stop()
                 raise
+            except FileNotFoundError:
+                if self.store.exists():
+                    raise
+                raise ConfigError(f"the store {self.store} was moved or deleted while its jobs were running") from None
         if cancelled := sum(state == "cancelled" for state in self.outcomes.values()):
             print_line(f"{_now()} cancelled: {cancelled} of {len(self.plan.jobs)} jobs (`jigclu retry` resumes them)")
         return 1 if any(state != "done" for state in self.outcomes.values()) else 0
 
     def _stop_in_time(self, *_: object) -> None:
-        """A stop by a program, or by a terminal that is gone."""
-        self._patience = STOP_SECONDS
-        raise KeyboardInterrupt
+        """A stop by a program, or by a terminal that is gone. Systems send several signals: only the first interrupts."""
+        asked, self._patience = self._patience is not None, STOP_SECONDS
+        if self._stopping:
+            self._deadline = min(self._deadline, time.monotonic() + STOP_SECONDS)
+        elif not asked:
+            raise KeyboardInterrupt
 
     def _collect(self) -> None:
         for job_id, running in list(self.running.items()):
@@ -232,8 +241,9 @@ class LocalScheduler:
 
         Either way the next run resumes from the last checkpoint.
         """
+        self._deadline = math.inf if self._patience is None else time.monotonic() + self._patience
+        self._stopping = True
         controllers = {job_id: submitit_bridge.controller(running.handle) for job_id, running in self.running.items()}
-        deadline = math.inf if self._patience is None else time.monotonic() + self._patience
         try:
             count = len(controllers)
             jobs = "1 running job saves" if count == 1 else f"{count} running jobs save"
@@ -241,14 +251,14 @@ class LocalScheduler:
             print_line(f"{_now()} stopping: {jobs} at the next step ({otherwise})")
             for process in controllers.values():
                 process.send_signal(signal.SIGTERM)
-            while any(process.poll() is None for process in controllers.values()) and time.monotonic() < deadline:
+            while any(process.poll() is None for process in controllers.values()) and time.monotonic() < self._deadline:
                 time.sleep(0.05)
         except KeyboardInterrupt:
             pass
         for job_id, process in controllers.items():
             if process.poll() is not None:
                 continue
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= self._deadline:
                 name = self.plan.jobs[job_id].name
                 print_line(f"{_now()} killed   {job_id}  {name}: it did not stop in {duration(STOP_SECONDS)}")
             for pid in (*_children(process.pid), process.pid):

@@ -187,7 +187,7 @@ def prepare(args: argparse.Namespace) -> Run:
     if args.jobs > 1 and (cluster.kind == "slurm" or clusters.visible_gpus()):
         reason = "SLURM decides" if cluster.kind == "slurm" else "each GPU runs one job"
         print_line(f"--jobs {args.jobs} has no effect: {reason}")
-    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
+    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
     placements = place_jobs(plan.jobs.values(), store, cluster)
     states = _states(placements, store)
     staleness = Staleness()

@@ -70,6 +70,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m reports") ->
         on_server = is_server(tracking_uri(args.store)) and args.store == parser(prog).get_default("store")
         if args.store.exists() or not on_server:  # a report of a server's runs needs no store
             check_store(args.store)
+        if args.store.resolve() in (args.out.resolve(), *args.out.resolve().parents):
+            raise ConfigError(f"--out {args.out} is in the store {args.store}; choose another folder")
         check_folder(args.out)
         return _run(args)
     except (ConfigError, UnreadableFile) as error:
@@ -92,24 +94,20 @@ def _run(args: argparse.Namespace) -> int:
     except mirror.MirrorError as error:
         warning = str(error)
         print(f"warning: {warning}; the report shows what MLflow has", file=sys.stderr)
-    from orchestrate.mirror.sqlite import UnusableDatabase
     from orchestrate.mirror.store import connect
     from reports import tables
     from reports.page import lead
 
     uri = mirror.tracking_uri(args.store)
     store = None if mirror.is_own(args.store) else mirror.store_id(args.store)
-    client = connect(uri)
-    what = (args.out, args.scale, args.protocol, args.targets, uri, store, folder, warning)
-    if client is None:
-        shown = report(None, *what)
-    else:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            shown = report(client, *what)
-        except (MlflowException, UnusableDatabase) as error:
-            raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
+    try:
+        client = connect(uri)
+        shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, store, folder, warning)
+    except Exception as error:
+        kinds = {kind.__name__ for kind in type(error).__mro__}  # MLflow is imported only if it is used
+        if not kinds & {"UnusableDatabase", "MlflowException"}:
+            raise
+        raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")
     if shown:
         print(tables.count_line(shown))

@@ -42,7 +42,7 @@ def parser(prog: str = "jigclu mlflow") -> Parser:
 def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
     """Runs the server. Returns 0 if a tracking server is set already, 2 with one line if there is nothing to serve."""
     args = parser(prog).parse_args(words)
-    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
+    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
     uri = mirror.tracking_uri(store)
     if address.is_server(uri):
         print(f"the dashboards are on the tracking server {address.server(uri)}")

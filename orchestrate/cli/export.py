@@ -32,7 +32,7 @@ def parser(prog: str = "jigclu export") -> Parser:
 def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
     """Exit code: 0, or 2 with one line that explains what is wrong."""
     args = parser(prog).parse_args(words)
-    store = Path(os.environ.get("JIGCLU_STORE") or "runs").absolute()
+    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
     try:
         check_store(store)
         size = export(store, args.job, args.file)

@@ -75,4 +75,5 @@ def mirroring(store: Path) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        once(final=True)
+        if store.exists():  # else it was deleted, and a sync would make a new one
+            once(final=True)

@@ -75,6 +75,15 @@ def explain(database: Path, problem: str) -> str:
     return f"{database}: {problem}"
 
 
+def may_be_database(path: Path) -> bool:
+    """Whether SQLite may open the path: no file yet, an empty one, or one that begins as its files do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(16) in (b"", b"SQLite format 3\0")
+    except OSError:
+        return not path.is_dir()  # opening anything else says why
+
+
 @contextmanager
 def _opened(database: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection that sees one state of the store, even if another process writes to it."""

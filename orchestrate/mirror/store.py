@@ -75,6 +75,8 @@ def prepare(store: Path) -> None:
     if is_server(uri):
         return _ask_server(uri)
     database, marker = sqlite_file(uri), cursor_folder(store) / "prepared"
+    if database and not sqlite.may_be_database(database):
+        raise ConfigError(_not_usable(uri, database, RuntimeError("database: file is not a database")))
     try:
         version = importlib.metadata.version("mlflow")
         with locked(database.with_name(f"{database.name}.lock") if database else marker.with_suffix(".lock")):

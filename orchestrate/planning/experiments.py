@@ -178,6 +178,8 @@ class Experiment(Strict):
         if len(keys) != len(set(keys)):
             raise ValueError(f"two cells share the key {next(key for key in keys if keys.count(key) > 1)!r}")
         check_stages("recipe", "", self.recipe)
+        if "name" in self.recipe.get("pretrain", {}).get("method", {}):
+            raise ValueError("recipe: pretrain.method.name: the method belongs to the cell, as in method: simclr")
         for cell in self.all_cells:
             if cell.report and cell.stage not in self.recipe:
                 raise ValueError(f"cell {cell.key!r} reports {cell.report!r}, but the recipe has no such stage")
@@ -269,8 +271,8 @@ def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
         cell["protocols"] = {
             name: _over(both[0].get(name, {}), both[1].get(name, {})) for name in {**both[0], **both[1]}
         }
-        if row.keys() & {"cited", "not_applicable"}:
-            cell.pop("report", None)
+        if row.keys() & {"cited", "not_applicable"} and "report" not in row:
+            cell.pop("report", None)  # the column's
         cell |= {} if seen is None else {"read": seen}
         yield cell if value is ... else {**cell, "printed": value}
 

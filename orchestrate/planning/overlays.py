@@ -113,12 +113,12 @@ def read_yaml_value(path: Path) -> Any:
 
 def experiment_files() -> list[Path]:
     """The experiments' files in the paper's order: tables, then figures."""
-    return sorted(ROOT.glob("*.yaml"), key=lambda path: (path.stem.rstrip("0123456789") != "table", path.stem))
+    return sorted(ROOT.glob("[!.]*.yaml"), key=lambda path: (path.stem.rstrip("0123456789") != "table", path.stem))
 
 
 def overlays(kind: str) -> list[str]:
     """Names of the overlays of a kind: `scales`, `protocols` or `methods`."""
-    return sorted(path.stem for path in (ROOT / kind).glob("*.yaml"))
+    return sorted(path.stem for path in (ROOT / kind).glob("[!.]*.yaml"))
 
 
 @cache
@@ -151,7 +151,7 @@ def overlay(kind: str, name: str) -> Overlay:
 def _check_stand_ins(path: Path, values: Overlay, prefix: str = "") -> None:
     """Raises ConfigError unless `datasets` maps names to data settings, and `backbones` names to names."""
     datasets, backbones = (mapping(path.name, f"{prefix}{key}", values.get(key)) for key in ("datasets", "backbones"))
-    _check_keys(path, datasets, data_keys(), f"{prefix}datasets")
+    _check_keys(path, datasets, [*DATASETS, *DETECTION_DATASETS], f"{prefix}datasets")
     for name, data in datasets.items():
         check(path.name, f"{prefix}datasets.{name}", [DataConfig, DetectionDataConfig], data)
     known = list(get_args(Backbone))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def test_a_stop_by_a_program_kills_a_job_that_does_not_stop(store: Path) -> None
     assert f"killed   {job.id}  {PRETRAIN}: it did not stop in 1 s" in output
     until(lambda: not alive(pid) and not alive(submission(job)["pid"]))
     assert state_of(job) in ("new", "interrupted")
+
+
+def test_more_signals_of_a_program_do_not_kill_a_job_that_saves(store: Path) -> None:
+    """A logout sends SIGTERM and SIGHUP to everything."""
+    orchestrator = start(store, WORDS)
+    job = only(store, PRETRAIN)
+    until_step(job, 3)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        orchestrator.send_signal(number)
+        time.sleep(0.02)
+    output = orchestrator.communicate()[0]
+    assert orchestrator.returncode == 130, output
+    assert job.status["state"] == "interrupted" and job.status["message"].startswith("stopped at step ")
+    assert list((job.path / "checkpoint").glob("step-*.pt"))
 
 
 def test_a_closed_terminal_stops_the_run_its_job_saves_and_the_next_run_resumes(store: Path) -> None:

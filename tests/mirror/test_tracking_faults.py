@@ -33,6 +33,7 @@ def test_a_damaged_database_is_named_and_can_be_moved_away(store: Path, template
     database.write_bytes(b"no database" * 1000 if content == "text" else template.read_bytes()[:20000])
     said = message(store)
     assert f"{database} is damaged or no database" in said and "move it away" in said
+    assert content != "text" or not database.with_name(f"{database.name}.lock").exists()
     shutil.copy(template, database)
     mirror.sync(store)
     assert cells(store)["m=2"].data.metrics["value"] == 61.0

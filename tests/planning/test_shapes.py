@@ -90,6 +90,12 @@ def test_the_copy_is_planned_as_it_is(tree: Path) -> None:
             "title: t\nclaims: [{text: x, source: y, reaches: {target: a, series: [a], at: b}}]",
             "at: 'b' is not in",
         ),
+        ("{name: imagenet100}", "{name: imagenet100}, method: {name: moco}", "the method belongs to the cell"),
+        (
+            "columns:",
+            "rows: [{row: r, printed: [1], cited: x, report: linear.top1}]\ncolumns:",
+            "exactly one of report, cited",
+        ),
         ("topic: mine", "topic: table8", "topic 'table8' already means table8"),
         ("topic: mine", "topic: all", "topic 'all' already means all"),
     ],
@@ -114,6 +120,11 @@ def test_a_mistake_in_an_own_experiment_is_one_line(old: str, new: str, expected
         ("scales/smoke", "backbones: {resnet50: [resnet18]}", "smoke.yaml: backbones.resnet50: unknown backbone"),
         ("scales/smoke", "backbones: text", "smoke.yaml: backbones: a mapping"),
         ("scales/smoke", "datasets: {imagenet100: scenes}", "smoke.yaml: datasets.imagenet100: a mapping"),
+        (
+            "scales/smoke",
+            "datasets: {imagenet1k/10percent: {name: scenes}}",
+            "unknown key datasets.imagenet1k/10percent",
+        ),
         ("scales/smoke", "gpus: 4", "smoke.yaml: gpus: a mapping"),
         ("scales/smoke", "detection: {datasets: text}", "smoke.yaml: detection.datasets: a mapping"),
         (
@@ -183,3 +194,9 @@ CHECKS: list[Callable[[], object]] = [load_all, lambda: make_plan(find(["all"]),
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_files_of_the_suite_pass(check: Callable[[], object]) -> None:
     check()
+
+
+def test_files_that_editors_and_systems_hide_are_no_experiments(tree: Path) -> None:
+    for name in (".#table8.yaml", "._table8.yaml", "scales/._smoke.yaml"):
+        (tree / name).write_text("\0")
+    assert "._table8" not in load_all() and "._smoke" not in overlays.overlays("scales")
