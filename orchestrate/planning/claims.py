@@ -144,3 +144,11 @@ class Claim(Strict):
         relation = content if isinstance(content, dict) else {"cells": content}
         others = {name: value for name, value in values.items() if name not in RELATIONS}
         return {**others, "relation": {**relation, "kind": found[0]}}
+
+    @model_validator(mode="after")
+    def _compares(self) -> Claim:
+        if twice := [key for key in self.cells if self.cells.count(key) > 1]:
+            raise ValueError(f"claim {self.text!r} names the cell {twice[0]!r} twice")
+        if len(self.cells) < 2 and not isinstance(self.relation, Below):
+            raise ValueError(f"claim {self.text!r} compares fewer than two cells")
+        return self

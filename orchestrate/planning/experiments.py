@@ -295,8 +295,12 @@ def _validate(path: Path) -> Experiment:
 def load_all() -> dict[str, Experiment]:
     """All experiments by name, in the paper's order. Raises ConfigError, one line with the file, for a mistake in one."""
     ledger = {path.stem: _validate(path) for path in experiment_files()}
-    owners = {"all": "all", **{name: name for name in ledger}}
+    owners = {"all": "all experiments", **{name: name for name in ledger if name != "all"}}
     for name, experiment in ledger.items():
+        if name == "all" or not experiment.topic.strip():
+            raise ConfigError(
+                f"{name}.yaml: {'an experiment cannot be called all' if name == 'all' else 'topic is empty'}"
+            )
         if (owner := owners.setdefault(experiment.topic, name)) != name:
             raise ConfigError(f"{name}.yaml: topic {experiment.topic!r} already means {owner}; choose another word")
         for claim in experiment.claims:

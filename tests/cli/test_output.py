@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import shlex
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pytest
 from helpers.cluster import cluster_file
 from helpers.orchestrator import ROOT, environment, jobs, prepared_store, program, table8
 
+from jigclu.files import write_atomic
+from jigclu_cli.arguments import file_problem
 from orchestrate.jobs.submissions import submission
 
 PYTHON = shlex.quote(sys.executable)
@@ -69,3 +73,23 @@ def test_verbs_say_in_one_line_that_their_output_is_lost(tmp_path: Path, templat
 def test_every_door_survives_a_full_disk(tmp_path: Path, command: str) -> None:
     done = shell(tmp_path / "runs", command, "> /dev/full")
     assert done.returncode in (1, 2, 0) and "Traceback" not in done.stderr and "Exception" not in done.stderr, done
+
+
+def test_a_write_that_fails_names_its_file_and_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # as a full disk: the system refuses in write()
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            write_atomic(path, b"x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file_problem(error.value) == f"{path}: File too large"
+    assert [file.name for file in tmp_path.iterdir()] == ["status.json"] and path.read_text() == "old"
+
+
+def test_an_error_of_the_system_without_a_file_is_shown_in_its_words() -> None:
+    assert file_problem(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    with pytest.raises(OSError, match="something else"):
+        file_problem(OSError("something else"))

@@ -289,3 +289,16 @@ def test_the_documented_cluster_file_and_the_commented_fields_are_valid(tmp_path
     clusters.load(str(path))
     shown = set(re.findall(r"\b[a-z_]+\b", plain))
     assert set(clusters.Cluster.model_fields) - {"name", "path", "nodes"} <= shown
+
+
+@pytest.mark.parametrize(("words", "expected"), [("0,0", [0]), ("1,0,1", [1, 0]), ("-1", []), (" 2 ", [2])])
+def test_gpus_by_index(words: str, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", words)
+    assert clusters.visible_gpus() == expected
+
+
+@pytest.mark.parametrize("words", ["--3", "\u00b2", "0,GPU-1"])
+def test_gpus_that_are_no_index_are_named(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", words)
+    with pytest.raises(ConfigError, match="name GPUs by index"):
+        clusters.visible_gpus()

@@ -96,8 +96,11 @@ def test_the_copy_is_planned_as_it_is(tree: Path) -> None:
             "rows: [{row: r, printed: [1], cited: x, report: linear.top1}]\ncolumns:",
             "exactly one of report, cited",
         ),
+        ("topic: mine", 'topic: " "', "mine.yaml: topic is empty"),
+        ("title: t", "title: t\nclaims: [{text: x, source: y, best: [a, a]}]", "claim 'x' names the cell 'a' twice"),
+        ("title: t", "title: t\nclaims: [{text: x, source: y, order: []}]", "claim 'x' compares fewer than two cells"),
         ("topic: mine", "topic: table8", "topic 'table8' already means table8"),
-        ("topic: mine", "topic: all", "topic 'all' already means all"),
+        ("topic: mine", "topic: all", "topic 'all' already means all experiments"),
     ],
 )
 def test_a_mistake_in_an_own_experiment_is_one_line(old: str, new: str, expected: str, tree: Path) -> None:
@@ -200,3 +203,9 @@ def test_files_that_editors_and_systems_hide_are_no_experiments(tree: Path) -> N
     for name in (".#table8.yaml", "._table8.yaml", "scales/._smoke.yaml"):
         (tree / name).write_text("\0")
     assert "._table8" not in load_all() and "._smoke" not in overlays.overlays("scales")
+
+
+def test_no_experiment_is_called_all(tree: Path) -> None:
+    (tree / "mine.yaml").rename(tree / "all.yaml")
+    with pytest.raises(ConfigError, match=r"all\.yaml: an experiment cannot be called all"):
+        load_all()

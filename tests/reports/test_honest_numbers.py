@@ -117,6 +117,14 @@ def test_files_that_no_report_wrote_are_left_alone(
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_a_report_is_not_written_into_the_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_job(store, FIRST, use("m=2"), metrics={"top1": 60.0})
+    for out in (store, store / "linear"):
+        assert __main__.main(["--store", str(store), "--out", str(out)]) == 2
+        assert "is in the store" in capsys.readouterr().err
+    assert not (store / "index.html").exists() and not (store / "linear" / "index.html").exists()
+
+
 def test_a_folder_of_an_older_version_or_of_an_interrupted_report_is_written_again(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     add_job(store, FIRST, use("m=2"), metrics={"top1": 60.0})
