@@ -160,7 +160,8 @@ def test_a_gap_of_the_same_jobs_is_not_decidable() -> None:
     """At mini, Imagenette stands for ImageNet-1k as well as for ImageNet-100."""
     a, b, *_ = cells(60.0, 50.0)
     twins = [
-        Result(**{**vars(one), "cell": one.cell.model_copy(update={"key": key})}) for one, key in ((a, "c"), (b, "d"))
+        Result(**{**vars(one), "cell": one.cell.model_copy(update={"key": key, "row": key})})
+        for one, key in ((a, "c"), (b, "d"))
     ]
     checked = check(GAP, a, b, *twins)
     assert checked.outcome == "not decidable here" and "the same jobs stand for both" in checked.reason
