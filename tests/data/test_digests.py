@@ -63,7 +63,7 @@ def test_sets_without_digests_say_so(tiny: Path, capsys: pytest.CaptureFixture[s
             ["pack", "imagenete"],
             "valid: imagenet100, imagenet1k, imagenette, imagenette_full; did you mean imagenette?",
         ),
-        (["check", "imagenete"], "scenes; did you mean imagenette?"),
+        (["check", "imagenete"], "textures; did you mean imagenette?"),
         (["pack", "cifar10"], "cifar10 is not packed: it is one array in memory already; data sets that are: "),
         (["pack", "imagenette", "--quality", "101"], "--quality must be at most 100, not 101"),
         (["pack", "imagenette", "--quality", "0"], "--quality must be at least 1, not 0"),
