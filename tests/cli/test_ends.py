@@ -107,6 +107,16 @@ def test_more_signals_of_a_program_do_not_kill_a_job_that_saves(store: Path) -> 
     assert list((job.path / "checkpoint").glob("step-*.pt"))
 
 
+def test_a_store_that_is_moved_during_a_run_is_named_and_not_made_again(store: Path) -> None:
+    orchestrator = start(store, WORDS)
+    until_step(only(store, PRETRAIN), 1)
+    store.rename(store.with_name("elsewhere"))
+    output = orchestrator.communicate()[0]
+    assert orchestrator.returncode == 2 and "Traceback" not in output, output
+    assert output.endswith(f"the store {store} was moved or deleted while its jobs were running\n"), output
+    assert not store.exists()
+
+
 def test_a_closed_terminal_stops_the_run_its_job_saves_and_the_next_run_resumes(store: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:  # a shell would be the leader of the session; the kernel sends SIGHUP to the foreground
