@@ -80,7 +80,7 @@ IDS = Shape("a list of job ids", lambda value: TEXTS.fits(value) and not any(map
 
 
 def _is_path(name: str) -> bool:
-    return Path(name).name != name or name == ".."
+    return not name or Path(name).name != name or name == ".."
 
 
 def objects(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:

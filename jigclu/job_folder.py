@@ -77,7 +77,27 @@ RESULT_FIELDS = {
 }
 
 
-PERCENT = re.compile(r"(\w+_)?top[15]|ap(\d\d|_\w+)?")  # metrics in percent
+PERCENT = re.compile(r"(\w+_)?(top[15]|ap(50|75)?|ar100)|ap_\w+")  # metrics in percent
+
+
+def _wrong_metric(metrics: dict[str, Any]) -> str:
+    """What no result has: the first metric that is not finite, or a percentage outside 0 to 100; "" if there is none."""
+    for name, value in metrics.items():
+        if not is_finite(value):
+            return f"{name} is {value!r}"
+        if PERCENT.fullmatch(name) and not 0 <= value <= 100:
+            return f"{name} is {value!r}, and must be from 0 to 100 (percent)"
+    return ""
+
+
+def _blocked(path: Path) -> UnreadableFile:
+    """Why the folder cannot be made: the first of its parents, or itself, that is no folder."""
+    first = next(part for part in (*reversed(path.parents), path) if not part.is_dir())
+    if first.is_symlink():
+        return UnreadableFile(
+            f"{first} is a link to {os.readlink(first)}, which is no folder: mount it, or remove the link"
+        )
+    return UnreadableFile(f"{first} is a file, not a folder; move it away")
 
 
 def duration(seconds: float) -> str:
@@ -113,15 +133,14 @@ class JobFolder:
 
     def create(self) -> JobFolder:
         """Raises UnreadableFile if a file is where one of its folders must be."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.chmod(self.path, 0o700)
-            for name in ("checkpoint", "figures", "logs"):
-                (self.path / name).mkdir(exist_ok=True, mode=0o700)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UnreadableFile(f"{error.filename} is a file, not a folder; remove it") from None
+        for folder in (self.path, *(self.path / name for name in ("checkpoint", "figures", "logs"))):
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except (FileExistsError, NotADirectoryError):
+                raise _blocked(folder) from None
+        os.chmod(self.path, 0o700)
         if self.metrics_path.is_dir():
-            raise UnreadableFile(f"{self.metrics_path} is a folder, not a file; remove it")
+            raise UnreadableFile(f"{self.metrics_path} is a folder, not a file; move it away")
         return self
 
     # -- job.json -------------------------------------------------------------------------------------------------
@@ -275,19 +294,16 @@ class JobFolder:
         metrics = values.get("metrics")
         if not isinstance(metrics, dict) or not metrics:
             return {}, "result.json has no metrics"
-        if wrong := [name for name, value in metrics.items() if not is_finite(value)]:
-            return {}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}"
-        if wrong := [name for name, value in metrics.items() if PERCENT.fullmatch(name) and not 0 <= value <= 100]:
-            return {}, f"result.json: {wrong[0]} is {metrics[wrong[0]]!r}, and must be from 0 to 100 (percent)"
-        return values, ""
+        wrong = _wrong_metric(metrics)
+        return ({}, f"result.json: {wrong}") if wrong else (values, "")
 
     def write_result(self, metrics: dict[str, float], **details: Any) -> dict[str, Any]:
         """Write result.json, then status done. `metrics`: flat numbers that cells refer to, accuracies in percent.
 
-        Raises ValueError for a metric that is not finite: such a file would be no result.
+        Raises ValueError for a metric that is not finite, or no percentage: such a file would be no result.
         """
-        if wrong := [name for name, value in metrics.items() if not is_finite(value)]:
-            raise ValueError(f"the result is not finite: {', '.join(f'{name} is {metrics[name]}' for name in wrong)}")
+        if wrong := _wrong_metric(metrics):
+            raise ValueError(f"the result is not written: {wrong}")
         result = {"metrics": metrics, "finished": time.time(), "job": self.id, **details}
         write_json(self.path / "result.json", result)
         self.set_status("done", message="")

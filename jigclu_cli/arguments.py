@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 MESSAGES = (  # argparse's own words -> what a colleague would say
@@ -118,11 +121,19 @@ def mistake(prog: str, message: object) -> int:
     return 2
 
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)  # raised by write(), without a file's name
+
+
 def file_problem(error: OSError) -> str:
-    """A file that cannot be read or written, with the reason. Raises the error again if it has none."""
-    if error.strerror is None:
+    """A file that cannot be read or written, with the reason. Raises other errors of the system again."""
+    if error.filename is None and error.errno not in DISK:
         raise error
     return ": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))
+
+
+def store_from_environment() -> Path:
+    """The folder that JIGCLU_STORE names; runs/ if it is not set or blank."""
+    return Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs")
 
 
 def version() -> str:

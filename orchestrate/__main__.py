@@ -8,14 +8,13 @@ if __name__ == "__main__":
     guard_imports("orchestrate")
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile
-from jigclu_cli.arguments import Parser, file_problem, mistake, whole
+from jigclu_cli.arguments import Parser, file_problem, mistake, store_from_environment, whole
 from jigclu_cli.output import steady
 
 EPILOG = """EXPERIMENT is a name or a topic (table8, m); JOB is a job's id, the beginning of one, or its SLURM id.
@@ -70,7 +69,7 @@ def main(words: list[str] | None = None, prog: str = "python -m orchestrate") ->
     """Exit code: 0; 1 if something is left to do (a job failed, MLflow is behind); 2 for a user's mistake."""
     args = parser(prog).parse_args(words)
     name = f"{prog.removeprefix('python -m ')} {args.verb}"
-    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
+    store = store_from_environment().absolute()
     try:
         from orchestrate.cli.select import check_store
 

@@ -96,7 +96,9 @@ class Cluster(Request):
     @model_validator(mode="after")
     def _local_requests_nothing(self) -> Cluster:
         if self.kind == "local" and (ignored := sorted(self.model_fields_set - {"name", "path", "kind"})):
-            raise ValueError(f"{ignored[0]}: kind local requests nothing from SLURM and takes no other key; use --jobs")
+            raise ValueError(
+                f"{ignored[0]} is for SLURM; kind: local takes no other key (--jobs sets how many jobs run at once)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -87,7 +87,7 @@ class LocalScheduler:
                 self._stop()
                 raise
             except FileNotFoundError:
-                if self.store.exists():
+                if self.registration.is_there:
                     raise
                 raise ConfigError(f"the store {self.store} was moved or deleted while its jobs were running") from None
         if cancelled := sum(state == "cancelled" for state in self.outcomes.values()):
@@ -241,8 +241,8 @@ class LocalScheduler:
 
         Either way the next run resumes from the last checkpoint.
         """
-        self._deadline = math.inf if self._patience is None else time.monotonic() + self._patience
         self._stopping = True
+        self._deadline = math.inf if self._patience is None else time.monotonic() + self._patience
         controllers = {job_id: submitit_bridge.controller(running.handle) for job_id, running in self.running.items()}
         try:
             count = len(controllers)
@@ -264,6 +264,7 @@ class LocalScheduler:
             for pid in (*_children(process.pid), process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        self._stopping, self._patience = False, None  # what comes after may be interrupted
 
     def _show(self) -> None:
         """On a terminal one line that is redrawn; otherwise a plain line every PLAIN_SECONDS."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile, locked
-from jigclu_cli.arguments import Parser, announce, file_problem, mistake, number, whole
+from jigclu_cli.arguments import Parser, announce, file_problem, mistake, number, store_from_environment, whole
 from jigclu_cli.output import steady
 from orchestrate import clusters
 from orchestrate.cli.dry_run import dry_run
@@ -187,7 +187,7 @@ def prepare(args: argparse.Namespace) -> Run:
     if args.jobs > 1 and (cluster.kind == "slurm" or clusters.visible_gpus()):
         reason = "SLURM decides" if cluster.kind == "slurm" else "each GPU runs one job"
         print_line(f"--jobs {args.jobs} has no effect: {reason}")
-    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
+    store = store_from_environment().absolute()
     placements = place_jobs(plan.jobs.values(), store, cluster)
     states = _states(placements, store)
     staleness = Staleness()

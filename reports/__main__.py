@@ -8,13 +8,12 @@ if __name__ == "__main__":
     guard_imports("reports")
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from jigclu.config import ConfigError, nearest
 from jigclu.files import UnreadableFile
-from jigclu_cli.arguments import Parser, file_problem, mistake
+from jigclu_cli.arguments import Parser, file_problem, mistake, store_from_environment
 from jigclu_cli.output import steady
 from orchestrate.cli.select import check_store
 from orchestrate.mirror.address import check_uri, is_server, tracking_uri
@@ -43,7 +42,7 @@ def parser(prog: str = "python -m reports") -> Parser:
     )
     where = command.add_argument_group("where")
     where.add_argument("--out", type=Path, default=Path("reports/out"), help="folder to write (default: %(default)s)")
-    store = Path(os.environ.get("JIGCLU_STORE") or "runs")
+    store = store_from_environment()
     where.add_argument("--store", type=Path, default=store, help="the store (default: JIGCLU_STORE, else runs/)")
     command.add_version()
     return command
@@ -94,19 +93,18 @@ def _run(args: argparse.Namespace) -> int:
     except mirror.MirrorError as error:
         warning = str(error)
         print(f"warning: {warning}; the report shows what MLflow has", file=sys.stderr)
-    from orchestrate.mirror.store import connect
+    from orchestrate.mirror.sqlite import UnusableDatabase
+    from orchestrate.mirror.store import connect, unusable
     from reports import tables
     from reports.page import lead
 
     uri = mirror.tracking_uri(args.store)
     store = None if mirror.is_own(args.store) else mirror.store_id(args.store)
     try:
-        client = connect(uri)
-        shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, store, folder, warning)
-    except Exception as error:
-        kinds = {kind.__name__ for kind in type(error).__mro__}  # MLflow is imported only if it is used
-        if not kinds & {"UnusableDatabase", "MlflowException"}:
-            raise
+        with unusable():
+            client = connect(uri)
+            shown = report(client, args.out, args.scale, args.protocol, args.targets, uri, store, folder, warning)
+    except UnusableDatabase as error:
         raise ConfigError(f"MLflow cannot be read: {one_line(error)}") from None
     print("\n".join(map(tables.markdown, shown)) or f"No runs yet. To start: {START}\n")
     if shown:

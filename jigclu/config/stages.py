@@ -252,7 +252,8 @@ STAGES: dict[str, type[Strict]] = {  # in the order of StageName
 }
 
 
-# What a cell can report of each stage. Pretraining: any, because methods have metrics of their own.
+# What a stage's result has, and so what a cell can report; a new metric is added here. Pretraining: any, because methods
+# have metrics of their own.
 METRICS: dict[str, tuple[str, ...]] = {
     "pretrain": (),
     "linear": ("top1", "top5", "best_top1", "last_top1", "knn_top1", "alignment", "uniformity", "rankme"),

@@ -99,7 +99,7 @@ class Session:
         if not self.restored:
             return start
         if not isinstance(value := self.restored.get(name), type(start)):
-            self._unusable(f"it has no {name}")
+            self._unusable(f"its {name} is missing or of another type")
         return value
 
     def _unusable(self, what: str) -> NoReturn:

@@ -78,8 +78,7 @@ def _cancellable(store: Path, folders: Iterable[JobFolder], states: dict[str, St
 
 def _given_up(words: list[str], named: list[JobFolder]) -> set[str]:
     """The experiments that these words give up: those named, and a named job's only experiment."""
-    ledger = experiments.load_all()
-    given_up = {name for name, experiment in ledger.items() if "all" in words or {name, experiment.topic} & set(words)}
+    given_up = {name for name, topic in experiments.topics().items() if "all" in words or {name, topic} & set(words)}
     by_id = [folder for folder in named if not given_up & set(folder.job["experiments"])]
     return given_up.union(*(folder.job["experiments"] for folder in by_id if len(folder.job["experiments"]) == 1))
 

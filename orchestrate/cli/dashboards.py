@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -11,10 +10,9 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from pathlib import Path
 
 from jigclu.config import ConfigError
-from jigclu_cli.arguments import Parser, file_problem, mistake, whole
+from jigclu_cli.arguments import Parser, file_problem, mistake, store_from_environment, whole
 from jigclu_cli.output import steady
 from orchestrate import mirror
 from orchestrate.cli.select import check_store
@@ -42,7 +40,7 @@ def parser(prog: str = "jigclu mlflow") -> Parser:
 def main(words: list[str] | None = None, prog: str = "jigclu mlflow") -> int:
     """Runs the server. Returns 0 if a tracking server is set already, 2 with one line if there is nothing to serve."""
     args = parser(prog).parse_args(words)
-    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
+    store = store_from_environment().absolute()
     uri = mirror.tracking_uri(store)
     if address.is_server(uri):
         print(f"the dashboards are on the tracking server {address.server(uri)}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import BinaryIO
 
 from jigclu.config import ConfigError
 from jigclu.files import UnreadableFile
-from jigclu_cli.arguments import Parser, file_problem, mistake
+from jigclu_cli.arguments import Parser, file_problem, mistake, store_from_environment
 from jigclu_cli.output import steady
 from orchestrate.cli.select import check_store, select_one
 
@@ -32,7 +31,7 @@ def parser(prog: str = "jigclu export") -> Parser:
 def main(words: list[str] | None = None, prog: str = "jigclu export") -> int:
     """Exit code: 0, or 2 with one line that explains what is wrong."""
     args = parser(prog).parse_args(words)
-    store = Path(os.environ.get("JIGCLU_STORE", "").strip() or "runs").absolute()
+    store = store_from_environment().absolute()
     try:
         check_store(store)
         size = export(store, args.job, args.file)

@@ -94,15 +94,13 @@ def _unknown(word: str, store: Path, one_job: bool = False) -> ConfigError:
         )
     if one_job:
         return ConfigError(f"{word!r} is no job of the store {store}; {LISTING}")
-    ledger = experiments.load_all()
-    names = [*ledger, *(experiment.topic for experiment in ledger.values())]
+    names = [word for pair in experiments.topics().items() for word in pair]
     return ConfigError(f"{word!r} is no job of the store {store} and no experiment; {nearest(word, names)}")
 
 
 def _of_experiment(word: str, folders: list[JobFolder]) -> list[JobFolder] | None:
     """None if no experiment has this name or topic. ConfigError if the experiment has no jobs yet."""
-    ledger = experiments.load_all()
-    name = next((name for name, experiment in ledger.items() if word in (name, experiment.topic)), None)
+    name = next((name for name, topic in experiments.topics().items() if word in (name, topic)), None)
     if name is None:
         return None
     if not (found := [folder for folder in folders if name in folder.job.get("experiments", [])]):
@@ -118,8 +116,7 @@ def _by_id(word: str, folders: list[JobFolder]) -> list[JobFolder]:
 
 
 def _names() -> set[str]:
-    ledger = experiments.load_all()
-    return {"all", *ledger, *(experiment.topic for experiment in ledger.values())}
+    return {"all", *(word for pair in experiments.topics().items() for word in pair)}
 
 
 def select_one(store: Path, word: str) -> JobFolder:

@@ -50,6 +50,11 @@ class Registration:
         self._path.with_suffix(".cancel").unlink(missing_ok=True)  # of an earlier process with this id
         return self
 
+    @property
+    def is_there(self) -> bool:
+        """False: the store was moved or deleted."""
+        return self._path.with_suffix(".lock").exists()
+
     def __exit__(self, *_: object) -> None:
         for suffix in (".json", ".cancel", ".lock"):
             self._path.with_suffix(suffix).unlink(missing_ok=True)

@@ -57,6 +57,8 @@ def mirroring(store: Path) -> Iterator[None]:
     stop, failures = threading.Event(), list[str]()
 
     def once(final: bool = False) -> None:
+        if not store.is_dir():  # moved or deleted: a sync would make a new one
+            return
         try:
             sync(store, wait_for_lock=final)
         except MirrorError as error:
@@ -75,5 +77,4 @@ def mirroring(store: Path) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        if store.exists():  # else it was deleted, and a sync would make a new one
-            once(final=True)
+        once(final=True)

@@ -6,6 +6,7 @@ Only MlflowClient is used, never the fluent API, whose active run is global stat
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.metadata
 import logging
@@ -182,6 +183,18 @@ def connect(uri: str) -> MlflowClient | None:
     """A client; None if `uri` names a sqlite file that does not exist, since opening it would spend 6 s on creating it."""
     database = sqlite_file(uri)
     return None if database is not None and not database.exists() else open_client(uri)
+
+
+@contextlib.contextmanager
+def unusable() -> Iterator[None]:
+    """Turns what MLflow's client raises into sqlite.UnusableDatabase, without importing MLflow where it is not used."""
+    try:
+        yield
+    except Exception as error:
+        known = sys.modules.get("mlflow.exceptions")
+        if known is None or not isinstance(error, known.MlflowException):
+            raise
+        raise sqlite.UnusableDatabase(one_line(error)) from error
 
 
 def search_runs(client: MlflowClient, experiment_id: str, query: str = "", **more: Any) -> Iterator[Run]:

@@ -90,7 +90,7 @@ def sync_tables(tracking: Tracking, jobs: Mapping[Path, Mirrored], live: frozens
     )
     if cursor.get("signature") == signature:
         return 0, sum(len(cells) for cells in entries.values())
-    ledger, changed = experiments.load_all(), 0
+    ledger, changed = experiments.load_readable(), 0
     for table, fillers in _tables(jobs).items():
         if table.table in ledger:
             contents = _contents(table, ledger[table.table].under(table.protocol, table.scale), fillers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from jigclu.config import METRICS, ConfigError, Strict, error_line, nearest
 from jigclu.config.base import Number
 from orchestrate.planning.claims import Claim
 from orchestrate.planning.overlays import experiment_files, overlays, read_yaml
-from orchestrate.planning.settings import Overlay, check_dotted, check_stages
+from orchestrate.planning.settings import Overlay, check_dotted, check_stages, got
 
 
 class Layout(Strict):
@@ -128,7 +129,7 @@ class Experiment(Strict):
             if cell.report and other.protocols != before.protocols:
                 raise ConfigError(
                     f"{self.name}: cells {other.key!r} and {before.key!r} are the same under protocol {protocol}; give them "
-                    f"values under protocols: {protocol}"
+                    f"values under protocols: {protocol}, or the reason why one does not exist there"
                 )
 
     @property
@@ -142,7 +143,7 @@ class Experiment(Strict):
         for part in ("columns", "rows", "references", "cells"):
             entries = values.get(part, [])
             if not isinstance(entries, list | tuple) or not all(isinstance(entry, dict | Cell) for entry in entries):
-                raise ValueError(f"{part}: a list of mappings is expected (got {entries!r:.60})")
+                raise ValueError(f"{part}: a list of mappings is expected{got(entries)}")
         for part, name in (("columns", "column"), ("rows", "row")):
             for number, entry in enumerate(values.get(part, []), 1):
                 _check_entry(f"{part} {number}", name, entry)
@@ -191,6 +192,8 @@ class Experiment(Strict):
                     raise ValueError(
                         f"cell {cell.key!r}: unknown protocol {protocol!r}; {nearest(protocol, overlays('protocols'))}"
                     )
+                if "pretrain.method.name" in _leaves(values):
+                    raise ValueError(f"cell {cell.key!r} sets pretrain.method.name; write method: beside set instead")
                 for key in values if isinstance(values, dict) else ():
                     if (stage := key.split(".")[0]) not in self.recipe or "." not in key:
                         raise ValueError(
@@ -225,6 +228,14 @@ class Experiment(Strict):
         return self
 
 
+def _leaves(settings: Overlay | str) -> set[str]:
+    """The dotted keys of all single values in a cell's settings."""
+    if not isinstance(settings, dict):
+        return set()
+    nested = {key: {f"{key}.{inner}" for inner in _leaves(value)} for key, value in settings.items()}
+    return {leaf for key, leaves in nested.items() for leaf in leaves or {key}}
+
+
 def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
@@ -238,11 +249,10 @@ def _check_entry(where: str, needed: str, entry: Overlay) -> None:
         raise ValueError(f"{where}: {needed} is missing")
     for key in ("set", "protocols"):
         if not isinstance(entry.get(key, {}), dict):
-            raise ValueError(f"{where}: {key}: a mapping (lines of `key: value`) is expected (got {entry[key]!r:.40})")
-    if needed == "row" and not isinstance(entry.get("printed", []), list):
-        raise ValueError(
-            f"{where}: printed: a list is expected, one value for each column (got {entry['printed']!r:.40})"
-        )
+            raise ValueError(f"{where}: {key}: a mapping (lines of `key: value`) is expected{got(entry[key])}")
+    for key in ("printed", "read") if needed != "column" and "column" not in entry else ():
+        if not isinstance(entry.get(key, []), list):
+            raise ValueError(f"{where}: {key}: a list is expected, one value for each column{got(entry[key])}")
 
 
 def _without(values: Overlay, key: str) -> Overlay:
@@ -256,7 +266,7 @@ def _row_cells(row: Overlay, columns: list[Overlay]) -> Iterator[Overlay]:
     read = row.pop("read", [None] * len(columns))
     for verb, values in (("prints", printed), ("reads", read)):
         if len(values) != len(columns):
-            raise ValueError(f"row {row['row']!r} {verb} {len(values)} values for {len(columns)} columns")
+            raise ValueError(f"row {row.get('row', '')!r} {verb} {len(values)} values for {len(columns)} columns")
     for column, value, seen in zip(columns, printed, read, strict=True):
         if value is None:
             continue
@@ -290,6 +300,21 @@ def _validate(path: Path) -> Experiment:
     except ValidationError as error:
         line = error_line(error, Experiment, hidden=("name",), extra=("columns", "rows"))
         raise ConfigError(f"{path.name}: {line}") from None
+
+
+def load_readable() -> dict[str, Experiment]:
+    """The experiments whose files have no mistake: jobs are shown and stopped although somebody edits a file."""
+    found = {}
+    for path in experiment_files():
+        with contextlib.suppress(ConfigError):
+            found[path.stem] = _validate(path)
+    return found
+
+
+def topics() -> dict[str, str]:
+    """{name: topic} of all experiments; a file with a mistake has its name only."""
+    readable = load_readable()
+    return {path.stem: readable[path.stem].topic if path.stem in readable else path.stem for path in experiment_files()}
 
 
 def load_all() -> dict[str, Experiment]:

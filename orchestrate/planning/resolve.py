@@ -173,8 +173,10 @@ def _apply_cell(values: Overlay, own: Overlay, path: str) -> Overlay:
         if isinstance(value, dict):
             merged[key] = _apply_cell(values.get(key) or {}, value, f"{path}.{key}")
         elif isinstance(value, str) and re.fullmatch(r"\d{1,4}%", value):
-            field = STAGES[path].model_fields.get(key) if path in STAGES else None
-            whole = values.get(key, field.default if field else None)
+            fields = STAGES[path].model_fields if path in STAGES else {}
+            if path in STAGES and key not in fields:
+                continue  # the schema names the valid keys
+            whole = values.get(key, fields[key].default if key in fields else None)
             if not isinstance(whole, int):
                 raise ConfigError(f"{path}.{key}: {value} of {whole!r}: only a whole number has shares")
             merged[key] = max(1, round(whole * int(value[:-1]) / 100))

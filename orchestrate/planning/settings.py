@@ -46,7 +46,7 @@ def mapping(where: str, key: str, value: Any) -> Overlay:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: {key}: a mapping (lines of `key: value`) is expected (got {value!r:.40})")
+        raise ConfigError(f"{where}: {key}: a mapping (lines of `key: value`) is expected{got(value)}")
     return value
 
 
@@ -66,10 +66,25 @@ def check_dotted(where: str, settings: Overlay) -> None:
 
 
 def check_apart(where: str, settings: Overlay) -> None:
-    """Raises ConfigError if one dotted key is inside another: which of the two holds is not to be seen."""
+    """Raises ConfigError if two keys set one value, such as data.name and data: {name: ...}: which one applies is unclear."""
     for key in settings:
-        if outer := next((other for other in settings if key.startswith(f"{other}.")), ""):
-            raise ConfigError(f"{where} sets {outer} and {key}; write one of them")
+        for outer in (other for other in settings if key.startswith(f"{other}.")):
+            inside: Any = settings[outer]
+            for part in key.removeprefix(f"{outer}.").split("."):
+                if not isinstance(inside, dict):
+                    raise ConfigError(f"{where} sets {outer} and {key}; write one of them")
+                if part not in inside:
+                    break
+                inside = inside[part]
+            else:
+                raise ConfigError(f"{where} sets {outer} and {key}; write one of them")
+
+
+def got(value: Any) -> str:
+    """` (got ...)` for messages, short."""
+    if isinstance(value, dict | list) and len(value) > 3:
+        return f" (got a {type(value).__name__} of {len(value)})"
+    return " (got nothing)" if value is None else f" (got {value!r:.40})"
 
 
 def check(where: str, path: str, models: list[type[BaseModel]], values: Any) -> None:
@@ -82,9 +97,9 @@ def check(where: str, path: str, models: list[type[BaseModel]], values: Any) -> 
         if inner and not (value is None and type(None) in kinds):
             check(where, f"{path}.{key}", inner, value)
         elif key in NAMES and kinds and not isinstance(value, str | None):
-            raise ConfigError(f"{where}: {path}.{key}: a text is expected (got {value!r:.40})")
+            raise ConfigError(f"{where}: {path}.{key}: a text is expected{got(value)}")
         elif isinstance(value, dict) and kinds and not any(get_origin(kind) is dict for kind in kinds):
-            raise ConfigError(f"{where}: {path}.{key}: a single value or a list is expected (got {value!r:.40})")
+            raise ConfigError(f"{where}: {path}.{key}: a single value or a list is expected{got(value)}")
 
 
 def _kinds(model: type[BaseModel], key: str) -> Iterator[Any]:
@@ -99,18 +114,19 @@ def _kinds(model: type[BaseModel], key: str) -> Iterator[Any]:
 
 
 def contains_itself(value: Any) -> bool:
-    """Whether a YAML value is part of itself, by an anchor."""
-    open_, finished = set[int](), set[int]()
-
-    def visit(item: Any) -> bool:
+    """Whether a YAML value is part of itself, by an anchor. Without recursion: it may be nested deeply."""
+    open_, finished, pending = set[int](), set[int](), [(value, False)]
+    while pending:
+        item, left = pending.pop()
         if not isinstance(item, dict | list) or id(item) in finished:
-            return False
-        if id(item) in open_:
+            continue
+        if left:
+            open_.discard(id(item))
+            finished.add(id(item))
+        elif id(item) in open_:
             return True
-        open_.add(id(item))
-        found = any(map(visit, item.values() if isinstance(item, dict) else item))
-        open_.discard(id(item))
-        finished.add(id(item))
-        return found
-
-    return visit(value)
+        else:
+            open_.add(id(item))
+            inside = item.values() if isinstance(item, dict) else item
+            pending += [(item, True), *((part, False) for part in inside)]
+    return False

@@ -120,7 +120,10 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
-    [("fingerprint", "0" * 16, "the fingerprint of train.index.npz is"), ("unreadable", 7, "0 images are unreadable")],
+    [
+        ("fingerprint", "0" * 16, "the fingerprint of train.index.npz is"),
+        ("unreadable", 7, "0 images are unreadable, not 7 as pack.json says"),
+    ],
 )
 def test_a_pack_whose_facts_do_not_fit_its_index_is_damaged(key: str, value: Any, expected: str, tiny: Path) -> None:
     folder = packed(TINY, tiny)
@@ -142,7 +145,7 @@ def test_a_pack_of_another_number_of_images_is_not_used(tiny: Path, monkeypatch:
     packed(TINY, tiny)
     register(monkeypatch, {**COUNTS, "val": COUNTS["val"] + 10})
     message = refusal(lambda: open_dataset(TINY, "val", tiny))
-    assert "is of another version of it: val has 20 images, not 30; make it again with" in message
+    assert "does not fit the data set: val: 20 images, not 30; make it again with" in message
 
 
 # -- CIFAR ------------------------------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def test_what_would_be_scored_wrongly_is_named(key: str, change: dict[str, Any],
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (0, "(it holds 0, not an object)"),
+        (0, "(it holds a int, not an object)"),
         ({"images": []}, "no list of annotations"),
         ({"images": {}}, "no list of images"),
     ],

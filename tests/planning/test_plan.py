@@ -407,7 +407,7 @@ def test_a_mistake_is_one_line_that_names_the_valid_choices(mistake: str, tmp_pa
         ("kind: pbs\n", ["kind: 'pbs'", "valid: local, slurm"]),
         ("partition: gpu\n", ["kind"]),
         ("kind: local\nminutes: long\n", ["minutes: a whole number is expected"]),
-        ("kind: local\npartition: gpu\n", ["partition: kind local requests nothing from SLURM", "use --jobs"]),
+        ("kind: local\npartition: gpu\n", ["partition is for SLURM", "--jobs sets how many"]),
         ("kind: [local\n", ["cluster.yaml:2", "not YAML"]),
         ("- local\n", ["expected a mapping"]),
     ],

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jigclu.config import ConfigError
+from jigclu.config import ConfigError, LinearConfig
 from orchestrate.planning import overlays
-from orchestrate.planning.experiments import find, load_all
+from orchestrate.planning.experiments import find, load_all, topics
 from orchestrate.planning.plan import make_plan
 from orchestrate.planning.resolve import parse_sets
 
@@ -66,11 +66,15 @@ def test_the_copy_is_planned_as_it_is(tree: Path) -> None:
         ("linear: {}", "linear: {epochs: {a: 1}}", "recipe: linear.epochs: a single value or a list is expected"),
         ("set: {}", "set: {pretrain.data: x}", "cell 'a': pretrain.data: a mapping"),
         ("set: {}", "set: {pretrain.data.name.x: 1}", "cell 'a': pretrain.data.name: a text is expected"),
-        ("set: {}", "set: {linear.data: {}, linear.data.name: x}", "cell 'a' sets linear.data and linear.data.name"),
+        (
+            "set: {}",
+            "set: {linear.data: {name: x}, linear.data.name: x}",
+            "cell 'a' sets linear.data and linear.data.name",
+        ),
         (
             "set: {}",
             "set: {pretrain.batchsize: 40%}",
-            "pretrain.batchsize: 40% of None: only a whole number has shares",
+            "unknown key pretrain.batchsize; ",
         ),
         ("set: {}", "set: {pretrain.epochs: " + "4" * 5000 + "%}", "pretrain.epochs: a whole number is expected"),
         ("set: {}", "set: 3", "references 1: set: a mapping"),
@@ -99,6 +103,15 @@ def test_the_copy_is_planned_as_it_is(tree: Path) -> None:
         ("topic: mine", 'topic: " "', "mine.yaml: topic is empty"),
         ("title: t", "title: t\nclaims: [{text: x, source: y, best: [a, a]}]", "claim 'x' names the cell 'a' twice"),
         ("title: t", "title: t\nclaims: [{text: x, source: y, order: []}]", "claim 'x' compares fewer than two cells"),
+        ('{row: "", set: {}}', '{row: "", printed: 3.0}', "references 1: printed: a list is expected"),
+        ('{row: "", set: {}}', '{row: "", printed: }', "references 1: printed: a list is expected"),
+        ('{row: "", set: {}}', "{printed: [1, 2]}", "row '' prints 2 values for 1 columns"),
+        (
+            "set: {}",
+            "set: {pretrain.method.name: moco}",
+            "cell 'a' sets pretrain.method.name; write method: beside set",
+        ),
+        ("set: {}", "set: {pretrain.method: {name: moco}}", "cell 'a' sets pretrain.method.name"),
         ("topic: mine", "topic: table8", "topic 'table8' already means table8"),
         ("topic: mine", "topic: all", "topic 'all' already means all experiments"),
     ],
@@ -185,18 +198,39 @@ def test_cells_that_an_own_protocol_does_not_tell_apart_are_refused(tree: Path) 
     make_plan(find(["table8"]), "smoke", "own", 1, {})
 
 
-@pytest.mark.parametrize("words", [["pretrain.data=x", "pretrain.data.name=y"], ["linear.lr=1", "linear.lr.x=2"]])
+def test_a_row_may_add_to_a_columns_mapping(tree: Path) -> None:
+    replaced(tree / "mine.yaml", "report: linear.top1}", "report: linear.top1, set: {linear.data: {name: scenes}}}")
+    replaced(tree / "mine.yaml", "set: {}", "set: {linear.data.val_images: 20}")
+    (job,) = (
+        job for job in make_plan(find(["mine"]), "smoke", "official", 1, {}).jobs.values() if job.stage == "linear"
+    )
+    assert isinstance(job.config, LinearConfig) and (job.config.data.name, job.config.data.val_images) == ("scenes", 20)
+
+
+def test_jobs_can_be_named_although_a_file_is_half_edited(tree: Path) -> None:
+    (tree / "mine.yaml").write_text("title: [")
+    found = topics()
+    assert found["mine"] == "mine" and found["table8"] == "m"
+    with pytest.raises(ConfigError):
+        load_all()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain.data=x", "pretrain.data.name=y"],
+        ["linear.lr=1", "linear.lr.x=2"],
+        ["linear.data={name: a}", "linear.data.name=b"],
+    ],
+)
 def test_a_setting_inside_another_is_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"--set sets .* write one of them"):
         parse_sets(words)
 
 
-CHECKS: list[Callable[[], object]] = [load_all, lambda: make_plan(find(["all"]), "paper", "official", 1, {})]
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_the_files_of_the_suite_pass(check: Callable[[], object]) -> None:
-    check()
+@pytest.mark.parametrize("protocol", overlays.overlays("protocols"))
+def test_the_files_of_the_suite_pass(protocol: str) -> None:
+    assert make_plan(find(["all"]), "paper", protocol, 1, {}).jobs
 
 
 def test_files_that_editors_and_systems_hide_are_no_experiments(tree: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from helpers.orchestrator import ROOT, TINY, jobs, prepared_store, run
 
+from jigclu.config import METRICS
 from orchestrate.planning import experiments
 from orchestrate.planning.experiments import Cell
 from reports import verdicts
@@ -70,6 +71,9 @@ def test_a_small_version_of_the_whole_paper_runs_to_the_end(template: Path) -> N
         *(["detect"] * DETECTS),
     }
     assert all(job.done for job in jobs(store))
+    for job in jobs(store):
+        known = METRICS[job.job["stage"]]
+        assert not known or set(job.result["metrics"]) <= set(known), job.job["name"]
 
 
 def test_every_requested_cell_is_filled_with_a_number(template: Path) -> None:

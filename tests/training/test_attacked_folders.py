@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from jigclu.config import ConfigError, parse
+from jigclu.config import METRICS, ConfigError, parse
 from jigclu.files import UnreadableFile, write_json
-from jigclu.job_folder import JobFolder
+from jigclu.job_folder import PERCENT, JobFolder
 from jigclu.network import load_encoder
 from jigclu.stages import knn, pretrain
 from jigclu.training import interrupt
@@ -102,9 +102,9 @@ def test_a_checkpoint_that_is_none_is_damaged(state: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda state: state.pop("network"), "it has no network"),
-        (lambda state: state.pop("seconds"), "it has no seconds"),
-        (lambda state: state.update(optimizer=[1]), "it has no optimizer"),
+        (lambda state: state.pop("network"), "its network is missing or of another type"),
+        (lambda state: state.pop("seconds"), "its seconds is missing or of another type"),
+        (lambda state: state.update(optimizer=[1]), "its optimizer is missing or of another type"),
         (lambda state: state["optimizer"].pop("state"), "its optimizer does not fit"),
         (lambda state: state["network"].popitem(), "its network does not fit: "),
         (lambda state: halve(state["network"]), r"network has \S+ as torch.float16, not torch.float32"),
@@ -135,6 +135,13 @@ def test_files_and_folders_that_changed_places_are_named(tmp_path: Path) -> None
         run(folder)
     (folder.path / "checkpoint").unlink()
     folder.metrics_path.mkdir()
+    (folder.path / "checkpoint").symlink_to("scratch")
+    with pytest.raises(UnreadableFile, match=r"checkpoint is a link to scratch, which is no folder: mount it, or"):
+        run(folder)
+    (folder.path / "checkpoint").unlink()
+    (tmp_path / "linear").write_text("")
+    with pytest.raises(UnreadableFile, match=rf"^{tmp_path / 'linear'} is a file, not a folder"):
+        JobFolder(tmp_path / "linear" / "abcd").create()
     with pytest.raises(UnreadableFile, match=r"metrics\.jsonl is a folder, not a file"):
         run(folder)
     assert list(folder.metrics()) == []
@@ -146,6 +153,7 @@ def test_files_and_folders_that_changed_places_are_named(tmp_path: Path) -> None
         ("seed", 2**64, "a whole number from 0 to 2\\^64 - 1"),
         ("upstream", ["../knn/beef"], "a list of job ids"),
         ("upstream", [".."], "a list of job ids"),
+        ("upstream", [""], "a list of job ids"),
     ],
 )
 def test_fields_of_job_json_that_no_job_has_are_named(field: str, value: Any, expected: str, tmp_path: Path) -> None:
@@ -239,6 +247,23 @@ def test_a_result_that_no_stage_writes_is_none(text: str, problem: str, tmp_path
     folder = job(tmp_path, "knn", "aaaa")
     (folder.path / "result.json").write_text(text)
     assert not folder.done and folder.problems == [problem]
+
+
+OTHERS = {
+    "best_epoch",
+    "alignment",
+    "uniformity",
+    "rankme",
+    "object_chance",
+    "person_chance",
+}  # no percentage, or no score
+
+
+def test_percentages_are_known_by_their_names(tmp_path: Path) -> None:
+    names = {name for names in METRICS.values() for name in names} - OTHERS
+    assert names and all(map(PERCENT.fullmatch, names)) and not any(map(PERCENT.fullmatch, OTHERS))
+    with pytest.raises(ValueError, match=r"the result is not written: person_ap50 is 101, and must be from 0 to 100"):
+        job(tmp_path, "knn", "aaaa").write_result({"person_ap50": 101})
 
 
 def test_a_result_from_another_encoder_is_stale_whatever_the_clocks_say(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ class Source(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """`of_lines(facts())`."""
-        return of_lines(self.facts())
+        """The fingerprint of `facts()`."""
+        return fingerprint_of(self.facts())
 
 
 def file_lines(paths: np.ndarray, sizes: np.ndarray) -> Iterable[str]:
@@ -76,7 +76,7 @@ def file_lines(paths: np.ndarray, sizes: np.ndarray) -> Iterable[str]:
     return (f"{path} {size}" for path, size in zip(paths.tolist(), sizes.tolist(), strict=True))
 
 
-def of_lines(lines: Iterable[str]) -> str:
+def fingerprint_of(lines: Iterable[str]) -> str:
     """The fingerprint of lines of text: the first 16 hex digits of their sha256."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

@@ -110,7 +110,7 @@ def parse(text: bytes, path: Path) -> dict[str, Any]:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise IncompleteDatasetError(
-                path, f"not annotations in COCO's format (it holds {values!r:.20}, not an object)"
+                path, f"not annotations in COCO's format (it holds a {type(values).__name__}, not an object)"
             )
         if lacking := [key for key in ("images", "annotations", "categories") if not isinstance(values.get(key), list)]:
             raise IncompleteDatasetError(path, f"not annotations in COCO's format (no list of {lacking[0]})")

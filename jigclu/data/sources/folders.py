@@ -70,7 +70,7 @@ class FolderCollection:
             self._count(packed.folder, split, dict(zip(packed.classes, map(len, members), strict=True)))
         except IncompleteDatasetError as error:
             raise ConfigError(
-                f"data set {data.name}: the pack {packed.folder} is of another version of it: {split} has {error}; make "
+                f"data set {data.name}: the pack {packed.folder} does not fit the data set: {split}: {error}; make "
                 f"it again with `{pack_command(data, root)} --force`"
             ) from None
         return self._part(packed, data, split, root)

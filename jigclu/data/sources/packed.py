@@ -29,7 +29,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from jigclu.config import ConfigError, DataConfig, Strict
-from jigclu.data.sources.base import SPLITS, Source, Split, data_root, file_lines, of_lines
+from jigclu.data.sources.base import SPLITS, Source, Split, data_root, file_lines, fingerprint_of
 from jigclu.data.sources.decoding import fit
 from jigclu.data.sources.folder_index import cache_path, digest, file_state, keep, settled
 
@@ -219,8 +219,8 @@ def _read_index(folder: Path, split: Split, facts: PackFacts) -> Index:
     for key, most in (("labels", len(facts.classes) - 1), ("heights", facts.canvas), ("widths", facts.canvas)):
         if count and not 0 <= index[key].min() <= index[key].max() <= most:
             raise CorruptPackError(f"{name}: {key} must be from 0 to {most}")
-    if (broken := int((index["heights"] == 0).sum())) != facts.splits[split].unreadable:
-        raise CorruptPackError(f"{name}: {broken} images are unreadable, not the number in {FACTS}")
+    if (broken := int((index["heights"] == 0).sum())) != (noted := facts.splits[split].unreadable):
+        raise CorruptPackError(f"{name}: {broken} images are unreadable, not {noted} as {FACTS} says")
     for label, first in zip(*np.unique(index["labels"], return_index=True), strict=True):
         if (named := str(index["paths"][first]).partition("/")[0]) != facts.classes[label]:
             raise CorruptPackError(f"its {split} images of class {named} are labelled {facts.classes[label]}")
@@ -243,7 +243,9 @@ def _check_data(path: Path, expected: FileFacts, thorough: bool) -> State:
 
 
 def _check_fingerprint(split: Split, index: Index, facts: PackFacts) -> None:
-    if (found := of_lines(file_lines(index["paths"], index["sizes"]))) != (noted := facts.splits[split].fingerprint):
+    if (found := fingerprint_of(file_lines(index["paths"], index["sizes"]))) != (
+        noted := facts.splits[split].fingerprint
+    ):
         raise CorruptPackError(f"the fingerprint of {index_name(split)} is {found}, not {noted} as {FACTS} says")
 
 
@@ -251,8 +253,8 @@ def _check_header(path: Path, index: Index, facts: PackFacts) -> None:
     count, side = len(index["paths"]), facts.canvas
     expected = (count, 3, side, side) if facts.quality is None else (int(index["offsets"][-1]),)
     try:
-        array: Any = np.lib.format.open_memmap(path, mode="r") if max(expected) else np.load(path)
-    except ValueError as error:
+        array: Any = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError) as error:
         raise CorruptPackError(f"{path.name} is no array ({error})") from None
     if array.shape != expected or array.dtype != np.uint8:
         raise CorruptPackError(f"{path.name} is {array.dtype} of shape {array.shape}, not uint8 of {expected}")
