@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.mlflow import make_job, use
+from helpers.orchestrator import prepared_store
 from matplotlib.image import imsave
 
 from jigclu.files import write_json
@@ -33,10 +34,22 @@ NOTE = "are too few for AP over"
 FIGURE = "Boxes on the first validation"
 
 
+TEMPLATES: list[Path] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def databases(template: Path) -> None:
+    """A store here is a copy of an empty migrated database: migrating one takes seconds."""
+    TEMPLATES.append(template)
+
+
 def add_row(
     store: Path, row: str, config: dict[str, Any], metrics: dict[str, float], images: int, classes: int, **more: Any
 ) -> Path:
     """The folder of the job of a row of Table 4, with a picture except for `Supervised`. `classes`: a detail of its result."""
+    if not store.exists():
+        store.parent.mkdir(exist_ok=True)
+        prepared_store(store, TEMPLATES[-1])
     job_id = f"{list(ROWS).index(row):012x}"
     uses = [
         use(key, experiment="table4", metric=one.metric)

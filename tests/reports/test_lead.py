@@ -18,9 +18,8 @@ CHANCE = JigCluConfig().chance_loss(50)
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Path:
+def demo(store: Path) -> Path:
     """A finished Table 8 at scale smoke; with m = 4 the loss ended at chance."""
-    store = tmp_path / "runs"
     for m, loss, top1 in ((2, 0.75, 70.0), (3, 0.8, 60.0), (4, 0.995, 45.0)):
         config = {"backbone": "resnet10", "data": {"name": "textures"}, "method": {"name": "jigclu", "m": m}}
         metrics = {"loss": loss * CHANCE, "chance_loss": CHANCE, **(PUZZLE if m == 2 else {})}
