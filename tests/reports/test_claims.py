@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from helpers.claims import IMAGES, MINI, OVERRIDDEN, SCALE, check, known, result, table
 
-from jigclu.config import ConfigError
 from orchestrate.planning import experiments, scale_notes
 from orchestrate.planning.claims import RELATIONS, Claim
-from orchestrate.planning.experiments import Experiment
 from reports import verdicts
 from reports.records import Result, Table
 from reports.statistics.noise import Pool
@@ -395,13 +393,3 @@ def test_the_papers_own_numbers_agree_with_its_claims_except_where_it_is_noted()
 def test_every_relation_is_used_by_a_claim_of_the_ledger() -> None:
     used = {type(claim.relation) for experiment in experiments.load_all().values() for claim in experiment.claims}
     assert used == set(RELATIONS.values()) == set(EVALUATORS)
-
-
-def test_a_claim_must_have_exactly_one_relation_and_cells_that_exist() -> None:
-    for relations in ({}, {**ORDER, **MORE}):
-        with pytest.raises(ValueError, match="exactly one of"):
-            Claim(text="x", source="", **relations)
-    words: dict[str, Any] = {"name": "figure0", "title": "", "source": "", "topic": "", "unit": "%"}
-    cell = result("a").cell
-    with pytest.raises((ValueError, ConfigError), match="names the cell 'b'"):
-        Experiment(recipe={"linear": {}}, cells=(cell,), claims=(Claim(text="x", source="", **MORE),), **words)
