@@ -70,7 +70,7 @@ def parser(prog: str = "run.py") -> Parser:
         "--first-seed", type=whole(0, MOST_SEED), default=0, metavar="S", help="count the seeds from S instead of 0"
     )
     what.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a config value; may be repeated"
+        "--set", nargs="+", action="extend", default=[], metavar="STAGE.KEY=VALUE", help="override config values"
     )
     where = command.add_argument_group("where")
     where.add_argument("--cluster", help="local, slurm, or a YAML file; default: slurm if sbatch is found, else local")
@@ -169,8 +169,11 @@ def check_flags(args: argparse.Namespace) -> None:
         return
     if not args.experiments:
         names = [*experiments.load_all(), "all"]
-        if word := next((word for word in args.cells if word in names), ""):
-            raise ConfigError(f"which experiment? {word!r} was read as a cell; write experiments before the options")
+        for words, what in ((args.cells, "cell"), (args.set, "setting")):
+            if word := next((word for word in words if word in names), ""):
+                raise ConfigError(
+                    f"which experiment? {word!r} was read as a {what}; write experiments before the options"
+                )
         raise ConfigError(f"which experiment? valid: {', '.join(names)} (see --list)")
     if args.gpus and not args.dry_run:
         raise ConfigError("--gpus is a number for the estimate of --dry-run; add --dry-run, or leave it out")

@@ -160,6 +160,10 @@ class Estimate:
         """The half-width that is exceeded on one side with probability `level` if the true value is zero."""
         return _width(self.seeds_se, self.images_se, self.df, self.n, level)
 
+    def images_width(self, level: float = LEVEL) -> float:
+        """As `width`, of the choice of validation images alone: what the same networks would have on other images."""
+        return student.quantile(level, math.inf) * self.images_se
+
     def above(self, limit: float = 0.0) -> float:
         """The probability of so large a value, or a larger one, if the true value is `limit`; 0 or 1 without noise."""
         return self._tail(self.value - limit)

@@ -11,13 +11,14 @@ The outcomes of a claim:
 - `holds`, `fails`: the numbers show it, or contradict it, beyond the noise. If a claim has several pairs, all must show it
   for `holds`; for `fails` one suffices, at Holm's level over the claim's pairs. Cells that contradict it make it fail even
   if others are missing.
-- `within the noise`: with the difference that such a measurement would show in 4 of 5 repeats, and the seeds that the
-  measured difference would take.
+- `within the noise`: of the difference, with the difference that such a measurement would show in 4 of 5 repeats, and the
+  seeds that the measured difference would take; or of the best cell's gain over the table's random weights (one-sided, 5 %).
 - `not run`: a cell that it needs has no number.
 - `not decidable here`: the noise is unknown (one seed at a scale of unknown spread, AP without a bootstrap); an absolute
   number, or one that the paper cites, on other data; a feature map with fewer cells than patches; what the scale's file
   lists as `undecidable`; times of different devices; a series that does not arrive.
-- `nothing learnt`: the best of its cells does not exceed the table's random weights beyond the noise.
+- `nothing learnt`: the best of its cells does not exceed the table's random weights by more than the choice of validation
+  images explains.
 
 The relations:
 

@@ -9,7 +9,7 @@ from orchestrate.planning.claims import Claim
 from reports.control import uninformative
 from reports.records import Result, Table
 from reports.verdicts.evidence import CITED, gather
-from reports.verdicts.floors import learns_nothing
+from reports.verdicts.floors import doubt
 from reports.verdicts.outcomes import (
     FAILS,
     NOT_RUN,
@@ -41,10 +41,10 @@ def check_claim(claim: Claim, results: Mapping[str, Result], table: Table) -> Ch
     if outcome != NOT_RUN and (why := uninformative(table)):
         outcome, reason = UNDECIDABLE, f"{why}: {reason}"
     elif outcome != NOT_RUN:
-        for group in compared(claim.relation):
-            if why := learns_nothing(group, evidence):
-                outcome, reason = NOTHING, f"{why}: {reason}"
-                break
+        doubts = [one for group in compared(claim.relation) if (one := doubt(group, evidence))]
+        for doubted, why in sorted(doubts, key=lambda one: one[0] != NOTHING)[:1]:
+            outcome = doubted if doubted == NOTHING or outcome != UNDECIDABLE else outcome
+            reason = f"{why}: {reason}"
     missing = evidence.missing
     if missing and outcome != FAILS:
         reasons = dict.fromkeys(missing.values())

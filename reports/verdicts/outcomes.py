@@ -21,7 +21,7 @@ MEANING: dict[Outcome, str] = {
     NOISE: "the numbers differ by less than the noise",
     NOT_RUN: "a cell that it needs has no number yet",
     UNDECIDABLE: "these runs cannot decide it: see the reason",
-    NOTHING: "none of its cells is above random weights by more than the noise",
+    NOTHING: "none of its cells is above random weights by more than the choice of images explains",
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from helpers.orchestrator import ROOT, environment
 
 from jigclu_cli.__main__ import main
+from orchestrate.run import parser
 
 TABLE8 = ("run", "table8", "--scale", "smoke", "--cluster", "local")
 
@@ -72,6 +73,10 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("run", "TABLE8"), "did you mean table8?"),
     (("run", "tabel8"), "did you mean table8? valid: "),
     (("run", "--cells", "m=2", "table8"), "'table8' was read as a cell; write experiments before the options"),
+    (
+        ("run", "--set", "pretrain.epochs=2", "table8"),
+        "'table8' was read as a setting; write experiments before the options",
+    ),
     (
         ("run", "table8", "--scale", "smoke", "table9"),
         "unknown argument table9; write each EXPERIMENT before the options",
@@ -218,6 +223,11 @@ def test_a_number_of_threads_in_the_environment_is_checked(
     assert main(list(TABLE8)) == 2
     assert "JIGCLU_THREADS must be a whole number from 1 to 4096, not 'two'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_may_share_an_option_or_have_their_own() -> None:
+    given = parser().parse_args(["table8", "--set", "pretrain.epochs=2", "linear.epochs=3", "--set", "linear.lr=1"])
+    assert given.set == ["pretrain.epochs=2", "linear.epochs=3", "linear.lr=1"]
 
 
 READY = """import runpy, sys

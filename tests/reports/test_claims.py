@@ -174,7 +174,7 @@ def test_cells_of_other_tables_are_found_by_their_name() -> None:
 
 
 # -- the floor --------------------------------------------------------------------------------------------------------
-def floor(value: float, key: str = "random") -> Result:
+def floor(value: float | tuple[float, ...], key: str = "random") -> Result:
     return result(key, value, method=None, reference=True)
 
 
@@ -189,6 +189,17 @@ def test_cells_that_do_not_beat_random_weights_have_learnt_nothing() -> None:
     assert (
         outcome(MORE, *cells(27.2, 23.9), floor(20.0), floor(28.0, "random, BN calibrated"), **MINI) == "nothing learnt"
     )
+
+
+def test_a_large_gain_of_few_seeds_is_within_the_noise_and_not_nothing_learnt() -> None:
+    """Three seeds of which one is 20 points above the others, all far above random weights."""
+    few = floor((30.9, 31.7, 33.3))
+    pair = [result("a", (82.5, 50.0, 49.0)), result("b", (30.5, 49.0, 80.5))]
+    spread = verdicts.scale_pool([(one, "%") for one in pair], "mini")
+    checked = check(MORE, *pair, few, pool=spread, **MINI)
+    assert checked.outcome == "within the noise"
+    assert "a (60.5) is above random weights, random (32.0), by 28.5, within the noise of" in checked.reason
+    assert outcome(MORE, *cells((32.5, 31.0, 33.0), (31.0, 32.0, 31.5)), few, pool=spread, **MINI) == "nothing learnt"
 
 
 def test_one_cell_that_has_learnt_is_enough() -> None:
