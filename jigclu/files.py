@@ -67,20 +67,23 @@ def is_finite(value: Any) -> bool:
 TEXT = Shape("a text", lambda value: isinstance(value, str))
 TEXT_OR_NULL = Shape("a text", lambda value: value is None or isinstance(value, str))
 FINITE = Shape("a finite number", is_finite)
-FINITE_OR_NULL = Shape("a finite number", lambda value: value is None or is_finite(value))
 NUMBER = Shape("a number", lambda value: isinstance(value, int | float))  # NaN is one: a diverging loss
 POSITIVE = Shape("a positive number", lambda value: is_finite(value) and value > 0)
 COUNT = Shape("a whole number from 0", lambda value: is_finite(value) and isinstance(value, int) and value >= 0)
+COUNT_OR_NULL = Shape(COUNT.words, lambda value: value is None or COUNT.fits(value))
 OBJECT = Shape("an object", lambda value: isinstance(value, dict))
 SEED = Shape("a whole number from 0 to 2^64 - 1", lambda value: COUNT.fits(value) and value < 1 << 64)
 TEXTS = Shape("a list of texts", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-IDS = Shape("a list of job ids", lambda value: TEXTS.fits(value) and not any(map(_is_path, value)))
+def _is_plain(name: str) -> bool:
+    return bool(name) and Path(name).name == name and name != ".." and "\0" not in name and len(os.fsencode(name)) < 256
 
 
-def _is_path(name: str) -> bool:
-    return not name or Path(name).name != name or name == ".."
+NAME = Shape("a name without slashes", lambda value: isinstance(value, str) and _is_plain(value))
+IDS = Shape("a list of job ids", lambda value: TEXTS.fits(value) and all(map(_is_plain, value)))
+STAMP = Shape("a time in seconds since 1970", lambda value: is_finite(value) and 0 <= value < 1e11)
+STAMP_OR_NULL = Shape(STAMP.words, lambda value: value is None or STAMP.fits(value))
 
 
 def objects(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:
@@ -100,9 +103,11 @@ def objects(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None 
     )
 
 
-def read_fields(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """read_json, with UnreadableFile also for a field that holds something else. A field may be absent."""
+def read_fields(path: Path, shapes: Mapping[str, Shape], required: Iterable[str] = ()) -> dict[str, Any]:
+    """read_json, with UnreadableFile also for a field that holds something else, or for a required one that is absent."""
     values = read_json(path)
+    if values and (absent := [key for key in required if key not in values]):
+        raise UnreadableFile(f"{path} has no {absent[0]}")
     for key, shape in shapes.items():
         if key in values and not shape.fits(values[key]):
             given = json.dumps(values[key])

@@ -21,13 +21,15 @@ from typing import Any
 
 from jigclu.files import (
     COUNT,
+    COUNT_OR_NULL,
     FINITE,
-    FINITE_OR_NULL,
     IDS,
     NUMBER,
     OBJECT,
     POSITIVE,
     SEED,
+    STAMP,
+    STAMP_OR_NULL,
     TEXT,
     TEXT_OR_NULL,
     TEXTS,
@@ -60,16 +62,16 @@ STATUS_FIELDS = {
     "state": Shape(f"one of {', '.join(STATES)}", lambda value: value in STATES),
     **dict.fromkeys(("message", "slurm_job_id", "host"), TEXT_OR_NULL),
     **dict.fromkeys(("seconds_left", "images_per_second", "epoch", "epochs"), FINITE),
-    **dict.fromkeys(("heartbeat", "pid"), FINITE_OR_NULL),
+    "heartbeat": STAMP_OR_NULL,
+    "pid": COUNT_OR_NULL,
     "loss": NUMBER,
     "step": COUNT,
     "steps": COUNT,
-    "attempts": objects(
-        {"began": FINITE}, {"ended": FINITE, "step": COUNT, "host": TEXT, "slurm_job_id": TEXT_OR_NULL}
-    ),
+    "attempts": objects({"began": STAMP}, {"ended": STAMP, "step": COUNT, "host": TEXT, "slurm_job_id": TEXT_OR_NULL}),
 }
 RESULT_FIELDS = {
-    **dict.fromkeys(("finished", "seconds"), FINITE),
+    "finished": STAMP,
+    "seconds": FINITE,
     "world": POSITIVE,
     "device": TEXT,
     "versions": OBJECT,

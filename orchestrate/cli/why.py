@@ -58,7 +58,8 @@ def _cost(folder: JobFolder, marker: dict[str, Any]) -> Iterator[tuple[str, str]
     if estimate := marker.get("estimate_hours"):
         wall = estimate / (marker.get("ranks") or 1) / (marker.get("share") or 1.0)
         hours = f", {device_hours(estimate, kind)}" if kind else ""
-        yield "estimated", f"{duration(3600 * wall)}{hours}, by {marker['estimate_by']}"
+        by = f", by {marker['estimate_by']}" if "estimate_by" in marker else ""
+        yield "estimated", f"{duration(3600 * wall)}{hours}{by}"
     spent, text = hours_spent(folder), took(folder)
     if spent is not None and text:
         hours = f", {device_hours(spent, kind)}" if kind else ""
@@ -91,8 +92,8 @@ def _evidence(folder: JobFolder, state: State) -> list[str]:
         elif not folder.done:
             lines.append("squeue and sacct have no record of it")
     elif marker:
-        started = _local_time(marker["submitted"])
-        lines.append(f"started {started} on {marker.get('host')} as process {marker.get('pid')}")
+        started = f"started {_local_time(marker['submitted'])}" if "submitted" in marker else "started"
+        lines.append(f"{started} on {marker.get('host')} as process {marker.get('pid')}")
     return lines
 
 

@@ -6,17 +6,31 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jigclu.files import COUNT, FINITE, POSITIVE, TEXT, TEXTS, UnreadableFile, read_cache, read_fields, write_json
+from jigclu.files import (
+    COUNT,
+    FINITE,
+    NAME,
+    POSITIVE,
+    STAMP,
+    TEXT,
+    TEXTS,
+    UnreadableFile,
+    read_cache,
+    read_fields,
+    write_json,
+)
 from jigclu.job_folder import JobFolder
 
 # One sbatch command, in <store>/.submissions/<group>/: its name, its jobs, and SLURM's id as soon as it is known.
 SCRIPT = "submission.sh"  # the sbatch script of a submission
 STORE_FAILED = 74  # exit status of a job that cannot write even its status (EX_IOERR)
 SUBMISSION_FIELDS = {
-    **dict.fromkeys(("cluster", "site", "group", "host", "estimate_by"), TEXT),
+    **dict.fromkeys(("cluster", "site", "host", "estimate_by"), TEXT),
+    "group": NAME,
     **dict.fromkeys(("index", "pid", "max_requeues"), COUNT),
     **dict.fromkeys(("ranks", "share"), POSITIVE),
-    **dict.fromkeys(("submitted", "estimate_hours"), FINITE),
+    "submitted": STAMP,
+    "estimate_hours": FINITE,
 }
 GROUP_FIELDS = {"jobs": TEXTS, "name": TEXT, "site": TEXT}
 GROUP, LIST = "group.json", "jobs.txt"  # LIST: a job folder per line, in the order of the array's tasks
@@ -28,10 +42,13 @@ def submissions_folder(store: Path) -> Path:
 
 def submission(folder: JobFolder) -> dict[str, Any]:
     """Where the job was last sent: `cluster`, `submitted` (unix seconds), on SLURM `group` and `index`."""
+    path = folder.path / "submission.json"
     try:
-        return read_fields(folder.path / "submission.json", SUBMISSION_FIELDS)
+        found = read_fields(path, SUBMISSION_FIELDS)
     except UnreadableFile:
         return _from_groups(folder)
+    torn = not found.keys() >= {"site", "index", "submitted"} if "group" in found else not found and path.exists()
+    return _from_groups(folder) if torn else found
 
 
 def _from_groups(folder: JobFolder) -> dict[str, Any]:
@@ -53,7 +70,9 @@ def _from_groups(folder: JobFolder) -> dict[str, Any]:
 
 def _listed(listing: Path) -> list[str]:
     """Ids of a submission's jobs."""
-    return [Path(line).name for line in listing.read_text(encoding="utf-8").splitlines()] if listing.exists() else []
+    if not listing.is_file():
+        return []
+    return [Path(line).name for line in listing.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
 
 
 def note_submission(folder: JobFolder, **fields: Any) -> None:
@@ -65,7 +84,7 @@ def read_group(store: Path, group: str) -> dict[str, Any]:
     """The group's group.json; if that is unreadable, its jobs, so that the queue can still be searched for its script."""
     path = submissions_folder(store) / group / GROUP
     try:
-        return read_fields(path, GROUP_FIELDS)
+        return read_fields(path, GROUP_FIELDS, ("jobs",))
     except UnreadableFile:
         return {"jobs": _listed(path.with_name(LIST))}
 

@@ -94,7 +94,7 @@ def test_the_time_left_on_slurm_is_that_of_the_longest_chain(tmp_path: Path) -> 
     for index, upstream in enumerate(([], ["00000000000a"], [])):
         folder = JobFolder(tmp_path / "pretrain" / f"00000000000{'abc'[index]}").create()
         folder.update_job(stage="pretrain", upstream=upstream)
-        note_submission(folder, group="g", estimate_hours=4.0, ranks=4, share=1.0)
+        note_submission(folder, group="g", site="slurm", index=0, submitted=1.0, estimate_hours=4.0, ranks=4, share=1.0)
         folders.append(folder)
     states = {folder.id: State("pending", slurm_id=str(index + 1)) for index, folder in enumerate(folders)}
     assert time_left(folders[::-1], states) == "about 2 h 00 min left, waiting in the queue not counted"

@@ -20,8 +20,9 @@ from helpers.orchestrator import (
     whole_table,
 )
 
-from jigclu.files import UnreadableFile, read_json
+from jigclu.files import UnreadableFile, read_json, write_json
 from jigclu.job_folder import JobFolder
+from orchestrate.cli import why
 from orchestrate.jobs import submissions
 from orchestrate.jobs.states import look, state_of
 from orchestrate.mirror.job_content import run_state
@@ -149,6 +150,38 @@ def test_an_unreadable_status_or_submission_stops_no_command(finished: Path) -> 
     assert code == 0 and "1 new, 6 done" in said and "result.json is empty; status.json is empty" in said, said
     done = run(finished, [*table8(), "--dry-run"])
     assert done.returncode == 0 and f"{job.path}: result.json is empty; it counts as absent" in done.stdout, done
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"submitted": 1e20},
+        {"group": "a\0b"},
+        {"group": "../../elsewhere"},
+        {"cluster": "local", "estimate_hours": 1.0},
+        {"cluster": "slurm", "group": "g", "submitted": 1.0, "site": "slurm"},
+        {"cluster": "slurm", "group": "g", "index": 0, "site": "slurm"},
+    ],
+)
+def test_a_submission_without_what_it_must_have_stops_no_command(
+    job: JobFolder, fields: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as another program or a hand can have left it: `why` shows the rest."""
+    write_json(job.path / "submission.json", fields)
+    (submissions.submissions_folder(job.store) / "g").mkdir(parents=True)
+    write_json(submissions.submissions_folder(job.store) / "g" / submissions.GROUP, {"name": "x"})
+    (submissions.submissions_folder(job.store) / "g" / submissions.LIST).write_bytes(b"/s/\xff\n")
+    assert why.why(job.store, job.id) == 0 and "state:" in capsys.readouterr().out
+    assert submissions.current_id(job) is None and submissions.batch_logs(job) == []
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [{"began": 1e20}, {"began": 1e308, "ended": -1e308}, {"began": -1e15, "ended": 1.0}, {"began": 1.0, "ended": 1e12}],
+)
+def test_times_that_no_clock_has_are_a_damaged_status(job: JobFolder, attempt: dict[str, float]) -> None:
+    write_json(job.path / "status.json", {"state": "failed", "attempts": [attempt]})
+    assert job.status == {} and "status.json: attempts is" in job.problems[0]
 
 
 def test_a_submission_that_cannot_be_read_is_found_again(job: JobFolder) -> None:
