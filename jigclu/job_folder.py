@@ -21,11 +21,11 @@ from typing import Any
 
 from jigclu.files import (
     COUNT,
-    COUNT_OR_NULL,
     FINITE,
     IDS,
     NUMBER,
     OBJECT,
+    PID_OR_NULL,
     POSITIVE,
     SEED,
     STAMP,
@@ -63,7 +63,7 @@ STATUS_FIELDS = {
     **dict.fromkeys(("message", "slurm_job_id", "host"), TEXT_OR_NULL),
     **dict.fromkeys(("seconds_left", "images_per_second", "epoch", "epochs"), FINITE),
     "heartbeat": STAMP_OR_NULL,
-    "pid": COUNT_OR_NULL,
+    "pid": PID_OR_NULL,
     "loss": NUMBER,
     "step": COUNT,
     "steps": COUNT,

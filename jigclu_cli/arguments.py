@@ -128,6 +128,8 @@ def file_problem(error: OSError) -> str:
     """A file that cannot be read or written, with the reason. Raises other errors of the system again."""
     if error.filename is None and error.errno not in DISK:
         raise error
+    if isinstance(error, FileExistsError) and not os.path.isdir(error.filename):
+        return f"{error.filename} is a file, not a folder: move it away"
     return ": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))
 
 

@@ -11,10 +11,15 @@ SUITE = ("jigclu", "jigclu_cli", "orchestrate", "reports", "detection", "benchma
 
 
 def guard_imports(prog: str) -> None:
-    """Call before the other imports. Too old a Python or a missing package ends with exit code 2, Ctrl-C with 130."""
+    """Call before the other imports. Too old a Python, a missing package or a deleted folder ends with 2, Ctrl-C with 130."""
     if sys.version_info < OLDEST:
         found = ".".join(map(str, sys.version_info[:2]))
         _leave(f"{prog}: Python {found} is too old; use .venv/bin/python, or Python 3.11 to 3.13", 2)
+
+    try:
+        os.getcwd()
+    except OSError:
+        _leave(f"{prog}: the current folder no longer exists; cd to another one", 2)
 
     def report(kind: type, error: BaseException, trace: object) -> None:
         if isinstance(error, KeyboardInterrupt):

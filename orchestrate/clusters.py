@@ -19,6 +19,7 @@ from jigclu.job_folder import JobFolder
 from orchestrate.planning.overlays import overlay, read_yaml
 from orchestrate.planning.plan import Job
 
+PATIENCE = 30.0  # seconds for nvidia-smi
 ROOT = Path(__file__).parent / "clusters"
 RANKED = ("detect", "finetune", "pretrain")  # stages that can use several ranks; a frozen encoder is evaluated by one
 FIELDS = {  # sbatch options that have a field here: what is checked before submission must be what is submitted
@@ -215,8 +216,14 @@ def visible_gpus() -> list[int]:
 
 
 def machine_gpus() -> int:
-    """How many GPUs this machine has, whichever of them CUDA_VISIBLE_DEVICES allows."""
+    """How many GPUs this machine has, whichever of them CUDA_VISIBLE_DEVICES allows. Raises ConfigError without an answer."""
     if not shutil.which("nvidia-smi"):
         return 0
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    command = ["nvidia-smi", "-L"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE).stdout
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"nvidia-smi does not answer within {PATIENCE:g} s: a GPU may be lost; CUDA_VISIBLE_DEVICES= runs without GPUs"
+        ) from None
     return sum(line.startswith("GPU ") for line in listing.splitlines())

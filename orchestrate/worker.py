@@ -201,7 +201,9 @@ def _on_slurm() -> bool:
 
 
 def _scontrol(*words: str) -> str:
-    return subprocess.run(["scontrol", *words], check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(
+        ["scontrol", *words], check=True, capture_output=True, text=True, errors="replace", timeout=60
+    ).stdout
 
 
 def _requeue(job: JobFolder, stopped: str) -> None:

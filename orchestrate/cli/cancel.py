@@ -50,7 +50,7 @@ def cancel(store: Path, words: list[str], yes: bool) -> int:
         also = f"  (required by {', '.join(sorted(shared[job_id]))})" if job_id in shared else ""
         print_line(f"{describe(folder, states[job_id])}{also}")
     question = f"Other experiments require {len(shared)} of them. Cancel all {len(chosen)}?"
-    if shared and not yes and not _confirmed(question):
+    if shared and not yes and not confirmed(question):
         print_line("nothing was cancelled (--yes cancels without asking)")
         return 1
     with locked(store / ".submit.lock"):  # no orchestrator starts a job meanwhile
@@ -83,8 +83,13 @@ def _given_up(words: list[str], named: list[JobFolder]) -> set[str]:
     return given_up.union(*(folder.job["experiments"] for folder in by_id if len(folder.job["experiments"]) == 1))
 
 
-def _confirmed(question: str) -> bool:
-    return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+def confirmed(question: str) -> bool:
+    """Ask at the terminal; anything but yes is no, as is no terminal and no answer (Ctrl-D)."""
+    try:
+        return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, UnicodeDecodeError):  # Ctrl-D, or bytes of another encoding: no answer
+        print(flush=True)
+        return False
 
 
 def _end(store: Path, chosen: list[JobFolder], states: dict[str, State]) -> int:

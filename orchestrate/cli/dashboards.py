@@ -74,7 +74,10 @@ def free_port(wanted: int | None) -> int:
 def serve(command: list[str], page: str, uri: str, prog: str) -> int:
     """Run the server until it ends; print the links when it answers. Returns its exit code, 0 after Ctrl-C or SIGTERM."""
     print("starting MLflow ...", flush=True)
-    server, stopping = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True), []
+    server, stopping = (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"),
+        [],
+    )
     errors: deque[str] = deque(maxlen=20)
     reader = threading.Thread(target=lambda: errors.extend(server.stderr or ()), daemon=True)
     reader.start()

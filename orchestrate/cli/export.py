@@ -48,6 +48,8 @@ def export(store: Path, word: str, file: Path) -> int:
 
     Raises ConfigError if the job has no final encoder, or if the file exists or cannot be written.
     """
+    if str(file) == "-":
+        raise ConfigError("- is no file name: write the name of a new file")
     folder = select_one(store, word)
     stage, source = str(folder.job.get("stage", "")), folder.path / "encoder.pt"
     if stage != "pretrain":

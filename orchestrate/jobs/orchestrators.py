@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jigclu.files import read_json, write_json
+from jigclu.files import COUNT, PID, TEXT, TEXTS, read_cached_fields, read_fields, write_json
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,12 @@ class Orchestrator:
     def cancel(self, job_ids: Iterable[str]) -> None:
         """Have it give up these jobs. Call with the store's submission lock held."""
         path = self.path.with_suffix(".cancel")
-        write_json(path, {"jobs": sorted({*read_json(path).get("jobs", []), *job_ids})})
+        write_json(path, {"jobs": sorted({*_named(path), *job_ids})})
+
+
+def _named(path: Path) -> set[str]:
+    """Ids of the jobs in a .cancel file; one that is damaged names none."""
+    return set(read_cached_fields(path, {"jobs": TEXTS}).get("jobs", []))
 
 
 class Registration:
@@ -71,7 +76,7 @@ class Registration:
 
     def cancelled(self) -> set[str]:
         """Ids of the jobs that `cancel` named."""
-        return set(read_json(self._path.with_suffix(".cancel")).get("jobs", []))
+        return _named(self._path.with_suffix(".cancel"))
 
 
 def live(store: Path) -> list[Orchestrator]:
@@ -90,7 +95,7 @@ def _live(store: Path) -> Iterator[Orchestrator]:
         except OSError:
             continue
         with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
-            values = read_json(path)
+            values = read_fields(path, {"pid": PID, "jobs": TEXTS, "host": TEXT, "slots": COUNT})
             jobs, slots = tuple(values["jobs"]), int(values["slots"])
             yield Orchestrator(path, str(values["host"]), int(values["pid"]), jobs, slots)
 

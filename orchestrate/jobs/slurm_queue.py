@@ -21,7 +21,8 @@ ACCOUNTING_OFF = re.compile("storage is disabled|not running a supported|No such
 NO_SUCH_JOB = re.compile("Invalid job id", re.IGNORECASE)
 IDS_PER_COMMAND = 400  # in one sacct command
 LAST_LOOKS = 20  # submissions that scontrol is asked about, one command each
-ROW_ID = re.compile(r"\d+(?:[_+].*)?")
+ROW_ID = re.compile(r"[0-9]+(?:[_+].*)?")
+MOST_TASKS = 4_000_001  # SLURM's largest MaxArraySize
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 ENDED = (
     "COMPLETED",
@@ -69,7 +70,9 @@ def slurm_command(*words: str) -> str:
         # A user's presets for these commands could hide jobs from us.
         env = {key: value for key, value in os.environ.items() if not key.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))}
         env["SLURM_TIME_FORMAT"] = "standard"
-        process = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, env=env)
+        process = subprocess.run(
+            words, capture_output=True, text=True, errors="surrogateescape", timeout=COMMAND_TIMEOUT, env=env
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmUnavailable(" ".join(str(error).split())) from None
     if process.returncode:
@@ -89,7 +92,7 @@ def queue() -> dict[str, Row]:
     output = slurm_command("squeue", "--noheader", "--me", "--all", "--array", "--states=all", f"--Format={wanted}")
     rows: dict[str, Row] = {}
     for slurm_id, state, reason, used, left, nodes, wait_status, script in _table(output, len(fields)):
-        code = int(wait_status) if wait_status.isdigit() else 0  # encoded as wait() does
+        code = int(wait_status) if re.fullmatch("[0-9]{1,9}", wait_status) else 0  # encoded as wait() does
         row = Row(slurm_id, state, reason, used, left, nodes, script.rstrip("|"), f"{code >> 8}:{code & 127}")
         rows |= {task_id: replace(row, id=task_id) for task_id in array_task_ids(slurm_id)}
     return rows
@@ -126,7 +129,7 @@ def _table(output: str, columns: int) -> Iterator[list[str]]:
     """The rows of a command's output. Other lines, such as a warning that a site's wrapper prints, are skipped."""
     for line in output.splitlines():
         row = line.split("|", columns - 1)
-        if len(row) == columns and ROW_ID.fullmatch(row[0]) and row[1]:
+        if len(row) == columns and ROW_ID.fullmatch(row[0]) and row[1].strip():
             yield row
 
 
@@ -163,11 +166,15 @@ def find_row(rows: dict[str, Row], slurm_id: str) -> Row | None:
 
 def array_task_ids(slurm_id: str) -> list[str]:
     """`7_[0-2,5%2]`, SLURM's form for tasks that never started, as 7_0, 7_1, 7_2, 7_5; any other id unchanged."""
-    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", slurm_id)
+    one = "[0-9]{1,7}(?:-[0-9]{1,7})?"
+    found = re.fullmatch(rf"([0-9]+)_\[({one}(?:,{one})*)(?:%[0-9]+)?\]", slurm_id)
     if not found:
         return [slurm_id]
-    ranges = (part.partition("-") for part in found[2].split(","))
-    return [f"{found[1]}_{index}" for first, _, last in ranges for index in range(int(first), int(last or first) + 1)]
+    ends = [part.partition("-") for part in found[2].split(",")]
+    ranges = [range(int(first), int(last or first) + 1) for first, _, last in ends]
+    if sum(map(len, ranges)) > MOST_TASKS:
+        return [slurm_id]
+    return [f"{found[1]}_{index}" for part in ranges for index in part]
 
 
 def _unix_seconds(text: str) -> float:

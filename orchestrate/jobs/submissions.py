@@ -10,6 +10,7 @@ from jigclu.files import (
     COUNT,
     FINITE,
     NAME,
+    PID,
     POSITIVE,
     STAMP,
     TEXT,
@@ -27,7 +28,8 @@ STORE_FAILED = 74  # exit status of a job that cannot write even its status (EX_
 SUBMISSION_FIELDS = {
     **dict.fromkeys(("cluster", "site", "host", "estimate_by"), TEXT),
     "group": NAME,
-    **dict.fromkeys(("index", "pid", "max_requeues"), COUNT),
+    **dict.fromkeys(("index", "max_requeues"), COUNT),
+    "pid": PID,
     **dict.fromkeys(("ranks", "share"), POSITIVE),
     "submitted": STAMP,
     "estimate_hours": FINITE,

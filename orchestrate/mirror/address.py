@@ -53,6 +53,8 @@ def check_uri(uri: str) -> None:
             wrong = f"depends on the current folder; from here it is sqlite:///{Path(path).absolute()}"
     elif not (is_server(uri) or re.match(rf"({'|'.join(DATABASES)})(\+\w+)?://", uri) or uri.startswith("databricks")):
         wrong = "is no address of a tracking server or database"
+    if any("\ud800" <= letter <= "\udfff" for letter in uri):
+        wrong = "is not UTF-8, as MLflow needs it (so the path of the store must be)"
     if wrong:
         raise ConfigError(
             f"MLFLOW_TRACKING_URI={shown} {wrong}: set it to http://HOST:PORT or sqlite:////FOLDER/FILE.db, or unset it to "

@@ -156,7 +156,9 @@ def _migrate(database: Path) -> None:
     target = database.with_name(f".{database.name}.{os.getpid()}.tmp") if fresh else database
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{target}"]
     try:
-        done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, errors="replace"
+        )
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["mlflow db upgrade failed"])[-1])
         if fresh:
@@ -182,7 +184,17 @@ def open_client(uri: str) -> MlflowClient:
 def connect(uri: str) -> MlflowClient | None:
     """A client; None if `uri` names a sqlite file that does not exist, since opening it would spend 6 s on creating it."""
     database = sqlite_file(uri)
-    return None if database is not None and not database.exists() else open_client(uri)
+    if database is not None and not database.exists():
+        return None
+    if database is not None and not database.is_file():
+        raise sqlite.UnusableDatabase(f"{database} is no regular file: move it away")
+    try:
+        return open_client(uri)
+    except ModuleNotFoundError as error:
+        problem = f"needs the Python package {error.name}: install it, or unset MLFLOW_TRACKING_URI"
+    except ValueError as error:  # an address that is none, or a setting such as MLFLOW_SQLALCHEMYSTORE_POOL_SIZE
+        problem = f"cannot be opened ({one_line(error)}): correct the variables MLFLOW_..., or unset them"
+    raise sqlite.UnusableDatabase(f"{uri} {problem}")
 
 
 @contextlib.contextmanager
@@ -191,8 +203,9 @@ def unusable() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = sys.modules.get("mlflow.exceptions")
-        if known is None or not isinstance(error, known.MlflowException):
+        kinds = (("mlflow.exceptions", "MlflowException"), ("sqlalchemy.exc", "SQLAlchemyError"))
+        known = [getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules]
+        if not isinstance(error, tuple(known)):
             raise
         raise sqlite.UnusableDatabase(one_line(error)) from error
 

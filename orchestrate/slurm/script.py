@@ -121,7 +121,7 @@ def sbatch(script: Path, *more: str) -> str:
     """
     try:
         command, env = ["sbatch", "--parsable", *more, str(script)], _environment(script.read_text(encoding="utf-8"))
-        process = subprocess.run(command, capture_output=True, text=True, env=env, close_fds=False)
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env, close_fds=False)
     except OSError as error:
         raise SubmissionRejected(str(error)) from None
     if process.returncode:

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.orchestrator import ROOT, environment, refused, run, table8
+from helpers.orchestrator import ROOT, environment, program, refused, run, table8
 
+from jigclu.config import ConfigError
 from jigclu.job_folder import JobFolder
+from jigclu_cli.arguments import file_problem
+from orchestrate import clusters
 
 COMMIT = "from orchestrate.jobs.snapshot import commit; import json; print(json.dumps(commit()))"
 
@@ -102,3 +105,36 @@ def test_a_tracked_copy_records_its_commit_and_whether_it_differs(clone: Path, t
     git(tree, "checkout", "-q", "--detach")
     (tree / "orchestrate" / "__init__.py").write_text("# changed\n")
     assert recorded(tree) == (head, True)
+
+
+@pytest.mark.parametrize(
+    "door", [["-m", "jigclu_cli", "status"], ["-m", "reports"], [str(ROOT / "orchestrate" / "run.py"), "table8"]]
+)
+def test_a_deleted_current_folder_is_one_line(tmp_path: Path, door: list[str]) -> None:
+    (tmp_path / "gone").mkdir()
+    command = ["sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh", sys.executable, *door]
+    more = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path, **more), capture_output=True, text=True)
+    assert (
+        done.returncode == 2 and "the current folder no longer exists" in done.stderr and done.stderr.count("\n") == 1
+    )
+
+
+def test_figures_are_drawn_without_the_backend_that_a_notebook_names(tmp_path: Path) -> None:
+    draw = "from reports.figures import bars; import matplotlib; print(matplotlib.get_backend())"
+    env = environment(tmp_path, MPLBACKEND="module://no_such_backend.inline")
+    done = subprocess.run([sys.executable, "-c", draw], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.strip().lower() == "agg", done.stderr
+
+
+def test_a_file_where_a_folder_must_be_is_named() -> None:
+    problem = FileExistsError(17, "File exists", str(ROOT / "README.md"))
+    assert file_problem(problem) == f"{ROOT / 'README.md'} is a file, not a folder: move it away"
+
+
+def test_a_gpu_driver_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path / "bin", "nvidia-smi", "exec sleep 60")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(clusters, "PATIENCE", 0.2)
+    with pytest.raises(ConfigError, match=r"nvidia-smi does not answer within 0\.2 s"):
+        clusters.machine_gpus()

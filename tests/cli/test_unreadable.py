@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from helpers.orchestrator import (
 
 from jigclu.files import UnreadableFile, read_json, write_json
 from jigclu.job_folder import JobFolder
-from orchestrate.cli import why
+from orchestrate.cli import cancel, why
 from orchestrate.jobs import submissions
 from orchestrate.jobs.states import look, state_of
 from orchestrate.mirror.job_content import run_state
@@ -173,6 +174,20 @@ def test_a_submission_without_what_it_must_have_stops_no_command(
     (submissions.submissions_folder(job.store) / "g" / submissions.LIST).write_bytes(b"/s/\xff\n")
     assert why.why(job.store, job.id) == 0 and "state:" in capsys.readouterr().out
     assert submissions.current_id(job) is None and submissions.batch_logs(job) == []
+
+
+def test_no_answer_to_a_question_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))  # Ctrl-D
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert not cancel.confirmed("cancel?")
+
+
+@pytest.mark.parametrize("pid", [1e300, 2**40, 0, -1, 1.5, True])
+def test_a_number_that_no_process_has_is_a_damaged_status(job: JobFolder, pid: object) -> None:
+    write_json(job.path / "status.json", {"state": "running", "pid": pid})
+    assert job.status == {}
+    write_json(job.path / "submission.json", {"cluster": "local", "submitted": 1.0, "pid": pid})
+    assert submissions.submission(job) == {}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sqlite3
 import time
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 from helpers.mlflow import cells, client, in_new_process, log_steps, make_job, run_of, runs, steps, use
+from helpers.orchestrator import prepared_store
 
 from jigclu.config import ConfigError
 from orchestrate import mirror
 from orchestrate.mirror import background, identity, sqlite
+from orchestrate.mirror.sqlite import UnusableDatabase
+from orchestrate.mirror.store import connect, unusable
 
 JOB_ID, OTHER = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 
@@ -167,3 +171,36 @@ def test_variables_of_mlflow_in_the_shell_change_nothing(store: Path, monkeypatc
     folder = make_job(store, JOB_ID)
     mirror.sync(store)
     assert run_of(store, folder).info.experiment_id == client(store).get_experiment_by_name("jigclu-mini").experiment_id
+
+
+@pytest.mark.parametrize(
+    ("uri", "variable", "words"),
+    [
+        ("http://[::1", "", "cannot be opened"),
+        ("sqlite:///{store}/mlflow.db", "abc", "cannot be opened"),
+        ("postgresql://h/d", "", "needs the Python package"),
+    ],
+)
+def test_what_mlflow_cannot_open_is_one_line(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch, uri: str, variable: str, words: str
+) -> None:
+    if variable:
+        monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", variable)
+    store = prepared_store(tmp_path / "runs", template)
+    with pytest.raises(UnusableDatabase, match=words), unusable():
+        connect(uri.format(store=store)).search_experiments()  # type: ignore[union-attr]
+
+
+def test_a_database_damaged_in_its_middle_is_one_line(tmp_path: Path, template: Path) -> None:
+    store = prepared_store(tmp_path / "runs", template)
+    with open(store / "mlflow.db", "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (store / "mlflow.db").stat().st_size)
+    with pytest.raises(UnusableDatabase), unusable():
+        connect(f"sqlite:///{store}/mlflow.db").search_experiments()  # type: ignore[union-attr]
+
+
+def test_a_pipe_is_no_database(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mlflow.db")
+    with pytest.raises(UnusableDatabase, match="no regular file"):
+        connect(f"sqlite:///{tmp_path}/mlflow.db")

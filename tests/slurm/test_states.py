@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from jigclu.job_folder import JobFolder
 from orchestrate.jobs import states, submissions
 from orchestrate.jobs.slurm_queue import Row, SlurmUnavailable, array_task_ids, queue
 from orchestrate.jobs.states import State, decide_state, look, record_ends, state_of
+from orchestrate.slurm.script import sbatch
 
 ID, NAME = "123_4", "20260101-000000-abcdef"
 
@@ -161,6 +163,31 @@ def squeue_says(tools: Path, folder: JobFolder, slurm_id: str, state: str, scrip
 def test_squeue_is_parsed_whatever_characters_the_path_has(tools: Path, job: JobFolder) -> None:
     squeue_says(tools, job, "7", "RUNNING", "/a path/with|a bar/x.sh")
     assert queue()["7"] == Row("7", "RUNNING", "None", "0:05", "23:00:00", "node1", "/a path/with|a bar/x.sh", "0:0")
+
+
+def test_an_answer_in_another_encoding_is_read(tools: Path, job: JobFolder) -> None:
+    program(tools, "squeue", r"printf '7|RUNNING|\351|0:05|23:00:00|node1|0|/a \377/x.sh|\n'")
+    assert os.fsencode(queue()["7"].script) == b"/a \xff/x.sh"
+    program(tools, "squeue", r"printf '\377\351\n'")
+    assert queue() == {}
+
+
+@pytest.mark.parametrize(
+    "row", ["4711_[,]|PENDING|x|0:00|UNLIMITED|n|0|/a|", "4711|   |x|0:00||n|0|/a|", "1|PENDING|a|b|c|d|²|/a|"]
+)
+def test_a_row_that_slurm_does_not_print_stops_nothing(tools: Path, row: str) -> None:
+    program(tools, "squeue", f"echo '{row}'")
+    assert all(found.exit_code == "0:0" for found in queue().values())
+
+
+def test_no_more_tasks_are_listed_than_an_array_can_have() -> None:
+    assert array_task_ids("7_[0-999999999]") == ["7_[0-999999999]"]
+
+
+def test_a_notice_of_sbatch_in_another_encoding_does_not_lose_the_id(tools: Path, tmp_path: Path) -> None:
+    program(tools, "sbatch", r"printf 'g\374nstig\n' >&2; echo 4711")
+    (tmp_path / "submission.sh").write_text("#!/bin/sh\n")
+    assert sbatch(tmp_path / "submission.sh") == "4711"
 
 
 def test_array_tasks_that_never_started_are_listed_one_by_one() -> None:
