@@ -42,7 +42,7 @@ def test_moco_v1_falls_at_epochs_120_and_160_of_200() -> None:
 def test_milestones_are_shares_so_they_hold_at_every_scale() -> None:
     config = recipe("moco", "smoke")
     rates = [pretrain.rate(config, epoch) / config.optimizer.lr for epoch in range(config.epochs)]
-    assert rates == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2) and config.epochs == 10
+    assert rates == pytest.approx([1] * 8 + [0.1] * 2 + [0.01] * 3) and config.epochs == 13
 
 
 def test_the_loop_trains_with_the_rate_of_the_schedule(tmp_path: Path) -> None:
