@@ -77,7 +77,7 @@ def slurm_command(*words: str) -> str:
         raise SlurmUnavailable(" ".join(str(error).split())) from None
     if process.returncode:
         # Without the leading `squeue: error: `: the caller's message names the command.
-        message = re.sub(r"(^|\n)(\w+: )?(error: )?", " ", process.stderr)
+        message = re.sub(r"(^|\n)(\w+: )?(error: )?", " ", process.stderr.encode(errors="replace").decode())
         raise SlurmUnavailable(" ".join(message.split()) or f"{words[0]} ended with {process.returncode}")
     return process.stdout
 

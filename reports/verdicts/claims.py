@@ -42,7 +42,8 @@ def check_claim(claim: Claim, results: Mapping[str, Result], table: Table) -> Ch
         outcome, reason = UNDECIDABLE, f"{why}: {reason}"
     elif outcome != NOT_RUN:
         doubts = [one for group in compared(claim.relation) if (one := doubt(group, evidence))]
-        for doubted, why in sorted(doubts, key=lambda one: one[0] != NOTHING)[:1]:
+        if doubts:
+            doubted, why = min(doubts, key=lambda one: one[0] != NOTHING)
             outcome = doubted if doubted == NOTHING or outcome != UNDECIDABLE else outcome
             reason = f"{why}: {reason}"
     missing = evidence.missing

@@ -18,7 +18,7 @@ OUTCOMES: tuple[Outcome, ...] = (HOLDS, FAILS, NOISE, NOT_RUN, UNDECIDABLE, NOTH
 MEANING: dict[Outcome, str] = {
     HOLDS: "the numbers show it beyond the noise",
     FAILS: "the numbers contradict it beyond the noise",
-    NOISE: "the numbers differ by less than the noise",
+    NOISE: "the numbers, or the gain over random weights, differ by less than the noise",
     NOT_RUN: "a cell that it needs has no number yet",
     UNDECIDABLE: "these runs cannot decide it: see the reason",
     NOTHING: "none of its cells is above random weights by more than the choice of images explains",

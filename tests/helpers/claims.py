@@ -61,6 +61,11 @@ def result(
     return filled(made, values) if values else made
 
 
+def floor(value: float | Sequence[float], key: str = "random") -> Result:
+    """The reference with random weights."""
+    return result(key, value, method=None, reference=True)
+
+
 def filled(made: Result, values: Sequence[float]) -> Result:
     """The same cell with other numbers."""
     mean = sum(values) / len(values)
